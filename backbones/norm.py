@@ -1,0 +1,48 @@
+"""Normalisation layers by name."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch norm whose statistics, scale and shift are fixed numbers: a per-channel affine map (Mask R-CNN, 4.1).
+
+    Its state has the keys of `nn.BatchNorm2d`, so weights move freely between the two.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]"""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+        state_dict.pop(f"{prefix}num_batches_tracked", None)  # a counter of nn.BatchNorm2d that has no meaning here
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def make_norm(name: str, channels: int) -> nn.Module:
+    """The norm layer `name`: frozen, batch, group (32 groups, or as many as divide the channels) or none.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == "frozen":
+        return FrozenBatchNorm(channels)
+    if name == "batch":
+        return nn.BatchNorm2d(channels)
+    if name == "group":
+        return nn.GroupNorm(math.gcd(32, channels), channels)
+    if name == "none":
+        return nn.Identity()
+    raise ValueError(f"unknown norm {name!r}; choose frozen, batch, group or none")

@@ -1,0 +1,41 @@
+"""Losses of the box head and the mask head, on packed RoIs: R of them, of which `valid` count."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tools.boxes import encode
+
+
+def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, valid: Tensor, boxes: Tensor, truth: Tensor,
+               weights: Sequence[float], beta: float) -> dict[str, Tensor]:
+    """Classification and box loss (Fast R-CNN, section 2.3), both averaged over all sampled RoIs.
+
+    Args:
+        logits: [R, 1 + K], background first.
+        deltas: [R, K, 4]; those of the RoI's own class count.
+        labels: [R] in 0..K, 0 for background.
+        valid: [R]; the others are padding.
+        boxes: [R, 4], the RoIs, and truth [R, 4], the ground truth matched with each.
+        weights, beta: of the deltas, see `encode`, and of the smooth L1 loss.
+    """
+    count = valid.sum().clamp(min=1)
+    classification = F.cross_entropy(logits, labels, reduction="none")
+    own = deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)]
+    positive = (labels > 0) & valid
+    targets = torch.where(positive[:, None], encode(truth, boxes, weights), 0.0)
+    box = F.smooth_l1_loss(own, targets, reduction="none", beta=beta).sum(dim=1)
+    return {"loss_classifier": torch.where(valid, classification, 0.0).sum() / count,
+            "loss_box_reg": torch.where(positive, box, 0.0).sum() / count}
+
+
+def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    """Mean binary cross-entropy over the pixels of the positive RoIs (Mask R-CNN, section 3).
+
+    Args:
+        logits, targets: [R, m, m]. valid: [R]. Without any valid RoI the loss is 0, with gradient.
+    """
+    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=(1, 2))
+    return {"loss_mask": torch.where(valid, each, 0.0).sum() / valid.sum().clamp(min=1)}

@@ -1,0 +1,39 @@
+"""Mask head: pooled features to one mask a class."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MaskHead(nn.Module):
+    """A few 3x3 convolutions, twofold upsampling, and a mask for each class (Mask R-CNN, figure 4, right).
+
+    Args:
+        in_channels: of the pooled features.
+        num_classes: K, foreground classes.
+        convs: number of 3x3 convolutions.
+        channels: of them and of the upsampling.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256) -> None:
+        super().__init__()
+        widths = [in_channels] + [channels] * convs
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:]))
+        self.upsample = nn.ConvTranspose2d(widths[-1], channels, 2, 2)
+        self.logits = nn.Conv2d(channels, num_classes, 1)
+        for conv in [*self.convs, self.upsample, self.logits]:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        """[R, C, s, s] and a label in 1..K for each [R] -> the logits of that class's mask [R, 2s, 2s]
+
+        Only the asked-for class is of use to the loss and to inference alike (Mask R-CNN, section 3): the others are
+        not computed.
+        """
+        x = pooled
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        x = F.relu(self.upsample(x))
+        k = (labels - 1).clamp(min=0)
+        weight = self.logits.weight.flatten(1)[k]
+        return (weight[:, None] @ x.flatten(2)).unflatten(2, x.shape[2:])[:, 0] + self.logits.bias[k, None, None]

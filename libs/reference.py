@@ -1,0 +1,203 @@
+"""The operators in pure PyTorch: correct on any device and dtype, vectorised, differentiable where it makes sense.
+
+They serve where no compiled operator does, and they are the oracle that compiled operators are tested against.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Sorted boxes are resolved in blocks of this many, so that memory grows with P x block and not with P squared.
+NMS_BLOCK = 512
+# RoIs are pooled in chunks of at most this many bilinear look-ups: 12 bytes each.
+ROI_ALIGN_LOOKUPS = 1 << 24
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None = None,
+        valid: Tensor | None = None) -> Tensor:
+    """Greedy non-maximum suppression: the best box suppresses all lower-scored ones of its group whose IoU with it
+    exceeds the threshold, then the best of the rest does, and so on.
+
+    Args:
+        boxes: [P, 4] or [N, P, 4], absolute xyxy; the N sets are independent.
+        scores: [P] or [N, P]. Equal scores keep input order; NaN counts as minus infinity.
+        iou_threshold: suppress where IoU > threshold, in 0..1. A box with a NaN coordinate overlaps nothing.
+        groups: [P] or [N, P] integers (level or class); boxes of different groups never suppress each other.
+        valid: [P] or [N, P] bool; the others neither suppress nor are kept.
+
+    Returns:
+        keep mask, bool, of the shape of `scores`.
+
+    Raises:
+        ValueError: shapes that do not fit, or a threshold that is not finite.
+    """
+    if boxes.shape[:-1] != scores.shape or boxes.shape[-1] != 4 or scores.dim() not in (1, 2):
+        raise ValueError(f"nms(boxes [P, 4], scores [P]) or nms(boxes [N, P, 4], scores [N, P]) got boxes "
+                         f"{list(boxes.shape)} and scores {list(scores.shape)}")
+    if not math.isfinite(iou_threshold):
+        raise ValueError(f"nms needs a finite iou_threshold, got {iou_threshold}")
+    for name, tensor in (("groups", groups), ("valid", valid)):
+        if tensor is not None and tensor.shape != scores.shape:
+            raise ValueError(f"nms: {name} {list(tensor.shape)} must have the shape of scores {list(scores.shape)}")
+    if scores.dim() == 1:
+        single = nms(boxes[None], scores[None], iou_threshold, None if groups is None else groups[None],
+                     None if valid is None else valid[None])
+        return single[0]
+
+    # Valid slots first, by falling score: the tail that is padding in every image can then be cut off.
+    ranking = scores.nan_to_num(nan=-math.inf)
+    if valid is not None:
+        ranking = ranking.masked_fill(~valid, -math.inf)
+        order = ranking.argsort(dim=1, descending=True, stable=True)
+        order = order.gather(1, (~valid.gather(1, order)).byte().argsort(dim=1, stable=True))
+        alive = valid.gather(1, order)
+    else:
+        order = ranking.argsort(dim=1, descending=True, stable=True)
+        alive = torch.ones_like(scores, dtype=torch.bool)
+    if valid is not None and boxes.device.type == "cpu":
+        longest = int(alive.sum(1).max()) if alive.numel() else 0
+        order, alive = order[:, :longest], alive[:, :longest]
+    ranked = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
+    ranked_groups = None if groups is None else groups.gather(1, order)
+    keep = _greedy(ranked, alive, iou_threshold, ranked_groups)
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, keep)
+
+
+def _greedy(boxes: Tensor, alive: Tensor, iou_threshold: float, groups: Tensor | None) -> Tensor:
+    """Keep mask of boxes [N, P, 4] that are sorted by falling score; slots that are not `alive` take no part."""
+    keep = alive.clone()
+    count = boxes.shape[1]
+    for start in range(0, count, NMS_BLOCK):
+        stop = min(start + NMS_BLOCK, count)
+        overlaps = _iou(boxes[:, start:stop], boxes[:, start:]) > iou_threshold
+        if groups is not None:
+            overlaps &= groups[:, start:stop, None] == groups[:, None, start:]
+        inside = overlaps[:, :, : stop - start].triu(diagonal=1)
+        keep[:, start:stop] = _resolve_block(inside, keep[:, start:stop])
+        suppressed = (overlaps[:, :, stop - start :] & keep[:, start:stop, None]).any(dim=1)
+        keep[:, stop:] &= ~suppressed
+    return keep
+
+
+def _resolve_block(suppresses: Tensor, candidates: Tensor) -> Tensor:
+    """The greedy result within a block: the only fixed point of "kept unless a kept, better one suppresses it".
+
+    suppresses [N, B, B] is strictly upper triangular, so after t rounds the first t boxes are final; in practice
+    chains are short and a few rounds do.
+    """
+    keep = candidates
+    for _ in range(candidates.shape[1]):
+        updated = candidates & ~(suppresses & keep[:, :, None]).any(dim=1)
+        if torch.equal(updated, keep):
+            break
+        keep = updated
+    return keep
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """Pairwise IoU [N, A, B] of boxes [N, A, 4] and [N, B, 4]; 0 for two empty boxes."""
+    top_left = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
+    bottom_right = torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:])
+    inter = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
+    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
+    union = area_a[:, :, None] + area_b[:, None, :] - inter
+    return inter / union.clamp(min=torch.finfo(a.dtype).tiny)
+
+
+def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,
+              scales: float | Sequence[float] = 1.0, levels: Tensor | None = None, sampling_ratio: int = 0,
+              aligned: bool = True) -> Tensor:
+    """RoIAlign (He et al., Mask R-CNN, section 3) over one feature map or a pyramid, in input order.
+
+    Every output bin is the mean of sampling_ratio x sampling_ratio bilinear samples at regular places in it. A sample
+    more than one cell outside the map is 0. Differentiable in the features, not in the boxes.
+
+    Args:
+        features: [N, C, H, W], or a list of L such maps.
+        boxes: [R, 4], absolute xyxy in input pixels.
+        image_index: [R] integers in 0..N-1.
+        output_size: s, the side of the output in bins.
+        scales: feature cells per input pixel (1 / stride), one a level.
+        levels: [R] integers in 0..L-1, the level each box is pooled from; needed where L > 1.
+        sampling_ratio: samples a bin and direction; 0 takes as many as the bin has cells, rounded up.
+        aligned: place cell centres at (i + 0.5) * stride. False is the first published version: centres at i * stride
+            and boxes of at least one cell.
+
+    Returns:
+        [R, C, s, s]
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    maps = [features] if isinstance(features, Tensor) else list(features)
+    factors = [scales] if isinstance(scales, (int, float)) else list(scales)
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or image_index.shape != boxes.shape[:1]:
+        raise ValueError(f"roi_align(features, boxes [R, 4], image_index [R]) got boxes {list(boxes.shape)} and "
+                         f"image_index {list(image_index.shape)}")
+    if len(maps) != len(factors) or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps):
+        raise ValueError(f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
+                         f"{[list(m.shape) for m in maps]} and scales {factors}")
+    if levels is None:
+        if len(maps) > 1:
+            raise ValueError(f"roi_align over {len(maps)} levels needs levels [R]")
+        levels = torch.zeros_like(image_index)
+
+    # The pyramid as one table of cells [sum of N * H * W, C]: pooling is then a sparse matrix times this table.
+    channels = maps[0].shape[1]
+    table = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, channels) for m in maps])
+    side_y, side_x = (torch.tensor([m.shape[d] for m in maps], device=boxes.device)[levels] for d in (2, 3))
+    first = [0]
+    for m in maps[:-1]:
+        first.append(first[-1] + m.shape[0] * m.shape[2] * m.shape[3])
+    start = torch.tensor(first, device=boxes.device)[levels] + image_index.long() * side_y * side_x
+    cells = boxes.detach() * boxes.new_tensor(factors)[levels][:, None] - (0.5 if aligned else 0.0)
+    low, length = cells[:, :2], cells[:, 2:] - cells[:, :2]
+    if not aligned:
+        length = length.clamp(min=1.0)
+
+    iy, wy = _samples(low[:, 1], length[:, 1], side_y, output_size, sampling_ratio)
+    ix, wx = _samples(low[:, 0], length[:, 0], side_x, output_size, sampling_ratio)
+    lookups = iy.shape[2] * ix.shape[2]
+    step = max(1, ROI_ALIGN_LOOKUPS // max(1, output_size**2 * lookups))
+    pooled = []
+    for part in range(0, boxes.shape[0], step):
+        s = slice(part, part + step)
+        rows = (iy[s] * side_x[s, None, None] + start[s, None, None])[:, :, None, :, None]
+        index = (rows + ix[s, None, :, None, :]).reshape(-1, lookups)
+        weight = (wy[s, :, None, :, None] * wx[s, None, :, None, :]).reshape(-1, lookups)
+        pooled.append(F.embedding_bag(index, table, per_sample_weights=weight.to(table.dtype), mode="sum"))
+    out = torch.cat(pooled) if pooled else table.new_zeros(0, channels) + table.sum() * 0
+    return out.view(-1, output_size, output_size, channels).permute(0, 3, 1, 2)
+
+
+def _samples(low: Tensor, length: Tensor, side: Tensor, bins: int, sampling_ratio: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: the cells [R, bins, 2 S] that each bin reads and their weights, which sum to at most 1.
+
+    low, length [R]: where the RoI begins and how long it is, in cells. side [R]: cells on the map.
+    """
+    if sampling_ratio > 0:
+        count = torch.full_like(low, sampling_ratio)
+        most = sampling_ratio
+    else:
+        # A box with a NaN or infinite side would ask for endless samples; it gets one, whose value is not a number.
+        count = (length / bins).ceil().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).clamp(min=1.0)
+        most = int(count.max()) if count.numel() else 1
+    k = torch.arange(most, device=low.device, dtype=low.dtype)
+    b = torch.arange(bins, device=low.device, dtype=low.dtype)
+    # Written bin by bin and sample by sample as the paper's figure 3 has it: bin start, then (k + 1/2) of count steps.
+    size = length / bins
+    at = (low[:, None] + b * size[:, None])[:, :, None] + (k + 0.5) * (size / count)[:, None, None]
+    last = (side - 1).to(low.dtype)[:, None, None]
+    taken = (k < count[:, None])[:, None, :] & ~((at < -1.0) | (at > last + 1.0))
+    at = torch.minimum(at.clamp(min=0.0), last).nan_to_num(nan=0.0)
+    lower = at.floor()
+    upper = torch.minimum(lower + 1, last)
+    frac = at - lower
+    share = taken.to(low.dtype) / count[:, None, None]
+    index = torch.cat([lower, upper], dim=2).long()
+    weight = torch.cat([(1 - frac) * share, frac * share], dim=2)
+    return index, weight

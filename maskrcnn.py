@@ -1,0 +1,263 @@
+"""Mask R-CNN (He et al., 2017) composed of swappable parts: backbone, proposal, pooling, heads.
+
+    from maskrcnn import MaskRCNN
+    model = MaskRCNN(num_classes=3, config="examples/cst-dataset/config.ini")
+    losses = model(images, targets)      # training: dict of scalar losses
+    detections = model(images)           # evaluation: a dict of boxes, labels, scores, masks for each image
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# The folders beside this file (or, installed, in the folder `maskrcnn` beside it) are the subpackages of this module:
+# `maskrcnn.tools` and never `tools`, which is a name that a user's own project may well have. With __path__ set, a plain
+# module is a package.
+_here = Path(__file__).resolve().parent
+__path__ = [str(_here / "maskrcnn" if (_here / "maskrcnn" / "tools").is_dir() else _here)]
+__version__ = "0.1.0"
+
+import torch
+from easydict import EasyDict
+from torch import Tensor, nn
+
+from maskrcnn.backbones.fpn import FPN
+from maskrcnn.backbones.resnet import ResNet
+from maskrcnn.heads.box import BoxHead
+from maskrcnn.heads.detections import select_detections
+from maskrcnn.heads.losses import box_losses, mask_loss
+from maskrcnn.heads.mask import MaskHead
+from maskrcnn.heads.targets import RoISampler
+from maskrcnn.pooling.roi_align import RoIAlign
+from maskrcnn.proposal.anchors import Anchors
+from maskrcnn.proposal.rpn import RPN, Proposals
+from maskrcnn.tools.boxes import scale
+from maskrcnn.tools.checks import check_images, check_targets
+from maskrcnn.tools.config import Source, load_config, plain
+from maskrcnn.tools.images import as_image
+from maskrcnn.tools.masks import crop
+from maskrcnn.tools.padding import slots, take
+from maskrcnn.tools.transform import Batch, Transform
+from maskrcnn.tools.weights import load_checkpoint, load_pretrained, load_state, save_checkpoint
+
+__all__ = ["MaskRCNN", "__version__"]
+Shared = tuple[Batch, list[Tensor], Proposals]
+
+
+class MaskRCNN(nn.Module):
+    """Detects objects and segments each of them.
+
+    Args:
+        num_classes: K, foreground classes; labels are 1..K, 0 is the background.
+        config: a file, or a mapping {"section": {"key": value}}, laid over config.ini.
+        pretrained: None, "imagenet", "coco", or the path of a checkpoint; overrides the configuration's.
+        class_names: K names, kept in checkpoints.
+        backbone, proposal, box_pool, mask_pool, box_head, mask_head: modules that replace those that the
+            configuration would build. A backbone maps [N, 3, H, W] to a list of maps and declares `channels` and
+            `strides`, one of each a map.
+
+    Raises:
+        ValueError: for arguments, configuration or weights that do not fit.
+    """
+
+    def __init__(self, num_classes: int, config: Source = None, pretrained: str | os.PathLike | None = None, *,
+                 class_names: Sequence[str] | None = None, backbone: nn.Module | None = None,
+                 proposal: nn.Module | None = None, box_pool: nn.Module | None = None,
+                 mask_pool: nn.Module | None = None, box_head: nn.Module | None = None,
+                 mask_head: nn.Module | None = None) -> None:
+        super().__init__()
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes = {num_classes!r}; give the number of foreground classes, at least 1")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"{len(class_names)} class_names for num_classes = {num_classes}")
+        self.num_classes = num_classes
+        self.class_names = list(class_names) if class_names is not None else None
+        self.config = cfg = load_config(config)
+
+        self.transform = Transform(**cfg.transform, mask_threshold=cfg.mask.threshold,
+                                   whole_pixel_paste=cfg.mask.whole_pixel_paste)
+        self.backbone = backbone if backbone is not None else build_backbone(cfg)
+        channels, strides = _declared(self.backbone)
+        self.proposal = proposal if proposal is not None else build_proposal(cfg, channels, strides)
+        self.box_pool = box_pool if box_pool is not None else build_pool(cfg, cfg.box.pool_size, strides)
+        self.box_head = box_head if box_head is not None else BoxHead(
+            channels, cfg.box.pool_size, cfg.box.hidden, num_classes)
+        self.mask_pool = self.mask_head = None
+        if cfg.mask.enabled:
+            self.mask_pool = mask_pool if mask_pool is not None else build_pool(cfg, cfg.mask.pool_size, strides)
+            self.mask_head = mask_head if mask_head is not None else MaskHead(
+                channels, num_classes, cfg.mask.convs, cfg.mask.channels)
+        self.sample_rois = RoISampler(cfg.box.samples, cfg.box.positive_fraction, cfg.box.positive_iou,
+                                      cfg.box.negative_iou, cfg.box.crowd_overlap)
+        self.box_losses = partial(box_losses, weights=tuple(cfg.box.delta_weights), beta=cfg.box.smooth_l1_beta)
+        self.select_detections = partial(
+            select_detections, weights=tuple(cfg.box.delta_weights), score_threshold=cfg.box.score_threshold,
+            nms_iou=cfg.box.nms_iou, max_detections=cfg.box.max_detections, min_size=cfg.box.min_size)
+        self.crop_masks = partial(crop, sampling_ratio=cfg.mask.target_sampling_ratio, aligned=cfg.pooling.aligned)
+        load_pretrained(self, cfg.model.pretrained if pretrained is None else pretrained)
+
+    def forward(self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Any]] | None = None) -> Any:
+        """Detections, losses, or both.
+
+        Args:
+            images: list of [3, h, w] tensors of any sizes, float in 0..1 or uint8, or one [N, 3, H, W].
+            targets: for each image a dict of boxes [M, 4] (absolute xyxy, exclusive x2, y2), labels [M] in 1..K,
+                masks [M, h, w] bool or uint8, and perhaps iscrowd [M]. M may be 0.
+
+        Returns:
+            In training mode the losses, a dict of scalar tensors. In evaluation mode the detections, for each image
+            a dict of boxes [D, 4], labels [D], scores [D], masks [D, h, w] bool in original pixels, best first; with
+            targets (detections, losses).
+
+        Raises:
+            ValueError: naming the image and the box that break these rules.
+        """
+        check_images(images, channels=len(self.transform.mean))
+        if targets is not None:
+            check_targets(targets, images, self.num_classes, masks_needed=self.mask_head is not None)
+        elif self.training:
+            raise ValueError("in training mode the model needs targets; call model.eval() first to detect")
+        if targets is None:
+            return self.detect(images)
+        if self.training:
+            return self.losses(images, targets)
+        shared = self.propose(images, targets)
+        return self.detect(images, shared), self.losses(images, targets, shared)
+
+    def propose(self, images: Sequence[Tensor] | Tensor,
+                targets: Sequence[dict[str, Any]] | None = None) -> Shared:
+        """What detection and losses begin with: images -> batch, features, proposals."""
+        batch = self.transform(images, targets)             # images [N, 3, H, W], sizes [N, 2]
+        features = self.backbone(batch.images)              # L x [N, C, H / s, W / s]
+        proposals = self.proposal(features, batch)          # boxes [N, P, 4], valid [N, P]
+        return batch, features, proposals
+
+    def detect(self, images: Sequence[Tensor] | Tensor, shared: Shared | None = None) -> list[dict[str, Tensor]]:
+        """Images -> detections in original pixels; see `forward`. `shared` is what `propose` made of them."""
+        batch, features, proposals = shared or self.propose(images)
+        rois = slots(proposals.valid)
+        logits, deltas = self.box_head(self.box_pool(features, rois.pack(proposals.boxes), rois.image))
+        detections = self.select_detections(rois.unpack(logits), rois.unpack(deltas), proposals.boxes,
+                                            proposals.valid, batch.sizes)
+        if self.mask_head is not None:
+            rois = slots(detections.valid)
+            pooled = self.mask_pool(features, rois.pack(detections.boxes), rois.image)
+            detections.masks = rois.unpack(self.mask_head(pooled, rois.pack(detections.labels)).sigmoid())
+        return self.transform.restore(detections, batch)
+
+    def losses(self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Any]],
+               shared: Shared | None = None) -> dict[str, Tensor]:
+        """Images and targets -> loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg, loss_mask."""
+        batch, features, proposals = shared or self.propose(images, targets)
+        losses = self.proposal.losses(proposals, batch.truth)
+        samples = self.sample_rois(proposals.boxes, proposals.valid, batch.truth)
+        rois = slots(samples.valid)
+        boxes = rois.pack(samples.boxes)
+        logits, deltas = self.box_head(self.box_pool(features, boxes, rois.image))
+        losses |= self.box_losses(logits, deltas, rois.pack(samples.labels), rois.pack(samples.valid), boxes,
+                                  rois.pack(take(batch.truth.boxes, samples.matched)))
+        if self.mask_head is not None:
+            samples = samples.positives()
+            rois = slots(samples.valid)
+            pooled = self.mask_pool(features, rois.pack(samples.boxes), rois.image)
+            logits = self.mask_head(pooled, rois.pack(samples.labels))
+            boxes = rois.pack(scale(samples.boxes, batch.truth.mask_ratios))
+            targets = self.crop_masks(batch.truth.masks, boxes, rois.pack(samples.matched), rois.image,
+                                      logits.shape[-1])
+            losses |= mask_loss(logits, targets, rois.pack(samples.valid))
+        return losses
+
+    def predict(self, images: Sequence[Any], batch_size: int = 4) -> list[dict[str, Tensor]]:
+        """Detections of image files, PIL images, [h, w, 3] uint8 arrays or [3, h, w] tensors; see `forward`.
+
+        The mode of the model (training or evaluation) is left as it was.
+
+        Raises:
+            ValueError: an image that cannot be read, named by its file or its place in the list.
+        """
+        if isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
+            raise ValueError(f"predict takes a list of images, got {type(images).__name__}; for one give [image]")
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                results = []
+                for start in range(0, len(images), batch_size):
+                    chunk = images[start : start + batch_size]
+                    results += self([as_image(image, f"images[{start + i}]") for i, image in enumerate(chunk)])
+                return results
+        finally:
+            self.train(was_training)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Weights, configuration and class names into one file of tensors and plain data, written atomically."""
+        save_checkpoint(path, {"num_classes": self.num_classes, "class_names": self.class_names,
+                               "config": plain(self.config), "model": self.state_dict()})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, config: Source = None, **parts: nn.Module) -> "MaskRCNN":
+        """The model that `save` or training wrote, in evaluation mode.
+
+        Args:
+            config: laid over the configuration in the checkpoint.
+            parts: the modules that replaced configured ones when the model was built (backbone=..., ...).
+
+        Raises:
+            ValueError: a file that is no such checkpoint, or that another architecture wrote.
+        """
+        checkpoint = load_checkpoint(path)
+        saved = checkpoint["config"]
+        saved.get("model", {})["pretrained"] = ""
+        model = cls(checkpoint["num_classes"], load_config(saved, config), "",
+                    class_names=checkpoint["class_names"], **parts)
+        load_state(model, checkpoint["model"], str(path))
+        return model.eval()
+
+
+def build_backbone(cfg: EasyDict) -> nn.Module:
+    """The trunk that [backbone] names, with the pyramid of [fpn] on top."""
+    settings = cfg.backbone
+    depth = settings.name.removeprefix("resnet")
+    if settings.name == depth or not depth.isdecimal():
+        raise ValueError(f"[backbone] name = {settings.name!r}; choose resnet10, 18, 34, 50, 101 or 152")
+    trunk = ResNet(int(depth), settings.width, settings.norm, settings.freeze_at, len(cfg.transform.mean))
+    return FPN(trunk, cfg.fpn.channels, cfg.fpn.norm)
+
+
+def build_proposal(cfg: EasyDict, channels: int, strides: Sequence[int]) -> RPN:
+    """The region proposal network of [rpn]."""
+    rpn = cfg.rpn
+    anchors = Anchors(rpn.anchor_sizes, rpn.anchor_ratios, strides, rpn.anchor_centered, rpn.anchor_rounded,
+                      rpn.anchor_stride_measured)
+    return RPN(channels, anchors, convs=rpn.convs, pre_nms=(rpn.pre_nms_train, rpn.pre_nms_test),
+               post_nms=(rpn.post_nms_train, rpn.post_nms_test), nms_iou=rpn.nms_iou, min_size=rpn.min_size,
+               positive_iou=rpn.positive_iou, negative_iou=rpn.negative_iou, crowd_overlap=rpn.crowd_overlap,
+               samples=rpn.samples, positive_fraction=rpn.positive_fraction, smooth_l1_beta=rpn.smooth_l1_beta)
+
+
+def build_pool(cfg: EasyDict, output_size: int, strides: Sequence[int]) -> RoIAlign:
+    """The RoIAlign of [pooling] with outputs of this size."""
+    pooling = cfg.pooling
+    return RoIAlign(output_size, strides[: pooling.levels], pooling.sampling_ratio, pooling.aligned,
+                    pooling.canonical_size, pooling.canonical_level)
+
+
+def _declared(backbone: nn.Module) -> tuple[int, tuple[int, ...]]:
+    """The number of channels, equal on all levels, and the strides that a backbone declares."""
+    try:
+        channels, strides = tuple(backbone.channels), tuple(backbone.strides)
+    except (AttributeError, TypeError):
+        raise ValueError(f"backbone {type(backbone).__name__} must declare `channels` and `strides`, "
+                         f"a tuple each with one value a map") from None
+    if len(set(channels)) != 1 or len(channels) != len(strides):
+        raise ValueError(f"backbone {type(backbone).__name__} declares channels {channels} and strides {strides}; "
+                         f"the heads need the same channels on every level: put an FPN on top")
+    return channels[0], strides
+
+
+if __name__ == "__main__":  # python -m maskrcnn
+    from maskrcnn.engine.cli import main
+
+    raise SystemExit(main())

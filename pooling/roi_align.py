@@ -1,0 +1,44 @@
+"""RoIAlign over a feature pyramid."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..libs.reference import roi_align
+
+
+class RoIAlign(nn.Module):
+    """Fixed-size features of boxes, each pooled from the level that fits its size; output in input order.
+
+    Args:
+        output_size: s, side of the output in bins.
+        strides: of the levels that are pooled from, finest first: powers of two.
+        sampling_ratio: samples a bin and direction; 0 takes as many as the bin has cells.
+        aligned: see `maskrcnn.libs.reference.roi_align`.
+        canonical_size, canonical_level: a box of this many pixels is pooled from the level of stride
+            2 ** canonical_level (Lin et al., FPN, equation 1).
+    """
+
+    def __init__(self, output_size: int, strides: Sequence[int], sampling_ratio: int = 2, aligned: bool = True,
+                 canonical_size: int = 224, canonical_level: int = 4) -> None:
+        super().__init__()
+        self.output_size, self.strides = output_size, tuple(strides)
+        self.sampling_ratio, self.aligned = sampling_ratio, aligned
+        self.canonical_size, self.canonical_level = canonical_size, canonical_level
+
+    def forward(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+        """L maps [N, C, H, W] (further, coarser ones are not used), boxes [R, 4] in input pixels and the image of
+        each [R] -> [R, C, s, s]."""
+        maps = list(features[: len(self.strides)])
+        return roi_align(maps, boxes, image_index, self.output_size, [1 / s for s in self.strides],
+                         self.levels(boxes), self.sampling_ratio, self.aligned)
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """[R] the index, into `strides`, of the level that each box [R, 4] is pooled from."""
+        side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
+        # The small constant makes a box of exactly a power of two times canonical_size fall on its own level whatever
+        # the rounding of the logarithm.
+        level = (self.canonical_level + torch.log2(side / self.canonical_size) + 1e-6).floor()
+        finest = self.strides[0].bit_length() - 1
+        return (level - finest).nan_to_num(nan=0.0).clamp(0, len(self.strides) - 1).long()

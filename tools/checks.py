@@ -1,0 +1,150 @@
+"""What the model accepts. Every broken rule is a ValueError that names the image, the box and what would be right."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A box may reach this many pixels over the border of its image: rounding in annotation tools does.
+BORDER_TOLERANCE = 1.0
+
+
+def check_images(images: Any, channels: int) -> None:
+    """Images are a non-empty sequence of [C, h, w] tensors, or one [N, C, H, W] tensor: float in 0..1 or uint8.
+
+    Raises:
+        ValueError: naming the first image that is none.
+    """
+    if isinstance(images, Tensor):
+        if images.dim() != 4:
+            raise ValueError(f"images: a batch is [N, {channels}, H, W], got {list(images.shape)}; "
+                             f"for a single image give a list of one")
+    elif not isinstance(images, Sequence) or isinstance(images, (str, bytes)):
+        raise ValueError(f"images must be a list of [{channels}, h, w] tensors or one [N, {channels}, H, W] tensor, "
+                         f"got {type(images).__name__}; files and PIL images go to model.predict")
+    if len(images) == 0:
+        raise ValueError("images is empty: a batch needs at least one image")
+    for i, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise ValueError(f"images[{i}] is a {type(image).__name__}, not a tensor; "
+                             f"files, PIL images and arrays go to model.predict")
+        if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
+            raise ValueError(f"images[{i}] has shape {list(image.shape)}; expected [{channels}, h, w]")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise ValueError(f"images[{i}] is {image.dtype}; expected float in 0..1 or uint8 in 0..255")
+        _check_range(image, i)
+
+
+def _check_range(image: Tensor, i: int) -> None:
+    if not image.is_floating_point() or image.device.type != "cpu":  # elsewhere a look at the values would stall
+        return
+    low, high = (float(v) for v in torch.aminmax(image))
+    if not (low >= -0.01 and high <= 1.01):  # written so that NaN fails too
+        what = "contains NaN or infinite values" if not (abs(low) + abs(high) < float("inf")) else \
+            f"has values in {low:g}..{high:g}"
+        raise ValueError(f"images[{i}] {what}; float images are expected in 0..1, unnormalised (uint8 in 0..255)")
+
+
+def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: int | None = None,
+                  masks_needed: bool = False) -> None:
+    """Targets are one dict an image: boxes [M, 4], labels [M] in 1..num_classes, masks [M, h, w], iscrowd [M].
+
+    Raises:
+        ValueError: naming the image, and the box where one is at fault.
+    """
+    if not isinstance(targets, Sequence) or isinstance(targets, (str, bytes)):
+        raise ValueError(f"targets must be a list of one dict an image, got {type(targets).__name__}")
+    if len(targets) != len(images):
+        raise ValueError(f"{len(images)} images but {len(targets)} targets; give one dict an image, "
+                         f"with empty boxes [0, 4] where there are no objects")
+    for i, (target, image) in enumerate(zip(targets, images)):
+        if not isinstance(target, dict):
+            raise ValueError(f"targets[{i}] is a {type(target).__name__}; expected a dict of boxes, labels, masks")
+        missing = [key for key in ("boxes", "labels") if key not in target]
+        if missing:
+            raise ValueError(f"targets[{i}] lacks {' and '.join(missing)}; it has {', '.join(map(str, target))}")
+        _check_boxes(target["boxes"], i, image.shape[1], image.shape[2])
+        _check_labels(target["labels"], i, len(target["boxes"]), num_classes)
+        if "masks" in target:
+            _check_masks(target["masks"], i, len(target["boxes"]), image.shape[1], image.shape[2])
+        if "iscrowd" in target:
+            _check_crowd(target["iscrowd"], i, len(target["boxes"]))
+    with_masks = [("masks" in target) for target in targets]
+    if not all(with_masks) and (masks_needed or any(with_masks)):
+        raise ValueError(f"targets[{with_masks.index(False)}] lacks masks; every image of a batch needs them "
+                         f"([0, h, w] where there are no objects) when training with a mask head")
+
+
+def _tensor(value: Any, name: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} is a {type(value).__name__}; expected a tensor")
+    return value
+
+
+def _check_boxes(value: Any, i: int, height: int, width: int) -> None:
+    name = f"targets[{i}]['boxes']"
+    boxes = _tensor(value, name).detach().cpu()
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name} has shape {list(boxes.shape)}; expected [M, 4] (x1, y1, x2, y2), [0, 4] for none")
+    if not boxes.is_floating_point():
+        raise ValueError(f"{name} is {boxes.dtype}; expected a floating-point tensor of absolute pixels")
+    broken = ~boxes.isfinite().all(dim=1)
+    if broken.any():
+        _complain(name, boxes, broken, "is not finite")
+    x1, y1, x2, y2 = boxes.unbind(1)
+    broken = (x2 <= x1) | (y2 <= y1)
+    if broken.any():
+        _complain(name, boxes, broken, "has no positive size; boxes are (x1, y1, x2, y2) with x2 > x1 and y2 > y1, "
+                                       "not (x, y, width, height)")
+    out = BORDER_TOLERANCE
+    broken = (x1 < -out) | (y1 < -out) | (x2 > width + out) | (y2 > height + out)
+    if broken.any():
+        _complain(name, boxes, broken, f"reaches more than {out:g} px outside its image of height {height} and width "
+                                       f"{width}; boxes are absolute pixels (x1, y1, x2, y2)")
+
+
+def _complain(name: str, boxes: Tensor, broken: Tensor, what: str) -> None:
+    k = int(broken.nonzero()[0, 0])
+    raise ValueError(f"{name}[{k}] = {[round(v, 2) for v in boxes[k].tolist()]} {what}")
+
+
+def _check_labels(value: Any, i: int, count: int, num_classes: int | None) -> None:
+    name = f"targets[{i}]['labels']"
+    labels = _tensor(value, name).detach().cpu()
+    if labels.dim() != 1 or len(labels) != count:
+        raise ValueError(f"{name} has shape {list(labels.shape)}; expected [{count}], one label a box")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"{name} is {labels.dtype}; expected int64")
+    wrong = (labels < 1) if num_classes is None else (labels < 1) | (labels > num_classes)
+    if wrong.any():
+        k = int(wrong.nonzero()[0, 0])
+        top = "num_classes" if num_classes is None else str(num_classes)
+        raise ValueError(f"{name}[{k}] = {int(labels[k])}; labels are 1..{top}: num_classes counts the foreground "
+                         f"classes, 0 is the background and never a label")
+
+
+def _check_masks(value: Any, i: int, count: int, height: int, width: int) -> None:
+    name = f"targets[{i}]['masks']"
+    masks = _tensor(value, name)
+    if masks.dim() != 3:
+        raise ValueError(f"{name} has shape {list(masks.shape)}; expected [M, h, w], one mask a box")
+    if masks.dtype not in (torch.bool, torch.uint8):
+        raise ValueError(f"{name} is {masks.dtype}; expected bool or uint8 with 0 and 1")
+    if len(masks) != count:
+        raise ValueError(f"{name} holds {len(masks)} masks for {count} boxes; give one a box")
+    if tuple(masks.shape[1:]) != (height, width):
+        raise ValueError(f"{name} are {masks.shape[1]}x{masks.shape[2]} pixels (height x width) but the image is "
+                         f"{height}x{width}; masks are full image size")
+    if masks.dtype == torch.uint8 and masks.numel() and int(masks.max()) > 1:
+        raise ValueError(f"{name} has values up to {int(masks.max())}; a uint8 mask holds 0 and 1 "
+                         f"(threshold it, e.g. masks > 127)")
+
+
+def _check_crowd(value: Any, i: int, count: int) -> None:
+    name = f"targets[{i}]['iscrowd']"
+    crowd = _tensor(value, name)
+    if crowd.dim() != 1 or len(crowd) != count:
+        raise ValueError(f"{name} has shape {list(crowd.shape)}; expected [{count}], one flag a box")
+    if crowd.is_floating_point() or ((crowd != 0) & (crowd != 1)).any():
+        raise ValueError(f"{name} is {crowd.dtype}; expected bool, or integers 0 and 1")

@@ -1,0 +1,150 @@
+"""Configuration: config.ini is the schema, the defaults and the documentation; files and mappings are laid over it."""
+
+import configparser
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from easydict import EasyDict
+
+DEFAULTS = Path(__file__).resolve().parent.parent / "config.ini"
+Source = str | os.PathLike | Mapping[str, Any] | None
+
+
+class ConfigError(ValueError):
+    """A configuration that breaks the schema: names the file, section and key, and what would be right."""
+
+
+def load_config(*sources: Source) -> EasyDict:
+    """The defaults of config.ini with each source laid over the ones before it.
+
+    Args:
+        sources: paths of .ini files, or mappings {"section": {"key": value}}; None is skipped.
+
+    Returns:
+        EasyDict of sections of values, e.g. `cfg.rpn.nms_iou`.
+
+    Raises:
+        ConfigError: unknown section or key, or a value of another type than its default.
+        FileNotFoundError: a file that does not exist.
+    """
+    config = {section: {key: _guess(text) for key, text in keys.items()}
+              for section, keys in _read(DEFAULTS).items()}
+    for source in sources:
+        if source is not None:
+            _overlay(config, source)
+    return EasyDict(config)
+
+
+def dump_config(config: Mapping[str, Mapping[str, Any]]) -> str:
+    """The configuration as the text of an .ini file, which `load_config` reads back to the same values."""
+    lines = []
+    for section, keys in config.items():
+        lines += [f"[{section}]", *(f"{key} = {_text(value)}".rstrip() for key, value in keys.items()), ""]
+    return "\n".join(lines)
+
+
+def plain(config: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The configuration as plain dicts and lists, for checkpoints and JSON."""
+    return {section: {key: list(v) if isinstance(v, (list, tuple)) else v for key, v in keys.items()}
+            for section, keys in config.items()}
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#",), default_section="\0")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys are case-sensitive
+    try:
+        with open(path, encoding="utf-8") as file:
+            parser.read_file(file)
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
+    return {section: dict(parser[section]) for section in parser.sections()}
+
+
+def _overlay(config: dict[str, dict[str, Any]], source: str | os.PathLike | Mapping[str, Any]) -> None:
+    if isinstance(source, Mapping):
+        where, sections = "configuration mapping", source
+    elif isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"no configuration file {path}")
+        where, sections = str(path), _read(path)
+    else:
+        raise ConfigError(f"a configuration is a file or a mapping of sections, not {type(source).__name__}")
+    for section, keys in sections.items():
+        if section not in config:
+            raise ConfigError(f"{where}: unknown section [{section}]; {_nearest(section, config)}")
+        if not isinstance(keys, Mapping):
+            raise ConfigError(f"{where}: section [{section}] must hold keys and values, "
+                              f"got {type(keys).__name__}")
+        for key, value in keys.items():
+            if key not in config[section]:
+                elsewhere = [s for s in config if key in config[s]]
+                hint = f"; [{elsewhere[0]}] has that key" if elsewhere else ""
+                raise ConfigError(f"{where}: unknown key {key!r} in [{section}]; "
+                                  f"{_nearest(key, config[section])}{hint}")
+            place = f"{where}: [{section}] {key}"
+            config[section][key] = _convert(value, config[section][key], place)
+
+
+def _nearest(name: str, valid: Iterable[str]) -> str:
+    names = list(valid)
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"valid names are {', '.join(names)}"
+
+
+def _guess(text: str) -> Any:
+    """The value of a default, with its type read off its form."""
+    if "," in text:
+        return [_guess(part.strip()) for part in text.split(",") if part.strip()]
+    if text in ("yes", "no"):
+        return text == "yes"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _convert(value: Any, default: Any, place: str) -> Any:
+    """`value`, a Python value or the text of one, in the type of `default`."""
+    if isinstance(default, list):
+        parts = [p.strip() for p in value.split(",") if p.strip()] if isinstance(value, str) else value
+        if isinstance(parts, (int, float)) and not isinstance(parts, bool):
+            parts = [parts]
+        if not isinstance(parts, (list, tuple)) or not parts:
+            raise ConfigError(f"{place} = {value!r} should be a list such as {_text(default)}")
+        return [_convert(part, default[0], place) for part in parts]
+    if isinstance(default, bool):
+        flags = {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in flags:
+            return flags[value.lower()]
+        raise ConfigError(f"{place} = {value!r} should be yes or no")
+    if isinstance(default, (int, float)):
+        kind, name = (int, "an integer") if isinstance(default, int) else (float, "a number")
+        if not isinstance(value, bool):
+            try:
+                number = kind(value)
+                if number == (float(value) if isinstance(value, str) else value):
+                    return number
+            except (TypeError, ValueError, OverflowError):
+                pass
+        raise ConfigError(f"{place} = {value!r} should be {name}, such as {default}")
+    if value is None:
+        return ""
+    if isinstance(value, (str, os.PathLike)):
+        return os.fspath(value)
+    raise ConfigError(f"{place} = {value!r} should be text")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(v) for v in value) + ("," if len(value) == 1 else "")
+    return str(value)

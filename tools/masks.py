@@ -1,0 +1,84 @@
+"""Masks between image pixels and the m x m frame of a box: `crop` and `paste` are inverse to each other."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..libs.reference import roi_align
+
+# Pasting works on this many float pixels at a time, to bound memory.
+PASTE_PIXELS = 1 << 25
+
+
+def crop(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool = True,
+         sampling_ratio: int = 0) -> Tensor:
+    """Mask targets: the part of a ground-truth mask in each box, as RoIAlign sees it (Mask R-CNN, section 3).
+
+    Args:
+        masks: for each of N images [M_i, h_i, w_i], bool or uint8 0/1.
+        boxes: [R, 4] absolute xyxy in the pixels of these masks.
+        index: [R], which of its image's masks each box takes.
+        image: [R] in 0..N-1.
+        size: m, side of the target.
+
+    Returns:
+        [R, m, m] in 0..1, of the dtype of `boxes`.
+    """
+    out = boxes.new_zeros(boxes.shape[0], size, size)
+    for i, mask in enumerate(masks):
+        rows = (image == i).nonzero()[:, 0]
+        if len(rows):
+            pixels = mask[:, None].to(boxes.dtype)
+            out[rows] = roi_align(pixels, boxes[rows], index[rows], size, 1.0, None, sampling_ratio, aligned)[:, 0]
+    return out
+
+
+def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5,
+          whole_pixels: bool = False) -> Tensor:
+    """Masks in image pixels: each m x m grid is stretched over its box, read bilinearly at every pixel centre and
+    compared with the threshold (Mask R-CNN, section 3.1, Inference). Outside the box nothing is set.
+
+    Args:
+        probabilities: [D, m, m] in 0..1.
+        boxes: [D, 4] absolute xyxy in image pixels; they may reach outside.
+        height, width: of the image.
+        threshold: a pixel is set where its probability exceeds this.
+        whole_pixels: stretch over the box widened to whole pixels as torchvision does, instead of the box as it is.
+
+    Returns:
+        [D, height, width] bool
+    """
+    out = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
+    step = max(1, PASTE_PIXELS // max(1, height * width))
+    for start in range(0, len(boxes), step):
+        part = slice(start, start + step)
+        out[part] = _stretch(probabilities[part], boxes[part], height, width, whole_pixels) > threshold
+    return out
+
+
+def _stretch(probabilities: Tensor, boxes: Tensor, height: int, width: int, whole_pixels: bool) -> Tensor:
+    """Probabilities [D, height, width]. A border of zeros is put around the grid, and the box is widened to match, so
+    that a mask fades out at the edge of its box instead of being cut."""
+    grid = F.pad(probabilities, (1, 1, 1, 1))
+    center = (boxes[:, :2] + boxes[:, 2:]) * 0.5
+    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * (grid.shape[-1] / probabilities.shape[-1])
+    low, high = center - half, center + half
+    if whole_pixels:
+        # Truncation, and the last pixel counted in: the box then covers high - low + 1 pixels, at least one.
+        low, high = low.trunc(), torch.maximum(high.trunc() + 1, low.trunc() + 1)
+    rows = _interpolation(low[:, 1], high[:, 1], height, grid.shape[-1])
+    columns = _interpolation(low[:, 0], high[:, 0], width, grid.shape[-1])
+    return rows @ grid @ columns.mT
+
+
+def _interpolation(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:
+    """[D, pixels, cells]: linear interpolation of `cells` values spread over low..high [D], at every pixel centre."""
+    centers = torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
+    span = (high - low).clamp(min=torch.finfo(low.dtype).eps)
+    at = (centers - low[:, None]) * (cells / span)[:, None] - 0.5
+    inside = (centers > low[:, None]) & (centers < high[:, None])
+    nodes = torch.arange(cells, device=low.device, dtype=low.dtype)
+    weight = (1 - (at.clamp(0, cells - 1)[:, :, None] - nodes).abs()).clamp(min=0)
+    return weight * inside[:, :, None]

@@ -1,0 +1,72 @@
+"""Which candidates (anchors or proposals) learn from which ground truth, and which of them are sampled for the loss.
+
+Everything is a padded batch: N images, P candidates, M ground truths, so that no step loops over images or boxes.
+"""
+
+import torch
+from torch import Tensor
+
+from .boxes import area, intersection, iou
+
+POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+
+
+def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, positive_iou: float, negative_iou: float,
+          crowd_overlap: float, low_quality: bool = False) -> tuple[Tensor, Tensor]:
+    """Assign to each candidate the ground truth that it overlaps most (Ren et al., Faster R-CNN, section 3.1.2).
+
+    Args:
+        candidates: [N, P, 4] or [1, P, 4], absolute xyxy.
+        boxes: [N, M, 4] ground truth, with valid [N, M]: its objects, and crowd [N, M]: its crowd regions.
+        positive_iou: positive at and above this IoU.
+        negative_iou: negative below this IoU; ignored between the two.
+        crowd_overlap: a candidate that is not positive and lies with at least this share of its area in one crowd
+            region is ignored: crowds are neither positives nor negatives.
+        low_quality: also make the best candidates of each ground truth positive, ties included, whatever their IoU.
+
+    Returns:
+        index [N, P] of the matched ground truth (0 where there is none), and label [N, P]: 1, 0, or -1 for ignored.
+    """
+    overlaps = iou(boxes, candidates).masked_fill(~valid[:, :, None], -1.0)
+    best, index = overlaps.max(dim=1)
+    label = torch.full_like(index, IGNORED)
+    label = label.masked_fill(best < negative_iou, NEGATIVE).masked_fill(best >= positive_iou, POSITIVE)
+    if low_quality:
+        # An object that overlaps no candidate at all has no best one: without "> 0" all candidates would tie for it.
+        best_of_object = overlaps.max(dim=2, keepdim=True).values
+        chosen = ((overlaps == best_of_object) & (best_of_object > 0)).any(dim=1)
+        label = label.masked_fill(chosen, POSITIVE)
+    if crowd.any():
+        share = intersection(boxes, candidates) / area(candidates).clamp(min=1e-12)[:, None, :]
+        in_crowd = ((share >= crowd_overlap) & crowd[:, :, None]).any(dim=1)
+        label = label.masked_fill(in_crowd & (label != POSITIVE), IGNORED)
+    return index, label
+
+
+def sample(label: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+    """A random choice of `size` candidates an image, at most `positive_fraction` of them positive, the rest negative.
+
+    Args:
+        label: [N, P], 1 positive, 0 negative, -1 ignored.
+
+    Returns:
+        index [N, S] into the candidates and valid [N, S], S = min(size, P). Positives come first, so that all of
+        them lie in the first int(size * positive_fraction) slots; padding comes last.
+    """
+    count = label.shape[1]
+    priority = torch.rand(label.shape, device=label.device)
+    positives, is_positive = _draw(priority, label == POSITIVE, min(int(size * positive_fraction), count))
+    negatives, is_negative = _draw(priority, label == NEGATIVE, min(size, count))
+    room = size - is_positive.sum(dim=1, keepdim=True)
+    is_negative &= torch.arange(negatives.shape[1], device=label.device) < room
+
+    index = torch.cat([positives, negatives], dim=1)
+    valid = torch.cat([is_positive, is_negative], dim=1)
+    order = (~valid).byte().argsort(dim=1, stable=True)[:, : min(size, count)]
+    return index.gather(1, order), valid.gather(1, order)
+
+
+def _draw(priority: Tensor, eligible: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` eligible slots of highest priority: index [N, count], and valid where fewer are eligible."""
+    value, index = priority.masked_fill(~eligible, -1.0).topk(count, dim=1)
+    return index, value >= 0

@@ -1,0 +1,55 @@
+"""Padded batches [N, P, ...] with a `valid` mask [N, P], and the one place where padding is dropped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Slots:
+    """The slots of a padded batch [N, P] that per-RoI computation runs over, R of them."""
+
+    index: Tensor  # [R], into the flattened batch
+    shape: tuple[int, int]  # (N, P)
+
+    @property
+    def image(self) -> Tensor:
+        """[R] the image that each slot belongs to."""
+        return self.index // max(self.shape[1], 1)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[N, P, ...] -> [R, ...]"""
+        return padded.flatten(0, 1)[self.index]
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """[R, ...] -> [N, P, ...], with zeros in the slots that were left out."""
+        flat = packed.new_zeros(self.shape[0] * self.shape[1], *packed.shape[1:])
+        return flat.index_copy(0, self.index, packed).unflatten(0, self.shape)
+
+
+def slots(valid: Tensor) -> Slots:
+    """The slots worth computing: on the CPU the valid ones. Elsewhere all of them, as counting would stall the device
+    and shapes that vary with the data rule out graphs and compilation."""
+    if valid.device.type == "cpu" and not torch.compiler.is_compiling():
+        index = valid.flatten().nonzero()[:, 0]
+    else:
+        index = torch.arange(valid.numel(), device=valid.device)
+    return Slots(index, (valid.shape[0], valid.shape[1]))
+
+
+def take(padded: Tensor, index: Tensor) -> Tensor:
+    """Of [N, P, ...] the slots index [N, S]: [N, S, ...]."""
+    trailing = padded.shape[2:]
+    wide = index.view(*index.shape, *[1] * len(trailing)).expand(*index.shape, *trailing)
+    return padded.gather(1, wide)
+
+
+def pad(tensors: Sequence[Tensor], length: int) -> Tensor:
+    """Tensors [M_i, ...] of equal trailing shape as one zero-padded [N, length, ...]."""
+    first = tensors[0]
+    out = first.new_zeros(len(tensors), length, *first.shape[1:])
+    for row, tensor in zip(out, tensors):
+        row[: tensor.shape[0]] = tensor
+    return out

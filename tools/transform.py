@@ -1,0 +1,156 @@
+"""From a list of images to one padded batch, and from the batch's detections back to original pixels."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .boxes import scale
+from .masks import paste
+from .padding import pad
+
+
+@dataclass
+class Truth:
+    """Padded ground truth of a batch, in input pixels (after resizing)."""
+
+    boxes: Tensor  # [N, M, 4]
+    labels: Tensor  # [N, M], 1..K, 0 in padding
+    valid: Tensor  # [N, M]: an object
+    crowd: Tensor  # [N, M]: a crowd region
+    masks: list[Tensor] | None  # N x [M_i, h, w], 0/1
+    mask_ratios: Tensor  # [N, 2]: mask pixels per input pixel, vertical and horizontal
+
+
+@dataclass
+class Batch:
+    """What the transform makes of a list of images."""
+
+    images: Tensor  # [N, C, H, W], normalised, zero-padded at the bottom and on the right
+    sizes: Tensor  # [N, 2] height and width of each image in it, before padding
+    original_sizes: list[tuple[int, int]]  # N x (h, w)
+    truth: Truth | None = None
+
+
+@dataclass
+class Detections:
+    """Fixed-size detections of a batch, in input pixels, best first."""
+
+    boxes: Tensor  # [N, D, 4]
+    scores: Tensor  # [N, D]
+    labels: Tensor  # [N, D], 1..K
+    valid: Tensor  # [N, D]
+    masks: Tensor | None = field(default=None)  # [N, D, m, m], probabilities in the frame of the box
+
+
+class Transform(nn.Module):
+    """Resize, pad, normalise; and `restore`, its inverse.
+
+    Args:
+        min_size: pixels of the shorter side after resizing; of several, training draws one a batch and evaluation
+            takes the last.
+        max_size: the longer side gets no longer than this.
+        mean, std: per channel, for images in 0..1.
+        size_divisor: the padded height and width are multiples of this.
+        resize_masks: resample ground-truth masks (nearest) to the input size, as torchvision does. Otherwise mask
+            targets are cropped from the masks as they are, which keeps detail.
+        mask_threshold: a pixel belongs to the mask where its probability exceeds this.
+        whole_pixel_paste: see `maskrcnn.tools.masks.paste`.
+    """
+
+    def __init__(self, min_size: Sequence[int], max_size: int, mean: Sequence[float], std: Sequence[float],
+                 size_divisor: int = 32, resize_masks: bool = False, mask_threshold: float = 0.5,
+                 whole_pixel_paste: bool = False) -> None:
+        super().__init__()
+        if len(mean) != len(std):
+            raise ValueError(f"transform: {len(mean)} values of mean but {len(std)} of std; give one a channel")
+        self.min_size, self.max_size, self.size_divisor = tuple(min_size), max_size, size_divisor
+        self.resize_masks, self.mask_threshold = resize_masks, mask_threshold
+        self.whole_pixel_paste = whole_pixel_paste
+        self.mean, self.std = tuple(mean), tuple(std)
+        # Knows the model's device and dtype. The numbers above stay Python's: a float32 buffer would round them.
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    def forward(self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Any]] | None = None) -> Batch:
+        """Images (and targets) that `maskrcnn.tools.checks` accepts -> Batch on this module's device, in its dtype."""
+        min_size = self.min_size[-1]
+        if self.training and len(self.min_size) > 1:
+            min_size = self.min_size[int(torch.randint(len(self.min_size), ()))]
+        resized = [self._resize(image, min_size) for image in images]
+        sizes = [(image.shape[1], image.shape[2]) for image in resized]
+        originals = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        size_tensor = torch.tensor(sizes, device=self.like.device)
+        truth = None
+        if targets is not None:
+            truth = self._truth(targets, size_tensor, originals)
+        return Batch(self._stack(resized, sizes), size_tensor, originals, truth)
+
+    def restore(self, detections: Detections, batch: Batch) -> list[dict[str, Tensor]]:
+        """Detections of the batch -> for each image a dict of boxes [D, 4], labels [D], scores [D] and, where there
+        are mask probabilities, masks [D, h, w] bool, all in original pixels."""
+        originals = torch.tensor(batch.original_sizes, device=batch.sizes.device)
+        # The ratio is a float32 number whatever the model's dtype: torchvision's, so that boxes agree to the last bit.
+        boxes = scale(detections.boxes, originals.float() / batch.sizes.float())
+        results = []
+        for i, (height, width) in enumerate(batch.original_sizes):
+            keep = detections.valid[i]
+            result = {"boxes": boxes[i][keep], "labels": detections.labels[i][keep],
+                      "scores": detections.scores[i][keep]}
+            if detections.masks is not None:
+                result["masks"] = paste(detections.masks[i][keep], result["boxes"], height, width,
+                                        self.mask_threshold, self.whole_pixel_paste)
+            results.append(result)
+        return results
+
+    def _resize(self, image: Tensor, min_size: int) -> Tensor:
+        """[C, h, w] uint8 or float -> normalised [C, h', w']."""
+        whole = image.dtype == torch.uint8
+        image = image.to(self.like)
+        if whole:
+            image = image / 255
+        factor = self._factor(image.shape[1], image.shape[2], min_size)
+        if factor != 1:
+            image = F.interpolate(image[None], scale_factor=factor, mode="bilinear", align_corners=False,
+                                  recompute_scale_factor=True)[0]
+        return (image - image.new_tensor(self.mean).view(-1, 1, 1)) / image.new_tensor(self.std).view(-1, 1, 1)
+
+    def _factor(self, height: int, width: int, min_size: int) -> float:
+        factor = min(min_size / min(height, width), self.max_size / max(height, width))
+        # A very long, thin image keeps at least one pixel across.
+        return max(factor, 1 / min(height, width))
+
+    def _stack(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        height, width = (math.ceil(max(side) / self.size_divisor) * self.size_divisor for side in zip(*sizes))
+        batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+        for slot, image in zip(batch, images):
+            slot[:, : image.shape[1], : image.shape[2]] = image
+        return batch
+
+    def _truth(self, targets: Sequence[dict[str, Any]], sizes: Tensor, originals: list[tuple[int, int]]) -> Truth:
+        device, dtype = self.like.device, self.like.dtype
+        longest = max(1, *(len(t["boxes"]) for t in targets))
+        boxes = pad([t["boxes"].to(device, dtype) for t in targets], longest)
+        labels = pad([t["labels"].to(device, torch.int64) for t in targets], longest)
+        given = pad([torch.ones(len(t["boxes"]), dtype=torch.bool, device=device) for t in targets], longest)
+        crowd = pad([torch.as_tensor(t["iscrowd"], device=device).bool() if "iscrowd" in t
+                     else torch.zeros(len(t["boxes"]), dtype=torch.bool, device=device) for t in targets], longest)
+        original = torch.tensor(originals, device=device)
+        ratios = sizes.float() / original.float()
+        masks = None
+        if all("masks" in t for t in targets):
+            masks = [t["masks"].to(device) for t in targets]
+            if self.resize_masks:
+                masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, sizes.tolist())]
+        mask_ratios = torch.ones_like(ratios) if self.resize_masks else original.float() / sizes.float()
+        return Truth(scale(boxes, ratios), labels, given & ~crowd, crowd, masks, mask_ratios)
+
+
+def _resample(masks: Tensor, height: int, width: int) -> Tensor:
+    """Masks [M, h, w] -> [M, height, width] by nearest neighbour; M may be 0."""
+    if len(masks) == 0:
+        return masks.new_zeros(0, height, width)
+    return F.interpolate(masks[:, None].float(), size=(height, width), mode="nearest")[:, 0].to(torch.uint8)
