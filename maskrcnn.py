@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 # The folders beside this file (or, installed, in the folder `maskrcnn` beside it) are the subpackages of this module:
-# `maskrcnn.tools` and never `tools`, which is a name that a user's own project may well have. With __path__ set, a plain
-# module is a package.
+# `maskrcnn.tools` and never `tools`, which is a name that a user's own project may well have. A module with __path__ is
+# a package.
 _here = Path(__file__).resolve().parent
 __path__ = [str(_here / "maskrcnn" if (_here / "maskrcnn" / "tools").is_dir() else _here)]
 __version__ = "0.1.0"

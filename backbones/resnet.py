@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution and a shortcut (ResNet-50 and deeper); the stride is in the 3x3, as in torchvision."""
+    """1x1, 3x3 and 1x1 convolution and a shortcut (ResNet-50 and deeper); stride in the 3x3, as in torchvision."""
 
     expansion = 4
 

@@ -1,5 +1,7 @@
 """Mask head: pooled features to one mask a class."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ class MaskHead(nn.Module):
     def __init__(self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256) -> None:
         super().__init__()
         widths = [in_channels] + [channels] * convs
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:]))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.upsample = nn.ConvTranspose2d(widths[-1], channels, 2, 2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
         for conv in [*self.convs, self.upsample, self.logits]:

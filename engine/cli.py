@@ -1,0 +1,97 @@
+"""The command line: `maskrcnn train`, `evaluate`, `predict`. Argument parsing only; each verb is a function beside."""
+
+import argparse
+import json
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from maskrcnn import __version__
+
+from .evaluate import evaluate
+from .predict import predict
+from .train import TrainingError, train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0 for success, 1 where something failed, 2 for wrong usage."""
+    arguments = make_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return arguments.run(arguments)
+    except (ValueError, OSError, TrainingError) as error:
+        print(f"maskrcnn {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"maskrcnn {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(prog="maskrcnn", description="Mask R-CNN: train, evaluate, predict.")
+    parser.add_argument("--version", action="version", version=f"maskrcnn {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("train", help="train, then evaluate on the test split")
+    _add_config(command)
+    command.set_defaults(run=_train)
+
+    command = commands.add_parser("evaluate", help="average precision of a checkpoint on one split")
+    _add_config(command)
+    command.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt")
+    command.add_argument("--split", default="test", help="train, val or test (default)")
+    command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("predict", help="annotated pictures and COCO results of image files")
+    command.add_argument("images", nargs="+", metavar="IMAGE")
+    command.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt")
+    command.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures and results.json")
+    command.add_argument("--score", type=float, metavar="S", help="only detections that score above this")
+    command.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at a time (4)")
+    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
+    command.set_defaults(run=_predict)
+    return parser
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help="an .ini file, laid over the defaults of config.ini")
+    command.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", dest="settings",
+                         help="change settings of the file, e.g. --set train.epochs=2 data.root=my-data")
+
+
+def _overrides(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    overrides: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        section, dot, key = name.strip().partition(".")
+        if not equals or not dot:
+            raise ValueError(f"--set {setting}: write SECTION.KEY=VALUE, e.g. train.epochs=2")
+        overrides.setdefault(section, {})[key] = value.strip()
+    return overrides
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    _print(train(arguments.config, **_overrides(arguments.settings)))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    _print(evaluate(arguments.config, arguments.weights, arguments.split, **_overrides(arguments.settings)))
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    failures = predict(arguments.weights, arguments.images, arguments.output, arguments.batch_size, arguments.device,
+                       arguments.score)
+    for reason in failures.values():
+        print(f"maskrcnn predict: {reason}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _print(metrics: dict[str, float]) -> None:
+    """Metrics as JSON on standard output; null where there is no number."""
+    print(json.dumps({key: None if isinstance(value, float) and math.isnan(value) else value
+                      for key, value in metrics.items()}, indent=2))

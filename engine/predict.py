@@ -1,0 +1,88 @@
+"""Detect objects in image files: annotated pictures, and results in COCO's format."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from maskrcnn import MaskRCNN
+
+from ..tools.files import atomic
+from ..tools.images import read_image
+from ..tools.visualize import draw
+from .evaluate import choose_device, progress
+from .metrics import coco_results
+
+
+def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], output: str | os.PathLike,
+            batch_size: int = 4, device: str = "auto", score_threshold: float | None = None) -> dict[str, str]:
+    """Detect objects in image files.
+
+    Into the folder `output` go, for each image, an annotated PNG of the same name; results.json, a list of detections
+    in COCO's results format, where image_id is the place of the image in the list, from 0, and category_id the label;
+    and images.json, which has the file of each image_id and the class of each category_id.
+
+    Args:
+        weights: a checkpoint of training or of `MaskRCNN.save`.
+        images: image files.
+        batch_size: images at a time.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        score_threshold: detections must exceed it; by default the checkpoint's [box] score_threshold.
+
+    Returns:
+        The files that could not be read, each with the reason; the others are done.
+
+    Raises:
+        ValueError: weights or arguments that do not fit.
+    """
+    config = None if score_threshold is None else {"box": {"score_threshold": score_threshold}}
+    model = MaskRCNN.load(weights, config).to(choose_device(device))
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    names = unique_names(images)
+    failures: dict[str, str] = {}
+    results: list[dict] = []
+    listed: list[dict] = []
+    with progress(len(images), "predict") as bar:
+        for start in range(0, len(images), batch_size):
+            batch: dict[int, Tensor] = {}
+            for i in range(start, min(start + batch_size, len(images))):
+                try:
+                    batch[i] = read_image(images[i])
+                except ValueError as error:
+                    failures[os.fspath(images[i])] = str(error)
+            for (i, image), found in zip(batch.items(), model.predict(list(batch.values()), max(1, len(batch)))):
+                detections = {key: value.cpu() for key, value in found.items()}
+                with atomic(output / f"{names[i]}.png") as part:
+                    draw(image, detections, model.class_names).save(part, format="PNG")
+                results += coco_results(detections, i)
+                listed.append({"id": i, "file_name": os.fspath(images[i]), "height": image.shape[1],
+                               "width": image.shape[2], "picture": f"{names[i]}.png"})
+            bar.update(min(batch_size, len(images) - start))
+    class_names = model.class_names or [str(k) for k in range(1, model.num_classes + 1)]
+    categories = [{"id": k, "name": name} for k, name in enumerate(class_names, 1)]
+    _write_json(output / "results.json", results)
+    _write_json(output / "images.json", {"images": listed, "categories": categories})
+    return failures
+
+
+def unique_names(images: Sequence[str | os.PathLike]) -> list[str]:
+    """A name for each image's picture: its own without suffix, with -2, -3, ... behind it where that is taken."""
+    taken: set[str] = set()
+    names = []
+    for image in images:
+        stem = name = Path(image).stem
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _write_json(path: Path, content: list | dict) -> None:
+    with atomic(path) as part:
+        part.write_text(json.dumps(content), encoding="utf-8")

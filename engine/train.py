@@ -1,0 +1,245 @@
+"""Train a model: one visible loop, and a run folder that tells what happened."""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from easydict import EasyDict
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from maskrcnn import MaskRCNN
+
+from ..datasets import cst
+from ..datasets.augment import Flipped
+from ..datasets.formats import Dataset, open_dataset
+from ..tools.config import Source, dump_config, load_config, plain
+from ..tools.files import atomic
+from ..tools.visualize import compare, grid, plot_history
+from ..tools.weights import save_checkpoint
+from .evaluate import choose_device, evaluate_model, progress
+
+log = logging.getLogger("maskrcnn")
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the loss is no longer a finite number."""
+
+
+def train(config: Source, **overrides: Mapping[str, Any]) -> dict[str, float]:
+    """Train as the configuration says, evaluate the best epoch on the test split, and leave a run folder.
+
+    The run folder [train] output (with a number behind it where that exists already) holds config.ini, log.jsonl (a
+    line an epoch), history.png, predictions.png (ground truth beside predictions), last.pt, best.pt and metrics.json.
+
+    Args:
+        config: file or mapping laid over config.ini.
+        overrides: sections laid over it, e.g. train={"epochs": 2}.
+
+    Returns:
+        The content of metrics.json: test/box_AP, test/mask_AP, ..., train/seconds, train/images_per_second, ...
+
+    Raises:
+        ValueError: configuration, data or weights that do not fit.
+        TrainingError: the loss became NaN or infinite; the message names the images of that step.
+    """
+    started = time.perf_counter()
+    cfg = load_config(config, overrides)
+    device = choose_device(cfg.train.device)
+    torch.manual_seed(cfg.train.seed)
+    prepare_data(cfg)
+    splits = {split: open_dataset(cfg.data.format, cfg.data.root, split, cfg.data.cache)
+              for split in ("train", "val", "test")}
+    model = MaskRCNN(len(splits["train"].class_names), cfg, class_names=splits["train"].class_names).to(device)
+    if not cfg.model.pretrained and cfg.backbone.freeze_at > 0:
+        log.warning("freeze_at = %d freezes layers with random weights, as no pretrained ones are asked for; "
+                    "set [backbone] freeze_at = 0 and norm = batch to train from scratch", cfg.backbone.freeze_at)
+    run = new_run_folder(cfg.train.output)
+    with atomic(run / "config.ini") as part:
+        part.write_text(dump_config(plain(cfg)), encoding="utf-8")
+    history = fit(model, splits["train"], splits["val"], cfg, run)
+
+    trained = time.perf_counter()
+    best = MaskRCNN.load(run / "best.pt").to(device)
+    draw_predictions(best, splits["val"], run / "predictions.png")
+    test = evaluate_model(best, splits["test"], cfg.evaluate.batch_size, cfg.evaluate.max_detections, "evaluate test")
+    metrics = {f"test/{name}": value for name, value in test.items()}
+    seconds = sum(record["train/seconds"] for record in history)
+    metrics |= {"best_epoch": best_epoch(history, cfg.evaluate.best_metric), "train/seconds": seconds,
+                "train/images_per_second": len(splits["train"]) * len(history) / seconds,
+                "test/seconds": time.perf_counter() - trained, "total_seconds": time.perf_counter() - started}
+    with atomic(run / "metrics.json") as part:
+        part.write_text(json.dumps(_json(metrics), indent=2) + "\n", encoding="utf-8")
+    log.info("%s: test/box_AP %.3f, test/mask_AP %.3f", run, test["box_AP"], test.get("mask_AP", math.nan))
+    return metrics
+
+
+def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, run: Path) -> list[dict[str, float]]:
+    """The training loop: returns the records of log.jsonl, one an epoch."""
+    settings = cfg.train
+    loader = make_loader(train_set, cfg)
+    optimizer = make_optimizer(model, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, len(loader), settings))
+    history: list[dict[str, float]] = []
+    began = time.perf_counter()
+    for epoch in range(1, settings.epochs + 1):
+        model.train()
+        totals: dict[str, float] = {}
+        epoch_began = time.perf_counter()
+        with progress(len(train_set), f"epoch {epoch}/{settings.epochs}") as bar:
+            for step, (images, targets, files) in enumerate(loader):
+                losses = model(images, targets)
+                loss = torch.stack(list(losses.values())).sum()
+                if not torch.isfinite(loss):
+                    raise TrainingError(_not_finite(losses, files, epoch, step))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if settings.clip_norm > 0:
+                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+                optimizer.step()
+                schedule.step()
+
+                for name, value in {"loss": loss, **losses}.items():
+                    totals[name] = totals.get(name, 0.0) + float(value.detach()) * len(images)
+                bar.update(len(images))
+                done = (epoch - 1 + (step + 1) / len(loader)) / settings.epochs
+                left = (time.perf_counter() - began) * (1 - done) / done
+                bar.set_postfix_str(f"loss {float(loss.detach()):.3f}, lr {schedule.get_last_lr()[0]:.2g}, "
+                                    f"{left / 60:.1f} min left in all", refresh=False)
+        seconds = time.perf_counter() - epoch_began
+        record = {"epoch": epoch, "lr": schedule.get_last_lr()[0], "train/seconds": seconds,
+                  "train/images_per_second": len(train_set) / seconds}
+        record |= {f"train/{name}": total / len(train_set) for name, total in totals.items()}
+        validation = evaluate_model(model, val_set, cfg.evaluate.batch_size, cfg.evaluate.max_detections, "validate")
+        record |= {f"val/{name}": value for name, value in validation.items()}
+        history.append(record)
+        _keep(model, history, cfg, run)
+    return history
+
+
+def prepare_data(cfg: EasyDict) -> None:
+    """Generate the CST-Dataset where the configuration asks for it and its folder is not there yet."""
+    if cfg.data.format == "cst" and not Path(cfg.data.root).exists():
+        with progress(sum(cst.SIZES.values()), f"generate {cfg.data.root}") as bar:
+            cst.generate(cfg.data.root, progress=lambda done, total: bar.update(done - bar.n))
+
+
+def make_loader(dataset: Dataset, cfg: EasyDict) -> DataLoader:
+    """Shuffled batches (images, targets, files), in an order that follows from the seed."""
+    if cfg.data.flip > 0:
+        dataset = Flipped(dataset, cfg.data.flip)
+    return DataLoader(WithFiles(dataset), cfg.train.batch_size, shuffle=True, num_workers=cfg.data.workers,
+                      collate_fn=_transpose, persistent_workers=cfg.data.workers > 0,
+                      generator=torch.Generator().manual_seed(cfg.train.seed))
+
+
+class WithFiles(torch.utils.data.Dataset):
+    """A data set whose items (image, target, file) name their file, so that errors in a step can."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Any], Path]:
+        return *self.dataset[i], self.dataset.file(i)
+
+
+def _transpose(items: list[tuple]) -> tuple[list, ...]:
+    """A list of tuples as a tuple of lists: images of differing sizes cannot be stacked."""
+    return tuple(list(column) for column in zip(*items))
+
+
+def make_optimizer(model: nn.Module, settings: EasyDict) -> torch.optim.Optimizer:
+    """SGD or AdamW. Weights decay, biases and the scales of norms do not."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
+              {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, settings.learning_rate, settings.momentum)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, settings.learning_rate)
+    raise ValueError(f"[train] optimizer = {settings.optimizer!r}; choose sgd or adamw")
+
+
+def rate_factor(step: int, steps_an_epoch: int, settings: EasyDict) -> float:
+    """The learning rate at a step, as a factor of the configured one: warm-up times schedule."""
+    epoch = step / steps_an_epoch
+    warmup = 1.0
+    if epoch < settings.warmup_epochs:
+        start = settings.warmup_start_factor
+        warmup = start + (1 - start) * epoch / settings.warmup_epochs
+    if settings.schedule == "cosine":
+        return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / settings.epochs)))
+    if settings.schedule == "step":
+        return warmup * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+    raise ValueError(f"[train] schedule = {settings.schedule!r}; choose step or cosine")
+
+
+def best_epoch(history: list[dict[str, float]], metric: str) -> int:
+    """The epoch of highest val/<metric>, the later one of equals; the last epoch where there is no such number."""
+    if f"val/{metric}" not in history[0]:
+        names = [key.removeprefix("val/") for key in history[0] if key.startswith("val/")]
+        raise ValueError(f"[evaluate] best_metric = {metric!r}; choose one of {', '.join(names)}")
+    scores = [record[f"val/{metric}"] for record in history]
+    known = [score for score in scores if not math.isnan(score)]
+    if not known:
+        return len(history)
+    return max(i for i, score in enumerate(scores, 1) if score == max(known))
+
+
+def new_run_folder(output: str) -> Path:
+    """A fresh folder: `output`, or with -2, -3, ... behind it where earlier runs have taken that."""
+    number = 1
+    while True:
+        folder = Path(output if number == 1 else f"{output}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        log.info("run folder: %s", folder)
+        return folder
+
+
+def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int = 4) -> None:
+    """A picture of the first images of a data set: ground truth beside predictions."""
+    items = [dataset[i] for i in range(min(count, len(dataset)))]
+    found = model.predict([image for image, _ in items])
+    pictures = [compare(image, target, {k: v.cpu() for k, v in detections.items()}, dataset.class_names)
+                for (image, target), detections in zip(items, found)]
+    with atomic(path) as part:
+        grid(pictures, 1).save(part, format="PNG")
+
+
+def _keep(model: MaskRCNN, history: list[dict[str, float]], cfg: EasyDict, run: Path) -> None:
+    """After an epoch: its line of the log, the plot, and the checkpoints."""
+    epoch = len(history)
+    content = {"num_classes": model.num_classes, "class_names": model.class_names, "config": plain(model.config),
+               "model": model.state_dict(), "epoch": epoch, "metrics": history[-1]}
+    save_checkpoint(run / "last.pt", content)
+    if best_epoch(history, cfg.evaluate.best_metric) == epoch:
+        save_checkpoint(run / "best.pt", content)
+    with atomic(run / "log.jsonl") as part:
+        part.write_text("".join(json.dumps(_json(record)) + "\n" for record in history), encoding="utf-8")
+    plot_history(history, run / "history.png")
+
+
+def _json(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN, which JSON does not know, as null."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in metrics.items()}
+
+
+def _not_finite(losses: Mapping[str, Tensor], files: list[Path], epoch: int, step: int) -> str:
+    parts = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in losses.items())
+    names = ", ".join(os.fspath(file) for file in files)
+    return (f"the loss is not finite in epoch {epoch}, step {step + 1}: {parts}. Images of this step: {names}. "
+            f"Look at their annotations; a lower learning_rate, a longer warm-up or clip_norm may help")
