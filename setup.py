@@ -39,7 +39,7 @@ setup(
         "torch>=2.6",
         "torchvision>=0.21",
         "cffi>=1.15",
-        "pillow>=9.1",
+        "pillow>=10.1",
         "easydict>=1.10",
         "numpy>=1.23",
         "tqdm>=4.60",

@@ -72,7 +72,7 @@ def _greedy(boxes: Tensor, alive: Tensor, iou_threshold: float, groups: Tensor |
     count = boxes.shape[1]
     for start in range(0, count, NMS_BLOCK):
         stop = min(start + NMS_BLOCK, count)
-        overlaps = _iou(boxes[:, start:stop], boxes[:, start:]) > iou_threshold
+        overlaps = iou(boxes[:, start:stop], boxes[:, start:]) > iou_threshold
         if groups is not None:
             overlaps &= groups[:, start:stop, None] == groups[:, None, start:]
         inside = overlaps[:, :, : stop - start].triu(diagonal=1)
@@ -97,15 +97,26 @@ def _resolve_block(suppresses: Tensor, candidates: Tensor) -> Tensor:
     return keep
 
 
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    """Pairwise IoU [N, A, B] of boxes [N, A, 4] and [N, B, 4]; 0 for two empty boxes."""
-    top_left = torch.maximum(a[:, :, None, :2], b[:, None, :, :2])
-    bottom_right = torch.minimum(a[:, :, None, 2:], b[:, None, :, 2:])
-    inter = (bottom_right - top_left).clamp(min=0).prod(dim=-1)
-    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
-    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    union = area_a[:, :, None] + area_b[:, None, :] - inter
-    return inter / union.clamp(min=torch.finfo(a.dtype).tiny)
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Pairwise intersection areas [..., A, B] of boxes [..., A, 4] and [..., B, 4]."""
+    # Per coordinate rather than on [..., A, B, 2]: whole rows at a time, which is several times faster on the CPU.
+    ax1, ay1, ax2, ay2 = a.unsqueeze(-2).unbind(-1)
+    bx1, by1, bx2, by2 = b.unsqueeze(-3).unbind(-1)
+    width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
+    height = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0)
+    return width.mul_(height)
+
+
+def iou(a: Tensor, b: Tensor) -> Tensor:
+    """Pairwise intersection over union [..., A, B] of boxes [..., A, 4] and [..., B, 4]; 0 where both are empty."""
+    inter = intersection(a, b)
+    union = (area(a)[..., :, None] + area(b)[..., None, :]).sub_(inter)
+    return inter.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Areas [...] of boxes [..., 4], in pixels squared."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,

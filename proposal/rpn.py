@@ -98,17 +98,22 @@ class RPN(nn.Module):
                  sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Per level the best anchors, decoded, clipped and thinned out by NMS; then the best of all levels."""
         mode = 0 if self.training else 1
-        boxes, scores, levels = [], [], []
-        for i, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors)):
-            score, index = logit.topk(min(self.pre_nms[mode], logit.shape[1]), dim=1)
-            boxes.append(clip(decode(take(delta, index), anchor[index]), sizes))
-            scores.append(score)
-            levels.append(torch.full_like(index, i))
-        box, score, level = torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels, dim=1)
-        keep = nms(box, score, self.nms_iou, level, larger_than(box, self.min_size))
-        ranked = score.masked_fill(~keep, -torch.inf)
+        n, most = logits[0].shape[0], max(min(self.pre_nms[mode], logit.shape[1]) for logit in logits)
+        boxes, scores, valid = [], [], []
+        for logit, delta, anchor in zip(logits, deltas, anchors):
+            score, index = logit.topk(min(most, logit.shape[1]), dim=1)
+            box = clip(decode(take(delta, index), anchor[index]), sizes)
+            padding = most - score.shape[1]
+            boxes.append(F.pad(box, (0, 0, 0, padding)))
+            scores.append(F.pad(score, (0, padding), value=-torch.inf))
+            valid.append(F.pad(larger_than(box, self.min_size), (0, padding)))
+        # Levels do not suppress each other: each is a set of its own to NMS, [N L, most].
+        box, score, usable = (torch.stack(parts, dim=1).flatten(0, 1) for parts in (boxes, scores, valid))
+        keep = nms(box, score, self.nms_iou, valid=usable)
+        box, score, keep = (x.unflatten(0, (n, -1)).flatten(1, 2) for x in (box, score, keep))
         # Stable, so that equal scores keep the order of the levels on every device.
-        order = ranked.argsort(dim=1, descending=True, stable=True)[:, : self.post_nms[mode]]
+        order = score.masked_fill(~keep, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        order = order[:, : self.post_nms[mode]]
         return take(box, order), take(score, order), take(keep, order)
 
 

@@ -2,6 +2,7 @@
 
 import configparser
 import difflib
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,18 @@ from easydict import EasyDict
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "config.ini"
 Source = str | os.PathLike | Mapping[str, Any] | None
+
+# No number of the configuration is negative. These are at least 1, and those at most 1.
+AT_LEAST_ONE = {"transform": ("min_size", "max_size", "size_divisor"), "backbone": ("width",), "fpn": ("channels",),
+                "rpn": ("pre_nms_train", "pre_nms_test", "post_nms_train", "post_nms_test", "samples"),
+                "pooling": ("levels", "canonical_size"), "box": ("pool_size", "hidden", "samples", "max_detections"),
+                "mask": ("pool_size", "channels"), "train": ("epochs", "batch_size"),
+                "evaluate": ("batch_size", "max_detections")}
+AT_MOST_ONE = {"rpn": ("positive_iou", "negative_iou", "crowd_overlap", "positive_fraction", "nms_iou"),
+               "box": ("positive_iou", "negative_iou", "crowd_overlap", "positive_fraction", "nms_iou",
+                       "score_threshold"),
+               "mask": ("threshold",), "data": ("flip",),
+               "train": ("momentum", "gamma", "warmup_start_factor")}
 
 
 class ConfigError(ValueError):
@@ -27,7 +40,7 @@ def load_config(*sources: Source) -> EasyDict:
         EasyDict of sections of values, e.g. `cfg.rpn.nms_iou`.
 
     Raises:
-        ConfigError: unknown section or key, or a value of another type than its default.
+        ConfigError: unknown section or key, or a value of another type than its default or out of range.
         FileNotFoundError: a file that does not exist.
     """
     config = {section: {key: _guess(text) for key, text in keys.items()}
@@ -87,6 +100,16 @@ def _overlay(config: dict[str, dict[str, Any]], source: str | os.PathLike | Mapp
                                   f"{_nearest(key, config[section])}{hint}")
             place = f"{where}: [{section}] {key}"
             config[section][key] = _convert(value, config[section][key], place)
+            _check_range(config[section][key], section, key, place)
+
+
+def _check_range(value: Any, section: str, key: str, place: str) -> None:
+    low = 1 if key in AT_LEAST_ONE.get(section, ()) else 0
+    high = 1 if key in AT_MOST_ONE.get(section, ()) else math.inf
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, (int, float)) and not low <= number <= high:
+            raise ConfigError(f"{place} = {_text(value)} should be " + (
+                f"at least {low}" if high == math.inf else f"between {low} and {high}"))
 
 
 def _nearest(name: str, valid: Iterable[str]) -> str:

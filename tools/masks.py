@@ -51,31 +51,40 @@ def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int, thresho
         [D, height, width] bool
     """
     out = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
-    step = max(1, PASTE_PIXELS // max(1, height * width))
-    for start in range(0, len(boxes), step):
-        part = slice(start, start + step)
-        out[part] = _stretch(probabilities[part], boxes[part], height, width, whole_pixels) > threshold
-    return out
-
-
-def _stretch(probabilities: Tensor, boxes: Tensor, height: int, width: int, whole_pixels: bool) -> Tensor:
-    """Probabilities [D, height, width]. A border of zeros is put around the grid, and the box is widened to match, so
-    that a mask fades out at the edge of its box instead of being cut."""
+    if len(boxes) == 0:
+        return out
+    # A border of zeros is put around the grid, and the box widened to match, so that a mask fades out at the edge of
+    # its box instead of being cut.
     grid = F.pad(probabilities, (1, 1, 1, 1))
     center = (boxes[:, :2] + boxes[:, 2:]) * 0.5
     half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * (grid.shape[-1] / probabilities.shape[-1])
     low, high = center - half, center + half
     if whole_pixels:
         # Truncation, and the last pixel counted in: the box then covers high - low + 1 pixels, at least one.
-        low, high = low.trunc(), torch.maximum(high.trunc() + 1, low.trunc() + 1)
-    rows = _interpolation(low[:, 1], high[:, 1], height, grid.shape[-1])
-    columns = _interpolation(low[:, 0], high[:, 0], width, grid.shape[-1])
-    return rows @ grid @ columns.mT
+        low, high = low.trunc(), torch.maximum(high.trunc(), low.trunc()) + 1
+    rows, columns = _window(low[:, 1], high[:, 1], height), _window(low[:, 0], high[:, 0], width)
+    step = max(1, PASTE_PIXELS // (rows.shape[1] * columns.shape[1]))
+    for start in range(0, len(boxes), step):
+        part = slice(start, start + step)
+        vertical = _interpolation(rows[part], low[part, 1], high[part, 1], grid.shape[-1])
+        horizontal = _interpolation(columns[part], low[part, 0], high[part, 0], grid.shape[-1])
+        index = torch.arange(start, start + len(vertical), device=boxes.device)[:, None, None]
+        values = vertical @ grid[part] @ horizontal.mT > threshold
+        out[index, rows[part, :, None], columns[part, None, :]] = values
+    return out
 
 
-def _interpolation(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:
-    """[D, pixels, cells]: linear interpolation of `cells` values spread over low..high [D], at every pixel centre."""
-    centers = torch.arange(pixels, device=low.device, dtype=low.dtype) + 0.5
+def _window(low: Tensor, high: Tensor, pixels: int) -> Tensor:
+    """[D, n] consecutive pixels along one axis, inside the image, that cover low..high [D]; n is the same for all."""
+    low, high = low.nan_to_num(nan=0.0), high.nan_to_num(nan=0.0)
+    first = low.floor().clamp(0, pixels - 1).long()
+    longest = int((high.ceil().clamp(1, pixels).long() - first).max().clamp(min=1))
+    return first.clamp(max=pixels - longest)[:, None] + torch.arange(longest, device=low.device)
+
+
+def _interpolation(pixels: Tensor, low: Tensor, high: Tensor, cells: int) -> Tensor:
+    """[D, n, cells]: linear interpolation of `cells` values spread over low..high [D], at the pixels' centres [D, n]."""
+    centers = pixels + 0.5
     span = (high - low).clamp(min=torch.finfo(low.dtype).eps)
     at = (centers - low[:, None]) * (cells / span)[:, None] - 0.5
     inside = (centers > low[:, None]) & (centers < high[:, None])

@@ -126,6 +126,8 @@ class Transform(nn.Module):
     def _stack(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         height, width = (math.ceil(max(side) / self.size_divisor) * self.size_divisor for side in zip(*sizes))
         batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+        # Convolutions pass this memory layout on; on the CPU they are faster in it, and RoIAlign reads whole cells.
+        batch = batch.contiguous(memory_format=torch.channels_last)
         for slot, image in zip(batch, images):
             slot[:, : image.shape[1], : image.shape[2]] = image
         return batch

@@ -71,7 +71,8 @@ def load_tensors(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path} is refused: it holds {what}. Only tensors and plain data are loaded, as other "
                          f"objects could run code; or the file is damaged") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is no readable checkpoint: {str(error).splitlines()[0]}") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is no readable checkpoint: {reason}") from error
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

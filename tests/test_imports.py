@@ -1,0 +1,143 @@
+"""Imports go one way, and the folders never collide with a user's own."""
+
+import ast
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from conftest import ROOT
+
+# What each folder may import from: itself and these.
+ALLOWED = {
+    "libs": set(),
+    "tools": {"libs"},
+    "datasets": {"tools"},
+    "backbones": {"libs", "tools"},
+    "proposal": {"libs", "tools"},
+    "pooling": {"libs", "tools"},
+    "heads": {"libs", "tools"},
+    "engine": {"libs", "tools", "datasets", "backbones", "proposal", "pooling", "heads", "maskrcnn"},
+}
+OUTSIDE_TORCH = {"setup.py"}
+
+
+def imported(path):
+    """The folders of the library that a file imports from, and everything else's top-level names."""
+    rooms, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        elif isinstance(node, ast.ImportFrom):
+            here = [path.parent.name] if node.level == 1 else []
+            module = [*here, *(node.module.split(".") if node.module else [])]
+            rooms |= {module[0]} if module else {alias.name for alias in node.names}
+            continue
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == "maskrcnn":
+                rooms.add(rest.split(".")[0] if rest else "maskrcnn")
+            else:
+                others.add(first)
+    return rooms, others
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_direction(room):
+    files = sorted((ROOT / room).glob("*.py"))
+    assert files
+    for path in files:
+        rooms, others = imported(path)
+        assert rooms <= ALLOWED[room] | {room}, path
+        assert not others & set(ALLOWED), f"{path} imports a folder as if it were a package of its own"
+
+
+def test_setup_does_not_import_torch():
+    assert "torch" not in imported(ROOT / "setup.py")[1]
+
+
+def test_no_folder_is_a_top_level_package():
+    """Without __init__.py, a folder on a user's path can never hide a package of theirs of the same name."""
+    assert not [room for room in ALLOWED if (ROOT / room / "__init__.py").exists()]
+
+
+def run(code, cwd, **environment):
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, env=env, capture_output=True,
+                          text=True, timeout=120)
+
+
+@pytest.mark.parametrize("regular", [True, False], ids=["with __init__", "without __init__"])
+def test_beside_a_users_own_tools_and_libs(tmp_path, regular):
+    for room in ("tools", "libs", "datasets"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "mine.py").write_text(f"value = 'my {room}'\n")
+        (tmp_path / room / "boxes.py").write_text("value = 'my boxes'\n")
+        if regular:
+            (tmp_path / room / "__init__.py").touch()
+    done = run(f"""
+        import sys
+        sys.path.append({str(ROOT)!r})
+        from maskrcnn import MaskRCNN
+        import tools.mine, tools.boxes, libs.mine, datasets.mine
+        import maskrcnn.tools.boxes
+        print(tools.mine.value, tools.boxes.value, libs.mine.value, datasets.mine.value)
+        print(maskrcnn.tools.boxes.__file__)
+        """, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "my tools my boxes my libs my datasets"
+    assert str(tmp_path) not in done.stdout
+
+
+def test_runs_as_a_module_from_the_checkout():
+    done = subprocess.run([sys.executable, "-m", "maskrcnn", "--version"], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
+    assert done.returncode == 0, done.stderr
+    version = done.stdout.split()
+    assert version[0] == "maskrcnn"
+    assert f'__version__ = "{version[1]}"' in (ROOT / "maskrcnn.py").read_text()
+
+
+@pytest.mark.parametrize("how", ["wheel", "editable"])
+def test_installs(tmp_path, how):
+    """pip install, into a folder of its own, and an import from elsewhere with the default configuration."""
+    source = tmp_path / "checkout"
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if names.returncode:
+        pytest.skip("not a git checkout, so the files that belong to the project are not known")
+    for name in names.stdout.splitlines():
+        if not name.startswith(("tests/", "examples/")) and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
+           "--disable-pip-version-check"]
+    target = ["--prefix", str(site), "-e", str(source)] if how == "editable" else ["--target", str(site), str(source)]
+    try:
+        import setuptools  # noqa: F401
+    except ImportError:
+        pip.remove("--no-build-isolation")
+    installed = subprocess.run(pip + target, capture_output=True, text=True, timeout=300)
+    assert installed.returncode == 0, installed.stderr
+    folder = site if how == "wheel" else next(site.rglob("site-packages"))
+    done = run("""
+        import site, sys
+        site.addsitedir(sys.argv[1] if len(sys.argv) > 1 else __import__("os").environ["SITE"])
+        sys.path.insert(0, __import__("os").environ["SITE"])
+        import maskrcnn
+        from maskrcnn.tools.config import DEFAULTS, load_config
+        from maskrcnn.engine.cli import main
+        print(maskrcnn.__file__, DEFAULTS, load_config().rpn.nms_iou)
+        """, tmp_path, SITE=str(folder))
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) in done.stdout.split()[0]
+    assert str(tmp_path) in done.stdout.split()[1]
+    if how == "wheel":
+        assert not (site / "tests").exists()
+        assert not (site / "tools").exists()
+        assert (site / "maskrcnn" / "tools" / "boxes.py").exists()

@@ -1,0 +1,274 @@
+"""Checkpoints, and weights from torchvision."""
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from conftest import ROOT
+from small import small_data, small_model
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn_resnet50_fpn
+
+from maskrcnn import MaskRCNN
+from maskrcnn.tools import weights
+from maskrcnn.tools.weights import from_torchvision, load_checkpoint
+
+INI = ROOT / "examples" / "coco" / "torchvision.ini"
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_save_and_load(tmp_path):
+    model = small_model(class_names=["a", "b", "c"]).eval()
+    model.save(tmp_path / "model.pt")
+    loaded = MaskRCNN.load(tmp_path / "model.pt")
+    assert loaded.class_names == ["a", "b", "c"]
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert same(loaded.state_dict(), model.state_dict())
+    images = small_data()[0]
+    with torch.no_grad():
+        for a, b in zip(model(images), loaded(images)):
+            assert same(a, b)
+    stricter = MaskRCNN.load(tmp_path / "model.pt", {"box": {"score_threshold": 0.9}})
+    assert stricter.config.box.score_threshold == 0.9
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_an_injected_part_is_given_again(tmp_path):
+    part = small_model().mask_head
+    model = small_model(mask_head=part)
+    model.save(tmp_path / "model.pt")
+    other = small_model(changes={"mask": {"convs": 1}}).mask_head
+    assert same(MaskRCNN.load(tmp_path / "model.pt", mask_head=other).state_dict(), model.state_dict())
+
+
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    model = small_model()
+    model.save(tmp_path / "model.pt")
+    before = (tmp_path / "model.pt").read_bytes()
+
+    def fail(content, path):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(weights.torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        model.save(tmp_path / "model.pt")
+    assert (tmp_path / "model.pt").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_checkpoint_of_another_architecture(tmp_path):
+    small_model().save(tmp_path / "model.pt")
+    content = load_checkpoint(tmp_path / "model.pt")
+    content["config"]["fpn"]["channels"] = 16
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"do not fit this architecture[\s\S]*backbone.lateral.0.0.weight is \[8, 4"):
+        MaskRCNN.load(tmp_path / "model.pt")
+    model = small_model(changes={"mask": {"convs": 2}})
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"missing mask_head.convs.1.weight"):
+        weights.load_state(model, small_model().state_dict(), "somewhere")
+    with pytest.raises(ValueError, match=r"unknown extra"):
+        weights.load_state(model, {**model.state_dict(), "extra": torch.zeros(1)}, "somewhere")
+    assert same(model.state_dict(), before)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("this must never run",))
+
+
+@pytest.mark.parametrize("content", [Evil(), {"model": Evil()}, SimpleNamespace(a=1)], ids=["bare", "inside", "class"])
+def test_foreign_pickled_objects_are_refused(tmp_path, content, capsys):
+    torch.save(content, tmp_path / "evil.pt")
+    with open(tmp_path / "plain.pt", "wb") as file:
+        pickle.dump(content, file)
+    for name in ("evil.pt", "plain.pt"):
+        with pytest.raises(ValueError, match=rf"{name} is refused.*nly tensors and plain data"):
+            MaskRCNN.load(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name} is refused"):
+            small_model(pretrained=tmp_path / name)
+    assert "never run" not in capsys.readouterr().out
+
+
+def test_the_refusal_names_the_object(tmp_path):
+    torch.save({"model": SimpleNamespace(a=1)}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match=r"types\.SimpleNamespace"):
+        MaskRCNN.load(tmp_path / "evil.pt")
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "no readable checkpoint|refused"), (b"garbage", "no readable checkpoint|refused"), (None, "no checkpoint")])
+def test_damaged_files(tmp_path, content, message):
+    path = tmp_path / "model.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        MaskRCNN.load(path)
+
+
+def test_a_truncated_checkpoint(tmp_path):
+    path = tmp_path / "model.pt"
+    small_model().save(path)
+    whole = path.read_bytes()
+    for length in (100, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="model.pt"):
+            MaskRCNN.load(path)
+
+
+def test_tensors_that_are_no_checkpoint(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="no checkpoint of this library: it lacks class_names"):
+        MaskRCNN.load(tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="neither a checkpoint"):
+        small_model(pretrained=str(tmp_path / "other.pt"))
+
+
+def test_fine_tuning_renews_only_the_class_layers(tmp_path, caplog):
+    source = small_model(5, class_names=list("abcde"))
+    source.save(tmp_path / "five.pt")
+    torch.manual_seed(1)
+    same_classes = small_model(5, pretrained=tmp_path / "five.pt")
+    assert same(same_classes.state_dict(), source.state_dict())
+    assert same_classes.class_names == list("abcde")
+    assert not caplog.records
+    model = small_model(2, pretrained=tmp_path / "five.pt")
+    message = caplog.records[-1].getMessage()
+    for key, value in model.state_dict().items():
+        if key.startswith(weights.CLASS_LAYERS):
+            assert key.rpartition(".")[0] in message
+        else:
+            assert torch.equal(value, source.state_dict()[key]), key
+    assert "box_head.classification" in message
+    assert "box_head.fc1" not in message
+    assert model.class_names is None
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of downloads: what torchvision would fetch is put there by the tests."""
+    monkeypatch.setattr(torch.hub, "_get_torch_home", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_imagenet_weights(hub, name):
+    reference = torchvision.models.get_model(name).eval()
+    for module in reference.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    url = torchvision.models.get_model_weights(name).IMAGENET1K_V1.url
+    torch.save(reference.state_dict(), hub / url.rsplit("/", 1)[1])
+    for norm in ("frozen", "batch"):
+        model = small_model(pretrained="imagenet", changes={"backbone": {"name": name, "width": 64, "norm": norm}})
+        images = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            x = reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
+            for layer in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
+                x = layer(x)
+            ours = model.eval().backbone.trunk(images)[-1]
+        assert torch.allclose(ours, x, rtol=1e-4, atol=1e-4 * float(x.abs().max()))
+
+
+def test_imagenet_weights_from_a_local_file(tmp_path):
+    reference = torchvision.models.resnet18()
+    torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
+    model = small_model(pretrained=tmp_path / "resnet18.pth", changes={"backbone": {"name": "resnet18", "width": 64}})
+    assert torch.equal(model.backbone.trunk.layer3[1].conv2.weight, reference.layer3[1].conv2.weight)
+
+
+def test_downloads_are_checked(monkeypatch):
+    asked = {}
+
+    def fetch(url, *args, **kwargs):
+        asked.update(kwargs, url=url)
+        return torchvision.models.resnet18().state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fetch)
+    small_model(pretrained="imagenet", changes={"backbone": {"name": "resnet18", "width": 64}})
+    assert asked["check_hash"] is True
+    assert "resnet18" in asked["url"]
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"name": "resnet10"}, "no weights ResNet10"), ({"name": "resnet18", "width": 8}, "do not fit")])
+def test_trunks_without_imagenet_weights(hub, changes, message):
+    torch.save(torchvision.models.resnet18().state_dict(), hub / "resnet18-f37072fd.pth")
+    with pytest.raises(ValueError, match=message):
+        small_model(pretrained="imagenet", changes={"backbone": changes})
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The stand-in of torchvision's COCO checkpoint: frozen norms, and so no batch counters."""
+    torch.manual_seed(0)
+    state = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    for key, value in state.items():
+        if key.endswith("running_var"):
+            value.uniform_(1e-6, 2)
+        elif key.endswith("running_mean"):
+            value.normal_()
+    return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+def test_coco_weights(hub, published, caplog):
+    url = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url
+    torch.save(published, hub / url.rsplit("/", 1)[1])
+    model = MaskRCNN(80, INI, "coco").eval()
+    assert not caplog.records
+    categories = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    assert model.class_names == [name for name in categories if name not in ("__background__", "N/A")]
+    assert len(model.class_names) == 80
+    for label, name in ((1, "person"), (12, "stop sign"), (80, "toothbrush")):
+        row = categories.index(name)
+        assert model.class_names[label - 1] == name
+        assert torch.equal(model.box_head.classification.weight[label],
+                           published["roi_heads.box_predictor.cls_score.weight"][row])
+        assert torch.equal(model.box_head.regression.bias[4 * label - 4 : 4 * label],
+                           published["roi_heads.box_predictor.bbox_pred.bias"][4 * row : 4 * row + 4])
+        assert torch.equal(model.mask_head.logits.weight[label - 1],
+                           published["roi_heads.mask_predictor.mask_fcn_logits.weight"][row])
+    # torchvision sets the eps of the norms to 0 for these weights.
+    reference = maskrcnn_resnet50_fpn(weights="COCO_V1").double().eval()
+    images = torch.rand(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        theirs = reference.backbone(images)["0"]
+        ours = model.double().backbone(images)[0]
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6 * float(theirs.abs().max()))
+
+    few = MaskRCNN(3, INI, "coco")
+    assert "box_head.classification, box_head.regression, mask_head.logits" in caplog.records[-1].getMessage()
+    assert torch.equal(few.box_head.fc1.weight, published["roi_heads.box_head.fc6.weight"])
+    assert few.class_names is None
+
+
+def test_old_names_of_torchvision(published):
+    """Checkpoints from before torchvision 0.14, such as the published one, name some layers differently."""
+    old = {}
+    for key, value in published.items():
+        key = key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        for part in ("inner_blocks", "layer_blocks"):
+            for i in range(4):
+                key = key.replace(f"{part}.{i}.0.", f"{part}.{i}.")
+        for i in range(4):
+            key = key.replace(f"roi_heads.mask_head.{i}.0.", f"roi_heads.mask_head.mask_fcn{i + 1}.")
+        old[key] = value
+    assert same(from_torchvision(old), from_torchvision(published))
+
+
+def test_converting_leaves_nothing_over(published):
+    converted = from_torchvision(published)
+    own = MaskRCNN(90, INI).state_dict()
+    assert {key: value.shape for key, value in converted.items()} == {key: value.shape for key, value in own.items()}
+    with pytest.raises(ValueError, match=r"not keys of torchvision's maskrcnn_resnet50_fpn: backbone\.head, other"):
+        from_torchvision({**published, "backbone.head": torch.zeros(1), "other": torch.zeros(1)})
