@@ -21,8 +21,6 @@ __version__ = "0.1.0"
 
 import torch
 from easydict import EasyDict
-from torch import Tensor, nn
-
 from maskrcnn.backbones.fpn import FPN
 from maskrcnn.backbones.resnet import ResNet
 from maskrcnn.heads.box import BoxHead
@@ -41,6 +39,7 @@ from maskrcnn.tools.masks import crop
 from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.transform import Batch, Transform
 from maskrcnn.tools.weights import load_checkpoint, load_pretrained, load_state, save_checkpoint
+from torch import Tensor, nn
 
 __all__ = ["MaskRCNN", "__version__"]
 Shared = tuple[Batch, list[Tensor], Proposals]
@@ -80,11 +79,12 @@ class MaskRCNN(nn.Module):
                                    whole_pixel_paste=cfg.mask.whole_pixel_paste)
         self.backbone = backbone if backbone is not None else build_backbone(cfg)
         channels, strides = _declared(self.backbone)
-        self.proposal = proposal if proposal is not None else build_proposal(cfg, channels, strides)
+        self.proposal: Any = proposal if proposal is not None else build_proposal(cfg, channels, strides)
         self.box_pool = box_pool if box_pool is not None else build_pool(cfg, cfg.box.pool_size, strides)
         self.box_head = box_head if box_head is not None else BoxHead(
             channels, cfg.box.pool_size, cfg.box.hidden, num_classes)
-        self.mask_pool = self.mask_head = None
+        self.mask_pool: nn.Module | None = None
+        self.mask_head: nn.Module | None = None
         if cfg.mask.enabled:
             self.mask_pool = mask_pool if mask_pool is not None else build_pool(cfg, cfg.mask.pool_size, strides)
             self.mask_head = mask_head if mask_head is not None else MaskHead(
@@ -123,13 +123,12 @@ class MaskRCNN(nn.Module):
             return self.detect(images)
         if self.training:
             return self.losses(images, targets)
-        shared = self.propose(images, targets)
+        shared = self.propose(images)
         return self.detect(images, shared), self.losses(images, targets, shared)
 
-    def propose(self, images: Sequence[Tensor] | Tensor,
-                targets: Sequence[dict[str, Any]] | None = None) -> Shared:
+    def propose(self, images: Sequence[Tensor] | Tensor) -> Shared:
         """What detection and losses begin with: images -> batch, features, proposals."""
-        batch = self.transform(images, targets)             # images [N, 3, H, W], sizes [N, 2]
+        batch = self.transform(images)                      # images [N, 3, H, W], sizes [N, 2]
         features = self.backbone(batch.images)              # L x [N, C, H / s, W / s]
         proposals = self.proposal(features, batch)          # boxes [N, P, 4], valid [N, P]
         return batch, features, proposals
@@ -141,7 +140,7 @@ class MaskRCNN(nn.Module):
         logits, deltas = self.box_head(self.box_pool(features, rois.pack(proposals.boxes), rois.image))
         detections = self.select_detections(rois.unpack(logits), rois.unpack(deltas), proposals.boxes,
                                             proposals.valid, batch.sizes)
-        if self.mask_head is not None:
+        if self.mask_pool is not None and self.mask_head is not None:
             rois = slots(detections.valid)
             pooled = self.mask_pool(features, rois.pack(detections.boxes), rois.image)
             detections.masks = rois.unpack(self.mask_head(pooled, rois.pack(detections.labels)).sigmoid())
@@ -150,23 +149,23 @@ class MaskRCNN(nn.Module):
     def losses(self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Any]],
                shared: Shared | None = None) -> dict[str, Tensor]:
         """Images and targets -> loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg, loss_mask."""
-        batch, features, proposals = shared or self.propose(images, targets)
-        losses = self.proposal.losses(proposals, batch.truth)
-        samples = self.sample_rois(proposals.boxes, proposals.valid, batch.truth)
+        batch, features, proposals = shared or self.propose(images)
+        truth = self.transform.truth(targets, batch)        # boxes [N, M, 4], labels [N, M], masks N x [M, h, w]
+        losses = self.proposal.losses(proposals, truth)
+        samples = self.sample_rois(proposals.boxes, proposals.valid, truth)
         rois = slots(samples.valid)
         boxes = rois.pack(samples.boxes)
         logits, deltas = self.box_head(self.box_pool(features, boxes, rois.image))
         losses |= self.box_losses(logits, deltas, rois.pack(samples.labels), rois.pack(samples.valid), boxes,
-                                  rois.pack(take(batch.truth.boxes, samples.matched)))
-        if self.mask_head is not None:
+                                  rois.pack(take(truth.boxes, samples.matched)))
+        if self.mask_pool is not None and self.mask_head is not None:
             samples = samples.positives()
             rois = slots(samples.valid)
             pooled = self.mask_pool(features, rois.pack(samples.boxes), rois.image)
             logits = self.mask_head(pooled, rois.pack(samples.labels))
-            boxes = rois.pack(scale(samples.boxes, batch.truth.mask_ratios))
-            targets = self.crop_masks(batch.truth.masks, boxes, rois.pack(samples.matched), rois.image,
-                                      logits.shape[-1])
-            losses |= mask_loss(logits, targets, rois.pack(samples.valid))
+            boxes = rois.pack(scale(samples.boxes, truth.mask_ratios))
+            crops = self.crop_masks(truth.masks, boxes, rois.pack(samples.matched), rois.image, logits.shape[-1])
+            losses |= mask_loss(logits, crops, rois.pack(samples.valid))
         return losses
 
     def predict(self, images: Sequence[Any], batch_size: int = 4) -> list[dict[str, Tensor]]:
@@ -244,7 +243,7 @@ def build_pool(cfg: EasyDict, output_size: int, strides: Sequence[int]) -> RoIAl
                     pooling.canonical_size, pooling.canonical_level)
 
 
-def _declared(backbone: nn.Module) -> tuple[int, tuple[int, ...]]:
+def _declared(backbone: Any) -> tuple[int, tuple[int, ...]]:
     """The number of channels, equal on all levels, and the strides that a backbone declares."""
     try:
         channels, strides = tuple(backbone.channels), tuple(backbone.strides)

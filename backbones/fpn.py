@@ -1,5 +1,7 @@
 """Feature pyramid (Lin et al., Feature Pyramid Networks, section 3)."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ class FPN(nn.Module):
     """A trunk with a top-down pathway: every level gets the same number of channels, and the context of coarser ones.
 
     Args:
-        trunk: maps images to L maps, finest first, and declares `channels` and `strides`.
+        trunk: a module that maps images to L maps, finest first, and declares `channels` and `strides`.
         channels: of every level of the pyramid.
         norm: behind each convolution: none, batch or group.
 
@@ -18,7 +20,7 @@ class FPN(nn.Module):
         channels, strides: of the L + 1 outputs; the last is the coarsest level, subsampled once more for the RPN.
     """
 
-    def __init__(self, trunk: nn.Module, channels: int = 256, norm: str = "none") -> None:
+    def __init__(self, trunk: Any, channels: int = 256, norm: str = "none") -> None:
         super().__init__()
         self.trunk = trunk
         bias = norm == "none"

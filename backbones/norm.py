@@ -12,6 +12,11 @@ class FrozenBatchNorm(nn.Module):
     Its state has the keys of `nn.BatchNorm2d`, so weights move freely between the two.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps

@@ -11,7 +11,8 @@ from . import cst
 class Dataset(Protocol):
     """What training and evaluation need of a data set."""
 
-    class_names: list[str]
+    @property
+    def class_names(self) -> list[str]: ...  # of labels 1..K
 
     def __len__(self) -> int: ...
 

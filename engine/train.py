@@ -113,7 +113,7 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
                 bar.set_postfix_str(f"loss {float(loss.detach()):.3f}, lr {schedule.get_last_lr()[0]:.2g}, "
                                     f"{left / 60:.1f} min left in all", refresh=False)
         seconds = time.perf_counter() - epoch_began
-        record = {"epoch": epoch, "lr": schedule.get_last_lr()[0], "train/seconds": seconds,
+        record: dict[str, Any] = {"epoch": epoch, "lr": schedule.get_last_lr()[0], "train/seconds": seconds,
                   "train/images_per_second": len(train_set) / seconds}
         record |= {f"train/{name}": total / len(train_set) for name, total in totals.items()}
         validation = evaluate_model(model, val_set, cfg.evaluate.batch_size, cfg.evaluate.max_detections, "validate")

@@ -37,5 +37,6 @@ class MaskHead(nn.Module):
             x = F.relu(conv(x))
         x = F.relu(self.upsample(x))
         k = (labels - 1).clamp(min=0)
-        weight = self.logits.weight.flatten(1)[k]
-        return (weight[:, None] @ x.flatten(2)).unflatten(2, x.shape[2:])[:, 0] + self.logits.bias[k, None, None]
+        # The 1x1 convolution to K classes, for the one row that each RoI needs.
+        weight, bias = self.logits.weight.flatten(1)[k], self.logits.bias[k]  # type: ignore[index]
+        return (weight[:, None] @ x.flatten(2)).unflatten(2, x.shape[2:])[:, 0] + bias[:, None, None]

@@ -5,12 +5,12 @@ import torch
 import torchvision
 from calibration import calibrated_torchvision
 from conftest import ROOT
-from torchvision.models.detection import _utils as tv_utils
-
-from maskrcnn import MaskRCNN
 from maskrcnn.tools import matching
 from maskrcnn.tools.config import load_config
 from maskrcnn.tools.weights import from_torchvision
+from torchvision.models.detection import _utils as tv_utils
+
+from maskrcnn import MaskRCNN
 
 INI = ROOT / "examples" / "coco" / "torchvision.ini"
 SIZES = [(220, 301), (340, 256), (199, 333)]

@@ -8,10 +8,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
-from small import SMALL, small_model
-
-from maskrcnn import MaskRCNN
 from maskrcnn.datasets import cst
 from maskrcnn.datasets.augment import Flipped, flip
 from maskrcnn.engine import train as training
@@ -20,6 +16,10 @@ from maskrcnn.engine.evaluate import choose_device, evaluate, evaluate_model
 from maskrcnn.engine.predict import predict, unique_names
 from maskrcnn.engine.train import TrainingError, best_epoch, make_loader, make_optimizer, rate_factor, train
 from maskrcnn.tools.config import dump_config, load_config
+from PIL import Image
+from small import SMALL, small_model
+
+from maskrcnn import MaskRCNN
 
 
 @pytest.fixture(scope="module")

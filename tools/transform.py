@@ -22,7 +22,7 @@ class Truth:
     labels: Tensor  # [N, M], 1..K, 0 in padding
     valid: Tensor  # [N, M]: an object
     crowd: Tensor  # [N, M]: a crowd region
-    masks: list[Tensor] | None  # N x [M_i, h, w], 0/1
+    masks: list[Tensor]  # N x [M_i, h, w], 0/1; empty where the targets have none
     mask_ratios: Tensor  # [N, 2]: mask pixels per input pixel, vertical and horizontal
 
 
@@ -33,7 +33,6 @@ class Batch:
     images: Tensor  # [N, C, H, W], normalised, zero-padded at the bottom and on the right
     sizes: Tensor  # [N, 2] height and width of each image in it, before padding
     original_sizes: list[tuple[int, int]]  # N x (h, w)
-    truth: Truth | None = None
 
 
 @dataclass
@@ -62,6 +61,8 @@ class Transform(nn.Module):
         whole_pixel_paste: see `maskrcnn.tools.masks.paste`.
     """
 
+    like: Tensor
+
     def __init__(self, min_size: Sequence[int], max_size: int, mean: Sequence[float], std: Sequence[float],
                  size_divisor: int = 32, resize_masks: bool = False, mask_threshold: float = 0.5,
                  whole_pixel_paste: bool = False) -> None:
@@ -75,19 +76,35 @@ class Transform(nn.Module):
         # Knows the model's device and dtype. The numbers above stay Python's: a float32 buffer would round them.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
-    def forward(self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Any]] | None = None) -> Batch:
-        """Images (and targets) that `maskrcnn.tools.checks` accepts -> Batch on this module's device, in its dtype."""
+    def forward(self, images: Sequence[Tensor] | Tensor) -> Batch:
+        """Images that `maskrcnn.tools.checks` accepts -> Batch on this module's device, in its dtype."""
         min_size = self.min_size[-1]
         if self.training and len(self.min_size) > 1:
             min_size = self.min_size[int(torch.randint(len(self.min_size), ()))]
         resized = [self._resize(image, min_size) for image in images]
         sizes = [(image.shape[1], image.shape[2]) for image in resized]
         originals = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        size_tensor = torch.tensor(sizes, device=self.like.device)
-        truth = None
-        if targets is not None:
-            truth = self._truth(targets, size_tensor, originals)
-        return Batch(self._stack(resized, sizes), size_tensor, originals, truth)
+        return Batch(self._stack(resized, sizes), torch.tensor(sizes, device=self.like.device), originals)
+
+    def truth(self, targets: Sequence[dict[str, Any]], batch: Batch) -> Truth:
+        """Targets that `maskrcnn.tools.checks` accepts, for the images of the batch -> padded ground truth."""
+        device, dtype = self.like.device, self.like.dtype
+        counts = [len(target["boxes"]) for target in targets]
+        longest = max(1, *counts)
+        boxes = pad([target["boxes"].to(device, dtype) for target in targets], longest)
+        labels = pad([target["labels"].to(device, torch.int64) for target in targets], longest)
+        given = pad([torch.ones(count, dtype=torch.bool, device=device) for count in counts], longest)
+        crowds = [target.get("iscrowd", torch.zeros(count)) for target, count in zip(targets, counts)]
+        crowd = pad([flags.to(device, torch.bool) for flags in crowds], longest)
+        original = torch.tensor(batch.original_sizes, device=device).float()
+        sizes = batch.sizes.float()
+        masks: list[Tensor] = []
+        if all("masks" in target for target in targets):
+            masks = [target["masks"].to(device) for target in targets]
+            if self.resize_masks:
+                masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.sizes.tolist())]
+        mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes
+        return Truth(scale(boxes, sizes / original), labels, given & ~crowd, crowd, masks, mask_ratios)
 
     def restore(self, detections: Detections, batch: Batch) -> list[dict[str, Tensor]]:
         """Detections of the batch -> for each image a dict of boxes [D, 4], labels [D], scores [D] and, where there
@@ -131,25 +148,6 @@ class Transform(nn.Module):
         for slot, image in zip(batch, images):
             slot[:, : image.shape[1], : image.shape[2]] = image
         return batch
-
-    def _truth(self, targets: Sequence[dict[str, Any]], sizes: Tensor, originals: list[tuple[int, int]]) -> Truth:
-        device, dtype = self.like.device, self.like.dtype
-        longest = max(1, *(len(t["boxes"]) for t in targets))
-        boxes = pad([t["boxes"].to(device, dtype) for t in targets], longest)
-        labels = pad([t["labels"].to(device, torch.int64) for t in targets], longest)
-        given = pad([torch.ones(len(t["boxes"]), dtype=torch.bool, device=device) for t in targets], longest)
-        crowd = pad([torch.as_tensor(t["iscrowd"], device=device).bool() if "iscrowd" in t
-                     else torch.zeros(len(t["boxes"]), dtype=torch.bool, device=device) for t in targets], longest)
-        original = torch.tensor(originals, device=device)
-        ratios = sizes.float() / original.float()
-        masks = None
-        if all("masks" in t for t in targets):
-            masks = [t["masks"].to(device) for t in targets]
-            if self.resize_masks:
-                masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, sizes.tolist())]
-        mask_ratios = torch.ones_like(ratios) if self.resize_masks else original.float() / sizes.float()
-        return Truth(scale(boxes, ratios), labels, given & ~crowd, crowd, masks, mask_ratios)
-
 
 def _resample(masks: Tensor, height: int, width: int) -> Tensor:
     """Masks [M, h, w] -> [M, height, width] by nearest neighbour; M may be 0."""

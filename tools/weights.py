@@ -197,7 +197,7 @@ def _select_classes(state: dict[str, Tensor], rows: list[int]) -> dict[str, Tens
     return selected
 
 
-def _imagenet_state(model: nn.Module) -> dict[str, Tensor]:
+def _imagenet_state(model: Any) -> dict[str, Tensor]:
     settings = model.config.backbone
     return _torchvision_weights(f"{settings.name.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1").get_state_dict(
         progress=True, check_hash=True)
@@ -214,5 +214,5 @@ def _torchvision_weights(name: str) -> Any:
 
 
 def _load_trunk(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    trunk = getattr(model.backbone, "trunk", model.backbone)
+    trunk: Any = getattr(model.backbone, "trunk", model.backbone)
     load_state(trunk, {key: value for key, value in state.items() if not key.startswith("fc.")}, source)
