@@ -2,17 +2,15 @@
 
 import torch
 from torch import nn
-from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 
-def calibrated_torchvision(images, seed=0, **arguments):
-    """torchvision's maskrcnn_resnet50_fpn with random weights, calibrated by one forward pass over the images.
+def calibrate(model, images):
+    """Calibrate a torchvision Mask R-CNN with random weights by one forward pass; returns it in evaluation mode.
 
     As they come, random weights saturate every score and amplify rounding. So each norm gets the statistics of its
     input, and each output layer is rescaled to unit spread (box deltas to 0.3).
     """
-    torch.manual_seed(seed)
-    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, **arguments).to(images[0].dtype).eval()
+    model.eval()
     predictor = model.roi_heads.box_predictor
     spreads = {model.rpn.head.cls_logits: 1.0, model.rpn.head.bbox_pred: 0.3, predictor.cls_score: 1.0,
                predictor.bbox_pred: 0.3, model.roi_heads.mask_predictor.mask_fcn_logits: 1.0}

@@ -17,7 +17,7 @@ thorough = settings(deadline=None, max_examples=40)
 
 
 def flags(count, *chosen):
-    return torch.tensor([[k in chosen for k in range(count)]])
+    return torch.tensor([[k in chosen for k in range(count)]], dtype=torch.bool)
 
 
 def match_one(candidates, boxes, valid=None, crowd=None, low_quality=False, **thresholds):

@@ -147,12 +147,15 @@ def chain(count):
     return torch.stack([left, torch.zeros(count), left + 10, torch.full((count,), 10.0)], dim=1)
 
 
-@pytest.mark.parametrize(("count", "block"), [(reference.NMS_BLOCK + 20, reference.NMS_BLOCK), (300, 64), (300, 7)])
-def test_nms_resolves_chains_that_cross_blocks(monkeypatch, count, block):
+@pytest.mark.parametrize(("before", "links", "block"), [
+    (reference.NMS_BLOCK - 60, 120, reference.NMS_BLOCK), (0, 300, 64), (0, 300, 7)])
+def test_nms_resolves_chains_that_cross_blocks(monkeypatch, before, links, block):
     monkeypatch.setattr(reference, "NMS_BLOCK", block)
+    alone = torch.arange(before)[:, None] * 20 + torch.tensor([0, 100, 10, 110])
+    count = before + links
     shuffle = torch.randperm(count)
-    keep = nms(chain(count)[shuffle], 1 - shuffle / count, 0.5)
-    assert torch.equal(keep, shuffle % 2 == 0)
+    keep = nms(torch.cat([alone, chain(links)])[shuffle], 1 - shuffle / count, 0.5)
+    assert torch.equal(keep, (shuffle < before) | ((shuffle - before) % 2 == 0))
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 0), (0, 5), (3, 0)])

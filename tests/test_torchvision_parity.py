@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torchvision
-from calibration import calibrated_torchvision
+from calibration import calibrate
 from conftest import ROOT
 from maskrcnn.tools import matching
 from maskrcnn.tools.config import load_config
 from maskrcnn.tools.weights import from_torchvision
 from torchvision.models.detection import _utils as tv_utils
+from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from maskrcnn import MaskRCNN
 
@@ -44,7 +45,9 @@ def make_targets(dtype):
 
 
 def pair(dtype):
-    theirs = calibrated_torchvision(make_images(dtype), min_size=MIN_SIZE, max_size=MAX_SIZE)
+    torch.manual_seed(0)
+    theirs = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=MIN_SIZE, max_size=MAX_SIZE)
+    calibrate(theirs.to(dtype), make_images(dtype))
     overlay = {"transform": {"min_size": MIN_SIZE, "max_size": MAX_SIZE}}
     ours = MaskRCNN(90, config=load_config(INI, overlay)).to(dtype).eval()
     ours.load_state_dict(from_torchvision(theirs.state_dict()))

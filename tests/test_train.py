@@ -141,8 +141,8 @@ def test_predict(run, data, tmp_path, capsys):
     broken.write_bytes(images[0].read_bytes()[:2000])
     output = tmp_path / "out"
     arguments = [str(images[0]), str(broken), str(tmp_path / "missing.jpg"), str(images[1])]
-    code = main(["predict", "--weights", str(run / "best.pt"), *arguments, "--output", str(output), "--batch-size", "3"])
-    assert code == 1
+    assert main(["predict", "--weights", str(run / "best.pt"), *arguments, "--output", str(output),
+                 "--batch-size", "3"]) == 1
     errors = capsys.readouterr().err
     assert str(broken) in errors
     assert "missing.jpg" in errors

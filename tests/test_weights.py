@@ -118,7 +118,7 @@ def test_a_truncated_checkpoint(tmp_path):
     whole = path.read_bytes()
     for length in (100, len(whole) // 2, len(whole) - 10):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="model.pt"):
+        with pytest.raises(ValueError, match=r"model\.pt"):
             MaskRCNN.load(path)
 
 

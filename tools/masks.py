@@ -83,7 +83,7 @@ def _window(low: Tensor, high: Tensor, pixels: int) -> Tensor:
 
 
 def _interpolation(pixels: Tensor, low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """[D, n, cells]: linear interpolation of `cells` values spread over low..high [D], at the pixels' centres [D, n]."""
+    """[D, n, cells]: linear interpolation of `cells` values spread over low..high [D], at pixel centres [D, n]."""
     centers = pixels + 0.5
     span = (high - low).clamp(min=torch.finfo(low.dtype).eps)
     at = (centers - low[:, None]) * (cells / span)[:, None] - 0.5
