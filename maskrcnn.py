@@ -181,7 +181,7 @@ class MaskRCNN(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 results = []
                 for start in range(0, len(images), batch_size):
                     chunk = images[start : start + batch_size]
@@ -207,8 +207,10 @@ class MaskRCNN(nn.Module):
             ValueError: a file that is no such checkpoint, or that another architecture wrote.
         """
         checkpoint = load_checkpoint(path)
-        saved = checkpoint["config"]
-        saved.get("model", {})["pretrained"] = ""
+        try:
+            saved = load_config(checkpoint["config"])
+        except ValueError as error:
+            raise ValueError(f"{path} has a configuration that this version does not know: {error}") from error
         model = cls(checkpoint["num_classes"], load_config(saved, config), "",
                     class_names=checkpoint["class_names"], **parts)
         load_state(model, checkpoint["model"], str(path))

@@ -19,12 +19,11 @@ import csv
 import math
 import os
 import tempfile
-from collections import namedtuple
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +37,13 @@ SIDE, GREY, MARGIN, FAINT = 512, 128, 5, 50  # of `generate`: see the module doc
 DIAMETERS, GAP, OUTLINE, RIM = (0.05 * SIDE, 0.2 * SIDE), 0.03 * SIDE, 0.7, 0.25  # pixels
 DARTS, OBJECTS, SUPERSAMPLE = 50, 10, 8  # circles tried and objects drawn at most, per image
 CORNERS = {"c": 72, "s": 4, "t": 3}  # 72 corners are a circle to within 0.05 px
-Object = namedtuple("Object", "label box mask line")  # of a CSV row: 1..3, xyxy in pixels, file, number for messages
+
+
+class Object(NamedTuple):  # a row of the CSV file
+    label: int  # 1..3
+    box: tuple[int, ...]  # xyxy in pixels
+    mask: str  # its file
+    line: int  # its number, for messages
 
 
 class CSTDataset(torch.utils.data.Dataset):
@@ -178,7 +183,7 @@ def generate(root: str | Path, sizes: dict[str, int] = SIZES, seed: int = 0, pro
         raise FileExistsError(f"{root} is neither a complete CST-Dataset nor an empty folder, expected one or no file")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
-        finished = Path(temporary) / target.name  # a folder inside, as the temporary one is readable by its owner only
+        finished = Path(temporary) / target.name  # inside, as the temporary folder is readable by its owner only
         _write_set(finished, sizes, seed, progress or (lambda done, total: None))
         with suppress(OSError):
             target.rmdir()  # if empty; only POSIX replaces it by a rename

@@ -124,8 +124,9 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
 
 
 def prepare_data(cfg: EasyDict) -> None:
-    """Generate the CST-Dataset where the configuration asks for it and its folder is not there yet."""
-    if cfg.data.format == "cst" and not Path(cfg.data.root).exists():
+    """Generate the CST-Dataset where the configuration asks for it and its folder is not there yet, or empty."""
+    root = Path(cfg.data.root)
+    if cfg.data.format == "cst" and (not root.exists() or (root.is_dir() and not any(root.iterdir()))):
         with progress(sum(cst.SIZES.values()), f"generate {cfg.data.root}") as bar:
             cst.generate(cfg.data.root, progress=lambda done, total: bar.update(done - bar.n))
 

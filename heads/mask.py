@@ -25,6 +25,7 @@ class MaskHead(nn.Module):
         for conv in [*self.convs, self.upsample, self.logits]:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(conv.bias)
+        nn.init.normal_(self.logits.weight, std=0.001)  # every pixel starts undecided
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """[R, C, s, s] and a label in 1..K for each [R] -> the logits of that class's mask [R, 2s, 2s]

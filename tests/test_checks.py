@@ -98,6 +98,8 @@ def test_good_targets():
     check_targets(good_targets(), good_images(), 4, masks_needed=True)
     check_targets(tuple(good_targets()), good_images())
     check_targets(good_targets()[:1] * 2, torch.rand(2, 3, 15, 15), 1, masks_needed=True)
+    nothing = good_targets()[0] | {"masks": torch.zeros(0, 15, 15, dtype=torch.uint8), "iscrowd": torch.zeros(0).bool()}
+    check_targets([nothing], good_images()[:1], masks_needed=True)
 
 
 @pytest.mark.parametrize("changes", [

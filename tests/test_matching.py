@@ -21,12 +21,12 @@ def flags(count, *chosen):
 
 
 def match_one(candidates, boxes, valid=None, crowd=None, low_quality=False, **thresholds):
-    """Match in one image with objects 0, 1, ... unless said otherwise."""
+    """Match in one image. Every box is an object unless said otherwise."""
     candidates = torch.tensor(candidates, dtype=DOUBLE).reshape(1, -1, 4)
     boxes = torch.tensor(boxes, dtype=DOUBLE).reshape(1, -1, 4)
     count = boxes.shape[1]
-    crowd = flags(count) if crowd is None else crowd
-    valid = ~crowd if valid is None else valid
+    if valid is None:
+        valid = ~flags(count) if crowd is None else ~crowd
     thresholds = {"positive_iou": 0.7, "negative_iou": 0.3, "crowd_overlap": 0.5} | thresholds
     index, label = match(candidates, boxes, valid, crowd, low_quality=low_quality, **thresholds)
     return index[0].tolist(), label[0].tolist()
@@ -40,8 +40,7 @@ def test_match_is_torchvisions(seed, candidates, objects, low_quality, threshold
     low = torch.rand(2, candidates + objects, 2, generator=generator, dtype=DOUBLE) * 10
     boxes = torch.cat([low, low + 5 + torch.rand(low.shape, generator=generator, dtype=DOUBLE) * 10], dim=2)
     boxes, objects_of = boxes[:, :candidates], boxes[:, candidates:]
-    nothing = torch.zeros(2, objects, dtype=torch.bool)
-    index, label = match(boxes, objects_of, ~nothing, nothing, *thresholds, 0.5, low_quality)
+    index, label = match(boxes, objects_of, torch.ones(2, objects).bool(), None, *thresholds, 0.5, low_quality)
     matcher = Matcher(*thresholds, allow_low_quality_matches=low_quality)
     for i in range(2):
         overlaps = ops.box_iou(objects_of[i], boxes[i])
@@ -63,8 +62,7 @@ def test_thresholds_are_inclusive_above_and_exclusive_below():
 def test_one_set_of_candidates_serves_all_images():
     anchors = torch.tensor([[[0.0, 0, 10, 10], [20, 0, 30, 10]]])
     boxes = anchors.transpose(0, 1).contiguous()
-    nothing = torch.zeros(2, 1, dtype=torch.bool)
-    _, label = match(anchors, boxes, ~nothing, nothing, 0.7, 0.3, 0.5)
+    _, label = match(anchors, boxes, torch.ones(2, 1).bool(), None, 0.7, 0.3, 0.5)
     assert label.tolist() == [[POSITIVE, NEGATIVE], [NEGATIVE, POSITIVE]]
 
 
@@ -100,6 +98,11 @@ def test_crowds_are_neither_positive_nor_negative():
     index, label = match_one(candidates, [crowd_box, object_box], crowd=flags(2, 0))
     assert label == [IGNORED, IGNORED, IGNORED, NEGATIVE, POSITIVE, NEGATIVE, NEGATIVE]
     assert index[4] == 1
+
+
+def test_no_crowd_is_as_good_as_none():
+    candidates, objects = [[0, 0, 10, 7], [0, 0, 10, 3], [0, 0, 10, 2]], [[0, 0, 10, 10], [50, 50, 60, 60]]
+    assert match_one(candidates, objects, crowd=flags(2)) == match_one(candidates, objects)
 
 
 def test_crowds_alone_and_two_that_do_not_add_up():

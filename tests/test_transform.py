@@ -135,7 +135,7 @@ def test_targets_are_torchvisions(resize_masks):
 
     assert truth.boxes.shape == (3, 3, 4)
     assert truth.valid.sum(dim=1).tolist() == counts
-    assert not truth.crowd.any()
+    assert truth.crowd is None
     for i, count in enumerate(counts):
         if count == 0:  # torchvision cannot resize no masks at all
             assert truth.masks[i].shape[0] == 0

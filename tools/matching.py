@@ -11,13 +11,14 @@ from .boxes import area, intersection, iou
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
-def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, positive_iou: float, negative_iou: float,
+def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None, positive_iou: float, negative_iou: float,
           crowd_overlap: float, low_quality: bool = False) -> tuple[Tensor, Tensor]:
     """Assign to each candidate the ground truth that it overlaps most (Ren et al., Faster R-CNN, section 3.1.2).
 
     Args:
         candidates: [N, P, 4] or [1, P, 4], absolute xyxy.
-        boxes: [N, M, 4] ground truth, with valid [N, M]: its objects, and crowd [N, M]: its crowd regions.
+        boxes: [N, M, 4] ground truth, with valid [N, M]: its objects, and crowd [N, M]: its crowd regions; None
+            where there are none.
         positive_iou: positive at and above this IoU.
         negative_iou: negative below this IoU; ignored between the two.
         crowd_overlap: a candidate that is not positive and lies with at least this share of its area in one crowd
@@ -36,7 +37,7 @@ def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor, posit
         best_of_object = overlaps.max(dim=2, keepdim=True).values
         chosen = ((overlaps == best_of_object) & (best_of_object > 0)).any(dim=1)
         label = label.masked_fill(chosen, POSITIVE)
-    if crowd.any():
+    if crowd is not None:
         share = intersection(boxes, candidates) / area(candidates).clamp(min=1e-12)[:, None, :]
         in_crowd = ((share >= crowd_overlap) & crowd[:, :, None]).any(dim=1)
         label = label.masked_fill(in_crowd & (label != POSITIVE), IGNORED)

@@ -21,7 +21,7 @@ class Truth:
     boxes: Tensor  # [N, M, 4]
     labels: Tensor  # [N, M], 1..K, 0 in padding
     valid: Tensor  # [N, M]: an object
-    crowd: Tensor  # [N, M]: a crowd region
+    crowd: Tensor | None  # [N, M]: a crowd region; None where the batch has none
     masks: list[Tensor]  # N x [M_i, h, w], 0/1; empty where the targets have none
     mask_ratios: Tensor  # [N, 2]: mask pixels per input pixel, vertical and horizontal
 
@@ -94,8 +94,10 @@ class Transform(nn.Module):
         boxes = pad([target["boxes"].to(device, dtype) for target in targets], longest)
         labels = pad([target["labels"].to(device, torch.int64) for target in targets], longest)
         given = pad([torch.ones(count, dtype=torch.bool, device=device) for count in counts], longest)
-        crowds = [target.get("iscrowd", torch.zeros(count)) for target, count in zip(targets, counts)]
-        crowd = pad([flags.to(device, torch.bool) for flags in crowds], longest)
+        flags = [target.get("iscrowd", torch.zeros(count)) for target, count in zip(targets, counts)]
+        crowd = None  # seen here, where targets are still on the CPU, so that matching need not ask a GPU
+        if any(flag.any() for flag in flags):
+            crowd = pad([flag.to(device, torch.bool) for flag in flags], longest)
         original = torch.tensor(batch.original_sizes, device=device).float()
         sizes = batch.sizes.float()
         masks: list[Tensor] = []
@@ -104,7 +106,7 @@ class Transform(nn.Module):
             if self.resize_masks:
                 masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.sizes.tolist())]
         mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes
-        return Truth(scale(boxes, sizes / original), labels, given & ~crowd, crowd, masks, mask_ratios)
+        return Truth(scale(boxes, sizes / original), labels, given if crowd is None else given & ~crowd, crowd, masks, mask_ratios)
 
     def restore(self, detections: Detections, batch: Batch) -> list[dict[str, Tensor]]:
         """Detections of the batch -> for each image a dict of boxes [D, 4], labels [D], scores [D] and, where there
