@@ -21,6 +21,8 @@ __version__ = "0.1.0"
 
 import torch
 from easydict import EasyDict
+from torch import Tensor, nn
+
 from maskrcnn.backbones.fpn import FPN
 from maskrcnn.backbones.resnet import ResNet
 from maskrcnn.heads.box import BoxHead
@@ -39,7 +41,6 @@ from maskrcnn.tools.masks import crop
 from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.transform import Batch, Transform
 from maskrcnn.tools.weights import load_checkpoint, load_pretrained, load_state, save_checkpoint
-from torch import Tensor, nn
 
 __all__ = ["MaskRCNN", "__version__"]
 Shared = tuple[Batch, list[Tensor], Proposals]

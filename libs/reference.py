@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Sorted boxes are resolved in blocks of this many, so that memory grows with P x block and not with P squared.
-NMS_BLOCK = 512
+NMS_BLOCK = 128
 # RoIs are pooled in chunks of at most this many bilinear look-ups: 12 bytes each.
 ROI_ALIGN_LOOKUPS = 1 << 24
 
@@ -48,7 +48,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
         return single[0]
 
     # Valid slots first, by falling score: the tail that is padding in every image can then be cut off.
-    ranking = scores.nan_to_num(nan=-math.inf)
+    ranking = scores.masked_fill(scores.isnan(), -math.inf)
     if valid is not None:
         ranking = ranking.masked_fill(~valid, -math.inf)
         order = ranking.argsort(dim=1, descending=True, stable=True)
@@ -109,6 +109,8 @@ def intersection(a: Tensor, b: Tensor) -> Tensor:
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Pairwise intersection over union [..., A, B] of boxes [..., A, 4] and [..., B, 4]; 0 where both are empty."""
+    # Half precision would overflow at 256 x 256 pixels.
+    a, b = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (a, b))
     inter = intersection(a, b)
     union = (area(a)[..., :, None] + area(b)[..., None, :]).sub_(inter)
     return inter.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
@@ -149,13 +151,24 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
     if boxes.dim() != 2 or boxes.shape[1] != 4 or image_index.shape != boxes.shape[:1]:
         raise ValueError(f"roi_align(features, boxes [R, 4], image_index [R]) got boxes {list(boxes.shape)} and "
                          f"image_index {list(image_index.shape)}")
-    if len(maps) != len(factors) or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps):
+    if not maps or len(maps) != len(factors) or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps):
         raise ValueError(f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
                          f"{[list(m.shape) for m in maps]} and scales {factors}")
+    if not boxes.is_floating_point() or output_size < 1 or sampling_ratio < 0:
+        raise ValueError(f"roi_align needs floating-point boxes, output_size >= 1 and sampling_ratio >= 0, got "
+                         f"{boxes.dtype}, {output_size} and {sampling_ratio}")
     if levels is None:
         if len(maps) > 1:
             raise ValueError(f"roi_align over {len(maps)} levels needs levels [R]")
         levels = torch.zeros_like(image_index)
+    elif levels.shape != image_index.shape:
+        raise ValueError(f"roi_align: levels {list(levels.shape)} must have the shape of image_index "
+                         f"{list(image_index.shape)}")
+    for name, index, count in (("image_index", image_index, maps[0].shape[0]), ("levels", levels, len(maps))):
+        # Elsewhere than on the CPU a look at the values would stall the device.
+        if index.device.type == "cpu" and index.numel() and not 0 <= int(index.min()) <= int(index.max()) < count:
+            raise ValueError(f"roi_align: {name} has values in {int(index.min())}..{int(index.max())}, "
+                             f"expected 0..{count - 1}")
 
     # The pyramid as one table of cells [sum of N * H * W, C]: pooling is then a sparse matrix times this table.
     channels = maps[0].shape[1]
@@ -194,7 +207,7 @@ def _samples(low: Tensor, length: Tensor, side: Tensor, bins: int, sampling_rati
         count = torch.full_like(low, sampling_ratio)
         most = sampling_ratio
     else:
-        # A box with a NaN or infinite side would ask for endless samples; it gets one, whose value is not a number.
+        # A box with a NaN or infinite side would ask for endless samples; it gets one.
         count = (length / bins).ceil().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).clamp(min=1.0)
         most = int(count.max()) if count.numel() else 1
     k = torch.arange(most, device=low.device, dtype=low.dtype)

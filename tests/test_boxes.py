@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from maskrcnn.tools.boxes import area, clip, decode, encode, intersection, iou, larger_than, scale
 from torchvision import ops
 from torchvision.models.detection._utils import BoxCoder
+
+from maskrcnn.tools.boxes import area, clip, decode, encode, intersection, iou, larger_than, scale
 
 DOUBLE = torch.float64
 WEIGHTS = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0), (2.0, 3.0, 5.0, 7.0)]

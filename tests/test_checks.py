@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from maskrcnn.tools.checks import check_images, check_targets
 from PIL import Image
+
+from maskrcnn.tools.checks import check_images, check_targets
 
 NAN, INF = math.nan, math.inf
 HEIGHT, WIDTH = 20, 30

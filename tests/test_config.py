@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from maskrcnn.tools import config
 from maskrcnn.tools.config import ConfigError, dump_config, load_config, plain
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from maskrcnn.datasets import cst
 from maskrcnn.datasets.cst import CSTDataset, generate, is_complete
-from PIL import Image
 
 SMALL = {"train": 6, "val": 2, "test": 2}
 PUBLISHED = Path(__file__).resolve().parents[1] / "../shared/data/cst-dataset-original.tar.gz"

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from maskrcnn.tools import masks as module
-from maskrcnn.tools.masks import crop, paste
 from torchvision import ops
 from torchvision.models.detection.roi_heads import paste_masks_in_image
+
+from maskrcnn.tools import masks as module
+from maskrcnn.tools.masks import crop, paste
 
 DOUBLE = torch.float64
 NAN, INF = math.nan, math.inf
@@ -121,14 +122,14 @@ def test_no_detections():
     assert got.dtype == torch.bool
 
 
-@pytest.mark.parametrize("pixels", [1, 700, 5000])
+@pytest.mark.parametrize("size", [1, 4, 100])
 @pytest.mark.parametrize("whole_pixels", [False, True])
-def test_paste_in_chunks(monkeypatch, pixels, whole_pixels):
+def test_paste_in_groups(monkeypatch, size, whole_pixels):
     generator = torch.Generator().manual_seed(1)
     boxes = random_boxes(generator, 9, 30, 40)
     grid = torch.rand(9, 14, 14, generator=generator, dtype=DOUBLE)
     want = paste(grid, boxes, 30, 40, 0.5, whole_pixels)
-    monkeypatch.setattr(module, "PASTE_PIXELS", pixels)
+    monkeypatch.setattr(module, "PASTE_GROUP", size)
     assert torch.equal(paste(grid, boxes, 30, 40, 0.5, whole_pixels), want)
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from maskrcnn.tools.matching import IGNORED, NEGATIVE, POSITIVE, match, sample
-from maskrcnn.tools.padding import Slots, pad, slots, take
 from torchvision import ops
 from torchvision.models.detection._utils import Matcher
+
+from maskrcnn.tools.matching import IGNORED, NEGATIVE, POSITIVE, match, sample
+from maskrcnn.tools.padding import Slots, pad, slots, take
 
 DOUBLE = torch.float64
 seeds = st.integers(0, 2**31)

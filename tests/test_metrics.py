@@ -14,6 +14,7 @@ import torch
 from faster_coco_eval import mask as rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from maskrcnn.engine.metrics import CocoMetrics, coco_results, encode_masks
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "cocoapi-golden.tar.gz"

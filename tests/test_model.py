@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from maskrcnn.backbones.fpn import FPN
 from PIL import Image
 from small import overlay, small_data, small_model
 from torch import nn
 
 from maskrcnn import MaskRCNN
+from maskrcnn.backbones.fpn import FPN
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 

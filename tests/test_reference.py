@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision import ops
+
 from maskrcnn.libs import reference
 from maskrcnn.libs.reference import area, intersection, iou, nms, roi_align
-from torchvision import ops
 
 DOUBLE = torch.float64
 NAN, INF = math.nan, math.inf

@@ -5,13 +5,13 @@ import torch
 import torchvision
 from calibration import calibrate
 from conftest import ROOT
-from maskrcnn.tools import matching
-from maskrcnn.tools.config import load_config
-from maskrcnn.tools.weights import from_torchvision
 from torchvision.models.detection import _utils as tv_utils
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 from maskrcnn import MaskRCNN
+from maskrcnn.tools import matching
+from maskrcnn.tools.config import load_config
+from maskrcnn.tools.weights import from_torchvision
 
 INI = ROOT / "examples" / "coco" / "torchvision.ini"
 SIZES = [(220, 301), (340, 256), (199, 333)]

@@ -8,6 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
+from small import SMALL, small_model
+
+from maskrcnn import MaskRCNN
 from maskrcnn.datasets import cst
 from maskrcnn.datasets.augment import Flipped, flip
 from maskrcnn.engine import train as training
@@ -16,10 +20,6 @@ from maskrcnn.engine.evaluate import choose_device, evaluate, evaluate_model
 from maskrcnn.engine.predict import predict, unique_names
 from maskrcnn.engine.train import TrainingError, best_epoch, make_loader, make_optimizer, rate_factor, train
 from maskrcnn.tools.config import dump_config, load_config
-from PIL import Image
-from small import SMALL, small_model
-
-from maskrcnn import MaskRCNN
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +292,7 @@ def test_the_data_set_is_generated_where_there_is_none(tmp_path, monkeypatch):
     assert asked["root"] == str(tmp_path / "new")
     asked.clear()
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").touch()
     training.prepare_data(load_config({"data": {"root": str(tmp_path / "mine")}}))
     assert not asked
 

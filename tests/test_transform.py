@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
 from maskrcnn.tools.masks import crop
 from maskrcnn.tools.transform import Detections, Transform
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 DOUBLE = torch.float64
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from maskrcnn.tools.visualize import compare, draw, grid, plot_history
 from PIL import Image
+
+from maskrcnn.tools.visualize import compare, draw, grid, plot_history
 
 HEIGHT, WIDTH = 480, 640  # large enough not to be enlarged
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT
-from maskrcnn.tools import weights
-from maskrcnn.tools.weights import from_torchvision, load_checkpoint
 from small import small_data, small_model
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn_resnet50_fpn
 
 from maskrcnn import MaskRCNN
+from maskrcnn.tools import weights
+from maskrcnn.tools.weights import from_torchvision, load_checkpoint
 
 INI = ROOT / "examples" / "coco" / "torchvision.ini"
 

@@ -39,7 +39,7 @@ def check_images(images: Any, channels: int) -> None:
 def _check_range(image: Tensor, i: int) -> None:
     if not image.is_floating_point() or image.device.type != "cpu":  # elsewhere a look at the values would stall
         return
-    low, high = (float(v) for v in torch.aminmax(image))
+    low, high = (float(v) for v in torch.aminmax(image.detach()))
     if not (low >= -0.01 and high <= 1.01):  # written so that NaN fails too
         what = "contains NaN or infinite values" if not (abs(low) + abs(high) < float("inf")) else \
             f"has values in {low:g}..{high:g}"
@@ -137,7 +137,8 @@ def _check_masks(value: Any, i: int, count: int, height: int, width: int) -> Non
         raise ValueError(f"{name} are {masks.shape[1]}x{masks.shape[2]} pixels (height x width) but the image is "
                          f"{height}x{width}; masks are full image size")
     if masks.dtype == torch.uint8 and masks.numel() and int(masks.max()) > 1:
-        raise ValueError(f"{name} has values up to {int(masks.max())}; a uint8 mask holds 0 and 1 "
+        k = int((masks > 1).flatten(1).any(dim=1).nonzero()[0, 0])
+        raise ValueError(f"{name}[{k}] has values up to {int(masks[k].max())}; a uint8 mask holds 0 and 1 "
                          f"(threshold it, e.g. masks > 127)")
 
 
@@ -146,5 +147,9 @@ def _check_crowd(value: Any, i: int, count: int) -> None:
     crowd = _tensor(value, name)
     if crowd.dim() != 1 or len(crowd) != count:
         raise ValueError(f"{name} has shape {list(crowd.shape)}; expected [{count}], one flag a box")
-    if crowd.is_floating_point() or ((crowd != 0) & (crowd != 1)).any():
+    if crowd.is_floating_point() or crowd.is_complex():
         raise ValueError(f"{name} is {crowd.dtype}; expected bool, or integers 0 and 1")
+    wrong = (crowd != 0) & (crowd != 1)
+    if wrong.any():
+        k = int(wrong.nonzero()[0, 0])
+        raise ValueError(f"{name}[{k}] = {int(crowd[k])}; expected bool, or integers 0 and 1")

@@ -4,6 +4,7 @@ import configparser
 import difflib
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,10 @@ def dump_config(config: Mapping[str, Mapping[str, Any]]) -> str:
     """The configuration as the text of an .ini file, which `load_config` reads back to the same values."""
     lines = []
     for section, keys in config.items():
+        for key, value in keys.items():
+            if isinstance(value, str) and (value != value.strip() or re.search(r"[\r\n]|(^|\s)#|^;", value)):
+                raise ConfigError(f"[{section}] {key} = {value!r} cannot be written to a file: text must not begin or "
+                                  f"end with a blank, hold a line break, or a # behind a blank")
         lines += [f"[{section}]", *(f"{key} = {_text(value)}".rstrip() for key, value in keys.items()), ""]
     return "\n".join(lines)
 
@@ -69,10 +74,10 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#",), default_section="\0")
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys are case-sensitive
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             parser.read_file(file)
     except (configparser.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     return {section: dict(parser[section]) for section in parser.sections()}
 
 
@@ -153,7 +158,7 @@ def _convert(value: Any, default: Any, place: str) -> Any:
         if not isinstance(value, bool):
             try:
                 number = kind(value)
-                if number == (float(value) if isinstance(value, str) else value):
+                if math.isfinite(number) and (isinstance(value, str) or number == value):
                     return number
             except (TypeError, ValueError, OverflowError):
                 pass

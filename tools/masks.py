@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..libs.reference import roi_align
 
-# Pasting works on this many float pixels at a time, to bound memory.
-PASTE_PIXELS = 1 << 25
+# Masks are pasted in groups of this many boxes of similar size: each group works in the window of its largest.
+PASTE_GROUP = 16
 
 
 def crop(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool = True,
@@ -53,6 +53,9 @@ def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int, thresho
     out = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
     if len(boxes) == 0:
         return out
+    # Half precision cannot tell pixels apart.
+    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
+    probabilities = probabilities.to(boxes.dtype)
     # A border of zeros is put around the grid, and the box widened to match, so that a mask fades out at the edge of
     # its box instead of being cut.
     grid = F.pad(probabilities, (1, 1, 1, 1))
@@ -62,15 +65,13 @@ def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int, thresho
     if whole_pixels:
         # Truncation, and the last pixel counted in: the box then covers high - low + 1 pixels, at least one.
         low, high = low.trunc(), torch.maximum(high.trunc(), low.trunc()) + 1
-    rows, columns = _window(low[:, 1], high[:, 1], height), _window(low[:, 0], high[:, 0], width)
-    step = max(1, PASTE_PIXELS // (rows.shape[1] * columns.shape[1]))
-    for start in range(0, len(boxes), step):
-        part = slice(start, start + step)
-        vertical = _interpolation(rows[part], low[part, 1], high[part, 1], grid.shape[-1])
-        horizontal = _interpolation(columns[part], low[part, 0], high[part, 0], grid.shape[-1])
-        index = torch.arange(start, start + len(vertical), device=boxes.device)[:, None, None]
+    for part in half.prod(dim=1).argsort().split(PASTE_GROUP):
+        rows = _window(low[part, 1], high[part, 1], height)
+        columns = _window(low[part, 0], high[part, 0], width)
+        vertical = _interpolation(rows, low[part, 1], high[part, 1], grid.shape[-1])
+        horizontal = _interpolation(columns, low[part, 0], high[part, 0], grid.shape[-1])
         values = vertical @ grid[part] @ horizontal.mT > threshold
-        out[index, rows[part, :, None], columns[part, None, :]] = values
+        out[part[:, None, None], rows[:, :, None], columns[:, None, :]] = values
     return out
 
 

@@ -11,8 +11,8 @@ from .boxes import area, intersection, iou
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
-def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None, positive_iou: float, negative_iou: float,
-          crowd_overlap: float, low_quality: bool = False) -> tuple[Tensor, Tensor]:
+def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None, positive_iou: float,
+          negative_iou: float, crowd_overlap: float, low_quality: bool = False) -> tuple[Tensor, Tensor]:
     """Assign to each candidate the ground truth that it overlaps most (Ren et al., Faster R-CNN, section 3.1.2).
 
     Args:
@@ -27,8 +27,16 @@ def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None
 
     Returns:
         index [N, P] of the matched ground truth (0 where there is none), and label [N, P]: 1, 0, or -1 for ignored.
+
+    Raises:
+        ValueError: negative_iou above positive_iou.
     """
+    if negative_iou > positive_iou:
+        raise ValueError(f"negative_iou {negative_iou} must not exceed positive_iou {positive_iou}")
     overlaps = iou(boxes, candidates).masked_fill(~valid[:, :, None], -1.0)
+    if overlaps.shape[1] == 0:
+        nothing = overlaps.new_zeros(overlaps.shape[0], overlaps.shape[2], dtype=torch.long)
+        return nothing, nothing + NEGATIVE
     best, index = overlaps.max(dim=1)
     label = torch.full_like(index, IGNORED)
     label = label.masked_fill(best < negative_iou, NEGATIVE).masked_fill(best >= positive_iou, POSITIVE)
@@ -58,9 +66,7 @@ def sample(label: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, 
     priority = torch.rand(label.shape, device=label.device)
     positives, is_positive = _draw(priority, label == POSITIVE, min(int(size * positive_fraction), count))
     negatives, is_negative = _draw(priority, label == NEGATIVE, min(size, count))
-    room = size - is_positive.sum(dim=1, keepdim=True)
-    is_negative &= torch.arange(negatives.shape[1], device=label.device) < room
-
+    # Positives, then negatives, then padding; the cut leaves as many negatives as there is room for.
     index = torch.cat([positives, negatives], dim=1)
     valid = torch.cat([is_positive, is_negative], dim=1)
     order = (~valid).byte().argsort(dim=1, stable=True)[:, : min(size, count)]

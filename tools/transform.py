@@ -52,7 +52,7 @@ class Transform(nn.Module):
     Args:
         min_size: pixels of the shorter side after resizing; of several, training draws one a batch and evaluation
             takes the last.
-        max_size: the longer side gets no longer than this.
+        max_size: the longer side gets no longer than this, unless the shorter one would fall below a pixel.
         mean, std: per channel, for images in 0..1.
         size_divisor: the padded height and width are multiples of this.
         resize_masks: resample ground-truth masks (nearest) to the input size, as torchvision does. Otherwise mask
@@ -67,8 +67,9 @@ class Transform(nn.Module):
                  size_divisor: int = 32, resize_masks: bool = False, mask_threshold: float = 0.5,
                  whole_pixel_paste: bool = False) -> None:
         super().__init__()
-        if len(mean) != len(std):
-            raise ValueError(f"transform: {len(mean)} values of mean but {len(std)} of std; give one a channel")
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must have one number a channel, and "
+                             f"those of std be positive")
         self.min_size, self.max_size, self.size_divisor = tuple(min_size), max_size, size_divisor
         self.resize_masks, self.mask_threshold = resize_masks, mask_threshold
         self.whole_pixel_paste = whole_pixel_paste
@@ -106,7 +107,8 @@ class Transform(nn.Module):
             if self.resize_masks:
                 masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.sizes.tolist())]
         mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes
-        return Truth(scale(boxes, sizes / original), labels, given if crowd is None else given & ~crowd, crowd, masks, mask_ratios)
+        valid = given if crowd is None else given & ~crowd
+        return Truth(scale(boxes, sizes / original), labels, valid, crowd, masks, mask_ratios)
 
     def restore(self, detections: Detections, batch: Batch) -> list[dict[str, Tensor]]:
         """Detections of the batch -> for each image a dict of boxes [D, 4], labels [D], scores [D] and, where there
@@ -140,7 +142,7 @@ class Transform(nn.Module):
     def _factor(self, height: int, width: int, min_size: int) -> float:
         factor = min(min_size / min(height, width), self.max_size / max(height, width))
         # A very long, thin image keeps at least one pixel across.
-        return max(factor, 1 / min(height, width))
+        return max(factor, math.nextafter(1 / min(height, width), math.inf))
 
     def _stack(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         height, width = (math.ceil(max(side) / self.size_divisor) * self.size_divisor for side in zip(*sizes))

@@ -28,10 +28,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from calibration import calibrate  # noqa: E402
-from maskrcnn.tools.config import load_config  # noqa: E402
-from maskrcnn.tools.weights import from_torchvision  # noqa: E402
 
 from maskrcnn import MaskRCNN  # noqa: E402
+from maskrcnn.tools.config import load_config  # noqa: E402
+from maskrcnn.tools.weights import from_torchvision  # noqa: E402
 
 
 def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> None:
