@@ -23,6 +23,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.ops import MultiScaleRoIAlign
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -97,11 +98,13 @@ def slim_torchvision(config: object) -> TorchvisionMaskRCNN:
                                [width * 2**i for i in range(4)], channels)
     anchors = AnchorGenerator(tuple((size,) for size in rpn.anchor_sizes), (tuple(rpn.anchor_ratios),) * 5)
     return TorchvisionMaskRCNN(
-        backbone, 4, min_size=config.transform.min_size[0], max_size=config.transform.max_size,
+        backbone, min_size=config.transform.min_size[0], max_size=config.transform.max_size,
         rpn_anchor_generator=anchors, rpn_head=RPNHead(channels, len(rpn.anchor_ratios)),
         rpn_pre_nms_top_n_train=rpn.pre_nms_train, rpn_pre_nms_top_n_test=rpn.pre_nms_test,
         rpn_post_nms_top_n_train=rpn.post_nms_train, rpn_post_nms_top_n_test=rpn.post_nms_test,
         rpn_batch_size_per_image=rpn.samples, box_batch_size_per_image=box.samples,
+        box_roi_pool=MultiScaleRoIAlign(list("0123"), box.pool_size, config.pooling.sampling_ratio),
+        mask_roi_pool=MultiScaleRoIAlign(list("0123"), mask.pool_size, config.pooling.sampling_ratio),
         box_head=TwoMLPHead(channels * box.pool_size**2, box.hidden),
         box_predictor=FastRCNNPredictor(box.hidden, 4),
         mask_head=MaskRCNNHeads(channels, [mask.channels] * mask.convs, 1),
