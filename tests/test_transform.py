@@ -109,8 +109,10 @@ def test_training_draws_one_of_several_sizes_and_evaluation_takes_the_last():
 
 
 def test_numbers_of_mean_and_std_must_agree():
-    with pytest.raises(ValueError, match="3 values of mean but 2 of std"):
+    with pytest.raises(ValueError, match="must have one number a channel"):
         make(std=STD[:2])
+    with pytest.raises(ValueError, match="be positive"):
+        make(std=[0.2, 0.0, 0.2])
 
 
 def test_other_numbers_of_channels():
