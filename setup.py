@@ -2,10 +2,11 @@
 a user's own `tools` or `libs`; `maskrcnn.py` itself becomes the module of that name and finds them through `__path__`.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
@@ -14,13 +15,36 @@ rooms = ["backbones", "datasets", "engine", "heads", "libs", "pooling", "proposa
 
 
 class BuildPy(build_py):
-    """config.ini lies at the top of the checkout, where no package owns it: put it beside the installed subpackages."""
+    """Compiles the CPU operators. And config.ini lies at the top of the checkout, where no package owns it: it is put
+    beside the installed subpackages."""
 
     def run(self) -> None:
         super().run()
-        if not self.editable_mode:
-            for name in ("config.ini", "py.typed"):
-                self.copy_file(here / name, Path(self.build_lib) / "maskrcnn" / name)
+        if self.editable_mode:
+            compile_operators(here / "libs")
+            return
+        target = Path(self.build_lib) / "maskrcnn"
+        for name in ("config.ini", "py.typed"):
+            self.copy_file(here / name, target / name)
+        compile_operators(target / "libs")
+
+
+class BinaryDistribution(Distribution):
+    """Compiled for one platform, as its wheel has to say."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
+def compile_operators(folder: Path) -> None:
+    """Where there is no C compiler the library installs all the same: its operators in PyTorch then serve."""
+    spec = importlib.util.spec_from_file_location("build_libs", here / "libs" / "build_libs.py")
+    build_libs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build_libs)
+    try:
+        print(f"operators compiled: {build_libs.build_cpu(folder)}")
+    except build_libs.BuildError as error:
+        print(f"operators not compiled, those in PyTorch will serve: {error}")
 
 
 setup(
@@ -34,7 +58,9 @@ setup(
     py_modules=["maskrcnn"],
     packages=[f"maskrcnn.{room}" for room in rooms],
     package_dir={f"maskrcnn.{room}": room for room in rooms},
+    package_data={"maskrcnn.libs": ["*.c", "*.h"]},
     cmdclass={"build_py": BuildPy},
+    distclass=BinaryDistribution,
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..libs.reference import nms
+from ..libs.ops import nms
 from ..tools.boxes import clip, decode, larger_than
 from ..tools.padding import take
 from ..tools.transform import Detections

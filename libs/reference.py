@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_index, check_nms, check_roi_align
+
 # Sorted boxes are resolved in blocks of this many, so that memory grows with P x block and not with P squared.
 NMS_BLOCK = 128
 # RoIs are pooled in chunks of at most this many bilinear look-ups: 12 bytes each.
@@ -34,14 +36,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
     Raises:
         ValueError: shapes that do not fit, or a threshold that is not finite.
     """
-    if boxes.shape[:-1] != scores.shape or boxes.shape[-1] != 4 or scores.dim() not in (1, 2):
-        raise ValueError(f"nms(boxes [P, 4], scores [P]) or nms(boxes [N, P, 4], scores [N, P]) got boxes "
-                         f"{list(boxes.shape)} and scores {list(scores.shape)}")
-    if not math.isfinite(iou_threshold):
-        raise ValueError(f"nms needs a finite iou_threshold, got {iou_threshold}")
-    for name, tensor in (("groups", groups), ("valid", valid)):
-        if tensor is not None and tensor.shape != scores.shape:
-            raise ValueError(f"nms: {name} {list(tensor.shape)} must have the shape of scores {list(scores.shape)}")
+    check_nms(boxes, scores, iou_threshold, groups, valid)
     if scores.dim() == 1:
         single = nms(boxes[None], scores[None], iou_threshold, None if groups is None else groups[None],
                      None if valid is None else valid[None])
@@ -148,27 +143,11 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
     """
     maps = [features] if isinstance(features, Tensor) else list(features)
     factors = [scales] if isinstance(scales, (int, float)) else list(scales)
-    if boxes.dim() != 2 or boxes.shape[1] != 4 or image_index.shape != boxes.shape[:1]:
-        raise ValueError(f"roi_align(features, boxes [R, 4], image_index [R]) got boxes {list(boxes.shape)} and "
-                         f"image_index {list(image_index.shape)}")
-    if not maps or len(maps) != len(factors) or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps):
-        raise ValueError(f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
-                         f"{[list(m.shape) for m in maps]} and scales {factors}")
-    if not boxes.is_floating_point() or output_size < 1 or sampling_ratio < 0:
-        raise ValueError(f"roi_align needs floating-point boxes, output_size >= 1 and sampling_ratio >= 0, got "
-                         f"{boxes.dtype}, {output_size} and {sampling_ratio}")
+    check_roi_align(maps, boxes, image_index, output_size, factors, levels, sampling_ratio)
     if levels is None:
-        if len(maps) > 1:
-            raise ValueError(f"roi_align over {len(maps)} levels needs levels [R]")
         levels = torch.zeros_like(image_index)
-    elif levels.shape != image_index.shape:
-        raise ValueError(f"roi_align: levels {list(levels.shape)} must have the shape of image_index "
-                         f"{list(image_index.shape)}")
-    for name, index, count in (("image_index", image_index, maps[0].shape[0]), ("levels", levels, len(maps))):
-        # Elsewhere than on the CPU a look at the values would stall the device.
-        if index.device.type == "cpu" and index.numel() and not 0 <= int(index.min()) <= int(index.max()) < count:
-            raise ValueError(f"roi_align: {name} has values in {int(index.min())}..{int(index.max())}, "
-                             f"expected 0..{count - 1}")
+    check_index("roi_align: image_index", image_index, maps[0].shape[0])
+    check_index("roi_align: levels", levels, len(maps))
 
     # The pyramid as one table of cells [sum of N * H * W, C]: pooling is then a sparse matrix times this table.
     channels = maps[0].shape[1]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..libs.reference import roi_align
+from ..libs.ops import roi_align
 
 
 class RoIAlign(nn.Module):

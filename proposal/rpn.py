@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..libs.reference import nms
+from ..libs.ops import nms
 from ..tools.boxes import clip, decode, encode, larger_than
 from ..tools.matching import POSITIVE, match, sample
 from ..tools.padding import take

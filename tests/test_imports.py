@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -132,11 +133,16 @@ def test_installs(tmp_path, how):
         import maskrcnn
         from maskrcnn.tools.config import DEFAULTS, load_config
         from maskrcnn.engine.cli import main
+        from maskrcnn.libs import ops
+        import torch
+        print(ops.compiled(torch.zeros(1)))
         print(maskrcnn.__file__, DEFAULTS, load_config().rpn.nms_iou)
         """, tmp_path, SITE=str(folder))
     assert done.returncode == 0, done.stderr
-    assert str(tmp_path) in done.stdout.split()[0]
-    assert str(tmp_path) in done.stdout.split()[1]
+    compiled, module, defaults, _ = done.stdout.split()
+    assert compiled == str(shutil.which("cc") is not None)
+    assert str(tmp_path) in module
+    assert str(tmp_path) in defaults
     if how == "wheel":
         assert not (site / "tests").exists()
         assert not (site / "tools").exists()

@@ -1,0 +1,95 @@
+"""What the operators accept: checked once, whichever version then runs. Errors restate the call."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> None:
+    """Raises ValueError unless the arguments fit `reference.nms`."""
+    if boxes.shape[:-1] != scores.shape or boxes.shape[-1:] != (4,) or scores.dim() not in (1, 2):
+        raise ValueError(f"nms(boxes [P, 4], scores [P]) or nms(boxes [N, P, 4], scores [N, P]) got boxes "
+                         f"{list(boxes.shape)} and scores {list(scores.shape)}")
+    if not math.isfinite(iou_threshold):
+        raise ValueError(f"nms needs a finite iou_threshold, got {iou_threshold}")
+    for name, tensor in (("groups", groups), ("valid", valid)):
+        if tensor is not None and tensor.shape != scores.shape:
+            raise ValueError(f"nms: {name} {list(tensor.shape)} must have the shape of scores {list(scores.shape)}")
+    _same_device("nms", boxes=boxes, scores=scores, groups=groups, valid=valid)
+
+
+def check_roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,
+                    scales: Sequence[float], levels: Tensor | None, sampling_ratio: int) -> None:
+    """Raises ValueError unless the arguments fit `reference.roi_align`, with one map and one scale a level."""
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or image_index.shape != boxes.shape[:1]:
+        raise ValueError(f"roi_align(features, boxes [R, 4], image_index [R]) got boxes {list(boxes.shape)} and "
+                         f"image_index {list(image_index.shape)}")
+    if not maps or len(maps) != len(scales) or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps):
+        raise ValueError(f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
+                         f"{[list(m.shape) for m in maps]} and scales {list(scales)}")
+    if not boxes.is_floating_point() or output_size < 1 or sampling_ratio < 0:
+        raise ValueError(f"roi_align needs floating-point boxes, output_size >= 1 and sampling_ratio >= 0, got "
+                         f"{boxes.dtype}, {output_size} and {sampling_ratio}")
+    if levels is None and len(maps) > 1:
+        raise ValueError(f"roi_align over {len(maps)} levels needs levels [R]")
+    if levels is not None and levels.shape != image_index.shape:
+        raise ValueError(f"roi_align: levels {list(levels.shape)} must have the shape of image_index "
+                         f"{list(image_index.shape)}")
+    _same_device("roi_align", features=maps[0], boxes=boxes, image_index=image_index, levels=levels)
+
+
+def check_crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int,
+                     sampling_ratio: int) -> None:
+    """Raises ValueError unless the arguments fit `reference_masks.crop_masks`."""
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or not index.shape == image.shape == boxes.shape[:1]:
+        raise ValueError(f"crop_masks(masks, boxes [R, 4], index [R], image [R]) got boxes {list(boxes.shape)}, index "
+                         f"{list(index.shape)} and image {list(image.shape)}")
+    if any(mask.dim() != 3 or mask.dtype not in (torch.bool, torch.uint8) for mask in masks):
+        raise ValueError(f"crop_masks needs masks [M, h, w] of bool or uint8 for each image, got "
+                         f"{[(list(mask.shape), mask.dtype) for mask in masks]}")
+    if not boxes.is_floating_point() or size < 1 or sampling_ratio < 0:
+        raise ValueError(f"crop_masks needs floating-point boxes, size >= 1 and sampling_ratio >= 0, got "
+                         f"{boxes.dtype}, {size} and {sampling_ratio}")
+
+
+def check_paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> None:
+    """Raises ValueError unless the arguments fit `reference_masks.paste_masks`."""
+    square = probabilities.dim() == 3 and probabilities.shape[1] == probabilities.shape[2] > 0
+    if not square or boxes.shape != (len(probabilities), 4) or not boxes.is_floating_point():
+        raise ValueError(f"paste_masks(probabilities [D, m, m], boxes [D, 4]) got probabilities "
+                         f"{list(probabilities.shape)} and boxes {list(boxes.shape)} of {boxes.dtype}")
+    if height < 1 or width < 1 or not math.isfinite(threshold):
+        raise ValueError(f"paste_masks needs an image of at least one pixel and a finite threshold, got height "
+                         f"{height}, width {width} and threshold {threshold}")
+    _same_device("paste_masks", probabilities=probabilities, boxes=boxes)
+
+
+def check_index(name: str, index: Tensor, count: int) -> None:
+    """Raises ValueError unless all of `index` lies in 0..count-1.
+
+    Apart from the checks above, which only look at shapes and so are compiled along with a model: this one belongs into
+    the operators themselves, where the values are.
+    """
+    # Elsewhere than on the CPU a look at the values would stall the device.
+    if index.device.type == "cpu" and index.numel():
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= count:
+            raise ValueError(f"{name} has values in {low}..{high}, expected 0..{count - 1}")
+
+
+def check_mask_index(index: Tensor, image: Tensor, masks: Sequence[Tensor]) -> None:
+    """Raises ValueError unless image [R] are images and index [R] masks of these images."""
+    check_index("crop_masks: image", image, len(masks))
+    if index.device.type == "cpu" and index.numel():
+        counts = torch.tensor([len(mask) for mask in masks])[image]
+        if int(index.min()) < 0 or bool((index >= counts).any()):
+            raise ValueError(f"crop_masks: index {index.tolist()} reaches outside of images that have "
+                             f"{counts.tolist()} masks")
+
+
+def _same_device(name: str, **tensors: Tensor | None) -> None:
+    devices = {key: str(tensor.device) for key, tensor in tensors.items() if tensor is not None}
+    if len(set(devices.values())) > 1:
+        raise ValueError(f"{name} needs its tensors on one device, got {devices}")

@@ -1,0 +1,229 @@
+"""The compiled operators: what PyTorch must know of them, how they are built, and which version runs when."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from maskrcnn.libs import build_libs, ops, reference, reference_masks
+
+DOUBLE = torch.float64
+needs_build = pytest.mark.skipif(not ops.compiled(torch.zeros(1)), reason="the operators are not compiled here: "
+                                                                          "python libs/build_libs.py")
+
+
+def random_boxes(count, extent=100.0, dtype=torch.float32):
+    corner = torch.rand(count, 2, dtype=dtype) * extent
+    return torch.cat([corner, corner + torch.rand(count, 2, dtype=dtype) * extent * 0.5 + 1], dim=1)
+
+
+def pyramid(dtype=torch.float32, channels=5, gradient=False):
+    return [torch.randn(2, channels, 32 // s, 40 // s, dtype=dtype, requires_grad=gradient) for s in (1, 2, 4)]
+
+
+def calls(dtype=torch.float32, gradient=False):
+    """For each operator its name and the arguments of one call of it, as torch.library has it."""
+    boxes, image, level = random_boxes(30, dtype=dtype), torch.randint(0, 2, (30,)), torch.randint(0, 3, (30,))
+    scales = [0.25, 0.125, 0.0625]
+    masks = [torch.randint(0, 2, (m, 60, 70), dtype=torch.uint8) for m in (3, 2)]
+    return {
+        "nms": (random_boxes(40, dtype=dtype).view(2, 20, 4), torch.rand(2, 20, dtype=dtype), 0.5,
+                torch.randint(0, 3, (2, 20)), torch.rand(2, 20) < 0.8),
+        "roi_align": (pyramid(dtype, gradient=gradient), boxes, image, level, 7, scales, 2, True),
+        "roi_align_backward": (torch.randn(30, 5, 7, 7, dtype=dtype), boxes, image, level,
+                               [side for m in pyramid() for side in m.shape], scales, 2, True),
+        "crop_masks": (masks, boxes, torch.randint(0, 2, (30,)), image, 14, True, 0),
+        "paste_masks": (torch.rand(30, 14, 14, dtype=dtype), boxes, 90, 80, 0.5, False),
+    }
+
+
+@needs_build
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("name", calls())
+def test_what_pytorch_checks(name, dtype):
+    torch.library.opcheck(getattr(torch.ops.maskrcnn, name).default, calls(dtype, gradient=True)[name])
+
+
+@needs_build
+def test_gradients_are_those_of_finite_differences():
+    maps = [m.detach()[:, :2, :6, :7].clone().requires_grad_() for m in pyramid(DOUBLE)]
+    boxes, image = random_boxes(6, 40.0, DOUBLE), torch.randint(0, 2, (6,))
+    levels = torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def pool(*features):
+        return ops.roi_align(list(features), boxes, image, 3, [0.2, 0.1, 0.05], levels, 2)
+
+    assert torch.autograd.gradcheck(pool, maps)
+
+
+@needs_build
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+def test_gradients_do_not_depend_on_the_number_of_threads(sampling_ratio):
+    boxes, image, levels = random_boxes(200), torch.randint(0, 2, (200,)), torch.randint(0, 3, (200,))
+    gradient = torch.randn(200, 70, 7, 7)
+    results = []
+    before = torch.get_num_threads()
+    features = pyramid(channels=70)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        maps = [m.clone().requires_grad_() for m in features]
+        ops.roi_align(maps, boxes, image, 7, [0.25, 0.125, 0.0625], levels, sampling_ratio).backward(gradient)
+        results.append([m.grad for m in maps])
+    torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+    maps = [m.clone().requires_grad_() for m in features]
+    reference.roi_align(maps, boxes, image, 7, [0.25, 0.125, 0.0625], levels, sampling_ratio).backward(gradient)
+    assert all(torch.allclose(a, m.grad, atol=1e-4) for a, m in zip(results[0], maps))
+
+
+@needs_build
+@pytest.mark.slow
+def test_torch_compile_sees_through():
+    """Without a break of the graph; slow, as the compiler itself takes its time."""
+    def run(maps, boxes, image, levels, scores, masks):
+        pooled = ops.roi_align(maps, boxes, image, 7, [0.25, 0.125, 0.0625], levels, 2)
+        keep = ops.nms(boxes, scores, 0.5)
+        pasted = ops.paste_masks(pooled[:, 0].sigmoid(), boxes, 50, 60)
+        targets = ops.crop_masks(masks, boxes, torch.zeros_like(image), image, 14)
+        return pooled * 2, keep, pasted, targets + 1
+
+    maps, boxes, image, levels, *_ = calls()["roi_align"]
+    arguments = (maps, boxes, image, levels, torch.rand(30), calls()["crop_masks"][0])
+    for got, want in zip(torch.compile(run, fullgraph=True)(*arguments), run(*arguments)):
+        assert torch.equal(got, want) or torch.allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    maps, boxes, image, levels, *_ = calls()["roi_align"]
+    halves = [m.to(dtype) for m in maps]
+    got = ops.roi_align(halves, boxes, image, 7, [0.25, 0.125, 0.0625], levels, 2)
+    want = reference.roi_align([m.float() for m in halves], boxes, image, 7, [0.25, 0.125, 0.0625], levels, 2)
+    assert got.dtype == dtype
+    assert torch.allclose(got.float(), want, rtol=2e-2, atol=2e-2)
+    assert ops.paste_masks(torch.rand(3, 7, 7, dtype=dtype), random_boxes(3), 20, 20).shape == (3, 20, 20)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: ops.nms(torch.zeros(3, 4), torch.zeros(2), 0.5), r"boxes \[3, 4\] and scores \[2\]"),
+    (lambda: ops.nms(torch.zeros(3, 4), torch.zeros(3), float("nan")), "finite iou_threshold"),
+    (lambda: ops.roi_align(torch.zeros(1, 2, 8, 8), torch.zeros(1, 5), torch.zeros(1).long(), 7), r"\[1, 5\]"),
+    (lambda: ops.roi_align(torch.zeros(1, 2, 8, 8), torch.zeros(1, 4), torch.ones(1).long(), 7), r"1\.\.1, expected 0"),
+    (lambda: ops.crop_masks([torch.zeros(2, 8, 8).bool()], torch.zeros(1, 4), torch.tensor([2]),
+                            torch.zeros(1).long(), 7), r"index \[2\] reaches outside"),
+    (lambda: ops.crop_masks([torch.zeros(2, 8, 8)], torch.zeros(1, 4), torch.zeros(1).long(),
+                            torch.zeros(1).long(), 7), "bool or uint8"),
+    (lambda: ops.paste_masks(torch.zeros(1, 7, 6), torch.zeros(1, 4), 8, 8), r"probabilities \[1, 7, 6\]"),
+    (lambda: ops.paste_masks(torch.zeros(1, 7, 7), torch.zeros(1, 4), 0, 8), "at least one pixel"),
+    (lambda: ops.nms(torch.zeros(3, 4, device="meta"), torch.zeros(3), 0.5), "one device"),
+])
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def run(code, **environment):
+    env = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+
+
+SAY = ("import logging; logging.basicConfig(level=logging.INFO, format='%(message)s')\n"
+       "import torch\nfrom maskrcnn.libs import ops\nprint(ops.compiled(torch.zeros(1)))")
+
+
+def test_the_references_can_be_forced():
+    done = run(SAY, MASKRCNN_OPS="reference")
+    assert done.stdout.strip() == "False", done.stderr
+    assert "pure PyTorch, as MASKRCNN_OPS=reference asks for" in done.stderr
+
+
+@needs_build
+def test_one_line_says_which_version_runs():
+    done = run(SAY)
+    assert done.stdout.strip() == "True"
+    assert done.stderr.count("operators: compiled for the CPU") == 1
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """The folder libs/ without anything compiled."""
+    for name in ("build_libs.py", *build_libs.CPU_SOURCES):
+        shutil.copy(ROOT / "libs" / name, tmp_path)
+    return tmp_path
+
+
+def script(folder, *arguments, **environment):
+    return subprocess.run([sys.executable, str(folder / "build_libs.py"), *arguments], cwd=folder.parent,
+                          env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_building(sources):
+    assert script(sources, "--check").returncode == 1
+    done = script(sources, "cpu")
+    assert done.returncode == 0, done.stderr
+    built = [file for file in sources.iterdir() if file.name.startswith("_cpu")]
+    assert str(built[0]) in done.stdout
+    assert len(built) == 1
+    assert script(sources, "--check").stdout.startswith("cpu: up to date")
+    # A build of other sources is not used, and building again replaces it.
+    (sources / "geometry.h").write_text((sources / "geometry.h").read_text() + "\n/* changed */\n")
+    assert "not built, or from other sources" in script(sources, "--check").stdout
+    assert script(sources).returncode == 0
+    assert script(sources, "--check").returncode == 0
+
+
+def test_without_a_compiler(sources):
+    done = script(sources, "cpu", CC="/nonexistent/cc", PATH="/nonexistent")
+    assert done.returncode == 1
+    assert "the C compiler failed; is one installed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [file for file in sources.iterdir() if "_cpu" in file.name]
+
+
+def test_an_unknown_target(sources):
+    done = script(sources, "gpu")
+    assert done.returncode == 2
+    assert "unknown target gpu" in done.stderr
+
+
+def test_building_imports_nothing_of_the_library():
+    """The script has to run with cffi alone."""
+    code = (f"import sys\nsys.path.insert(0, {str(ROOT / 'libs')!r})\nimport build_libs\n"
+            "print(sorted(set(sys.modules) & {'torch', 'numpy', 'maskrcnn'}))")
+    assert run(code).stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc for its sanitizers")
+def test_memory_safety(tmp_path):
+    """All operators under AddressSanitizer and UndefinedBehaviorSanitizer, on the cases of the other tests."""
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -DPLAIN -g -O1"
+    libraries = [subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+                 for name in ("libasan.so", "libubsan.so")]
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", ".venv", "_cpu.*", "data", "runs"))
+    built = subprocess.run([sys.executable, str(checkout / "libs" / "build_libs.py"), "cpu"],
+                           env={**os.environ, "CFLAGS": flags, "LDFLAGS": "-fsanitize=address,undefined"},
+                           capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_reference.py",
+         "tests/test_masks.py", "-k", "compiled"], cwd=checkout, capture_output=True, text=True, timeout=1200,
+        env={**os.environ, "PYTHONPATH": str(checkout), "LD_PRELOAD": ":".join(libraries),
+             "ASAN_OPTIONS": "detect_leaks=0"})
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    assert "[100%]" in done.stdout
+    assert any(b"__asan_report" in file.read_bytes() for file in (checkout / "libs").glob("_cpu.*"))
+
+
+def test_versions_agree_on_masks_in_one_batch():
+    masks, boxes, index, image, *_ = calls()["crop_masks"]
+    for sampling_ratio in (0, 1, 3):
+        got = ops.crop_masks(masks, boxes, index, image, 14, True, sampling_ratio)
+        want = reference_masks.crop_masks(masks, boxes, index, image, 14, True, sampling_ratio)
+        assert torch.allclose(got, want, atol=1e-6)
