@@ -95,9 +95,13 @@ class MaskRCNN(nn.Module):
         self.box_losses = partial(box_losses, weights=tuple(cfg.box.delta_weights), beta=cfg.box.smooth_l1_beta)
         self.select_detections = partial(
             select_detections, weights=tuple(cfg.box.delta_weights), score_threshold=cfg.box.score_threshold,
-            nms_iou=cfg.box.nms_iou, max_detections=cfg.box.max_detections, min_size=cfg.box.min_size)
+            pre_nms=cfg.box.pre_nms, nms_iou=cfg.box.nms_iou, max_detections=cfg.box.max_detections,
+            min_size=cfg.box.min_size)
         self.crop_masks = partial(crop, sampling_ratio=cfg.mask.target_sampling_ratio, aligned=cfg.pooling.aligned)
-        load_pretrained(self, cfg.model.pretrained if pretrained is None else pretrained)
+        parts = {"backbone": backbone, "proposal": proposal, "box_pool": box_pool, "mask_pool": mask_pool,
+                 "box_head": box_head, "mask_head": mask_head}
+        self.replaced = [name for name, part in parts.items() if part is not None]
+        load_pretrained(self, cfg.model.pretrained if pretrained is None else pretrained, cfg.backbone.name)
 
     def forward(self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Any]] | None = None) -> Any:
         """Detections, losses, or both.
@@ -194,7 +198,7 @@ class MaskRCNN(nn.Module):
     def save(self, path: str | os.PathLike) -> None:
         """Weights, configuration and class names into one file of tensors and plain data, written atomically."""
         save_checkpoint(path, {"num_classes": self.num_classes, "class_names": self.class_names,
-                               "config": plain(self.config), "model": self.state_dict()})
+                               "config": plain(self.config), "replaced": self.replaced, "model": self.state_dict()})
 
     @classmethod
     def load(cls, path: str | os.PathLike, config: Source = None, **parts: nn.Module) -> "MaskRCNN":
@@ -208,6 +212,10 @@ class MaskRCNN(nn.Module):
             ValueError: a file that is no such checkpoint, or that another architecture wrote.
         """
         checkpoint = load_checkpoint(path)
+        absent = [name for name in checkpoint.get("replaced", []) if name not in parts]
+        if absent:
+            raise ValueError(f"{path} was saved from a model with parts of its own: give "
+                             f"{', '.join(f'{name}=...' for name in absent)} to load it")
         try:
             saved = load_config(checkpoint["config"])
         except ValueError as error:

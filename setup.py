@@ -1,5 +1,6 @@
 """Packaging. The folders beside this file are installed as subpackages of `maskrcnn`, so that they cannot collide with
 a user's own `tools` or `libs`; `maskrcnn.py` itself becomes the module of that name and finds them through `__path__`.
+An editable install puts the checkout on the path: its folders then yield to any package of the same name.
 """
 
 import importlib.util

@@ -22,6 +22,8 @@ class FPN(nn.Module):
 
     def __init__(self, trunk: Any, channels: int = 256, norm: str = "none") -> None:
         super().__init__()
+        if norm == "frozen":
+            raise ValueError("FPN: norm frozen would stay the identity; choose none, batch or group")
         self.trunk = trunk
         bias = norm == "none"
         self.lateral = nn.ModuleList(

@@ -92,6 +92,8 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"no ResNet-{depth}; choose a depth of {', '.join(map(str, DEPTHS))}")
+        if norm == "none":
+            raise ValueError("ResNet: without norms it does not train; choose frozen, batch or group")
         if width < 1 or not 0 <= freeze_at <= 5:
             raise ValueError(f"ResNet: width {width} must be at least 1 and freeze_at {freeze_at} in 0..5")
         block, blocks = DEPTHS[depth]

@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", metavar="CONFIG", help="an .ini file, laid over the defaults of config.ini")
     command.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", dest="settings",
-                         help="change settings of the file, e.g. --set train.epochs=2 data.root=my-data")
+                         action="extend", help="behind CONFIG: change settings: --set train.epochs=2 data.root=mine")
 
 
 def _overrides(settings: Sequence[str]) -> dict[str, dict[str, Any]]:

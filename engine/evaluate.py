@@ -21,10 +21,10 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test", **
 
     Args:
         config: file or mapping laid over config.ini; its [data], [evaluate] and [train] device count, while the model
-            is built from the configuration in the checkpoint.
+            has the configuration in the checkpoint.
         weights: a checkpoint of training or of `MaskRCNN.save`.
         split: train, val or test.
-        overrides: sections laid over the configuration, e.g. data={"root": "elsewhere"}.
+        overrides: sections laid over both, e.g. data={"root": "elsewhere"}, box={"score_threshold": 0.5}.
 
     Returns:
         box_AP, mask_AP, ...: see `maskrcnn.engine.metrics.CocoMetrics.compute`; and loss with its parts.
@@ -33,7 +33,7 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test", **
         ValueError: files that do not fit, or a checkpoint for another number of classes.
     """
     cfg = load_config(config, overrides)
-    model = MaskRCNN.load(weights).to(choose_device(cfg.train.device))
+    model = MaskRCNN.load(weights, overrides).to(choose_device(cfg.train.device))
     dataset = open_dataset(cfg.data.format, cfg.data.root, split)
     if model.num_classes != len(dataset.class_names):
         raise ValueError(f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "
@@ -80,9 +80,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"[train] device = {name!r}; choose auto, cpu, cuda, cuda:1 or mps") from None
+        raise ValueError(f"device = {name!r}; choose auto, cpu, cuda, cuda:1 or mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"[train] device = {name!r}, but this machine shows {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(f"device = {name!r}, but this machine shows {torch.cuda.device_count()} CUDA devices")
     return device
 
 

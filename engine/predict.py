@@ -1,6 +1,7 @@
 """Detect objects in image files: annotated pictures, and results in COCO's format."""
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from maskrcnn import MaskRCNN
 
 from ..tools.files import atomic
 from ..tools.images import read_image
-from ..tools.visualize import draw
+from ..tools.visualize import confident, draw
 from .evaluate import choose_device, progress
 from .metrics import coco_results
+
+log = logging.getLogger("maskrcnn")
 
 
 def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], output: str | os.PathLike,
@@ -29,7 +32,8 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
         images: image files.
         batch_size: images at a time.
         device: auto, cpu, cuda, cuda:1 or mps.
-        score_threshold: detections must exceed it; by default the checkpoint's [box] score_threshold.
+        score_threshold: detections must exceed it, to be listed and to be drawn. By default those above the
+            checkpoint's [box] score_threshold are listed, and those from 0.5 on drawn.
 
     Returns:
         The files that could not be read, each with the reason; the others are done.
@@ -37,6 +41,8 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
     Raises:
         ValueError: weights or arguments that do not fit.
     """
+    if batch_size < 1 or not (score_threshold is None or 0 <= score_threshold <= 1):
+        raise ValueError(f"predict: batch_size {batch_size} must be at least 1, and score {score_threshold} in 0..1")
     config = None if score_threshold is None else {"box": {"score_threshold": score_threshold}}
     model = MaskRCNN.load(weights, config).to(choose_device(device))
     output = Path(output)
@@ -55,14 +61,16 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
                     failures[os.fspath(images[i])] = str(error)
             for (i, image), found in zip(batch.items(), model.predict(list(batch.values()), max(1, len(batch)))):
                 detections = {key: value.cpu() for key, value in found.items()}
+                shown = confident(detections, 0.5 if score_threshold is None else 0.0)
                 with atomic(output / f"{names[i]}.png") as part:
-                    draw(image, detections, model.class_names).save(part, format="PNG")
+                    draw(image, shown, model.class_names).save(part, format="PNG")
                 results += coco_results(detections, i)
                 listed.append({"id": i, "file_name": os.fspath(images[i]), "height": image.shape[1],
                                "width": image.shape[2], "picture": f"{names[i]}.png"})
             bar.update(min(batch_size, len(images) - start))
     class_names = model.class_names or [str(k) for k in range(1, model.num_classes + 1)]
     categories = [{"id": k, "name": name} for k, name in enumerate(class_names, 1)]
+    log.info("%d images, %d detections: %s", len(listed), len(results), output)
     _write_json(output / "results.json", results)
     _write_json(output / "images.json", {"images": listed, "categories": categories})
     return failures

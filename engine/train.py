@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..datasets.augment import Flipped
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.config import Source, dump_config, load_config, plain
 from ..tools.files import atomic
-from ..tools.visualize import compare, grid, plot_history
+from ..tools.visualize import compare, confident, grid, plot_history
 from ..tools.weights import save_checkpoint
 from .evaluate import choose_device, evaluate_model, progress
 
@@ -51,6 +52,7 @@ def train(config: Source, **overrides: Mapping[str, Any]) -> dict[str, float]:
     """
     started = time.perf_counter()
     cfg = load_config(config, overrides)
+    check_settings(cfg)
     device = choose_device(cfg.train.device)
     torch.manual_seed(cfg.train.seed)
     prepare_data(cfg)
@@ -67,11 +69,11 @@ def train(config: Source, **overrides: Mapping[str, Any]) -> dict[str, float]:
 
     trained = time.perf_counter()
     best = MaskRCNN.load(run / "best.pt").to(device)
-    draw_predictions(best, splits["val"], run / "predictions.png")
+    draw_predictions(best, splits["test"], run / "predictions.png")
     test = evaluate_model(best, splits["test"], cfg.evaluate.batch_size, cfg.evaluate.max_detections, "evaluate test")
     metrics = {f"test/{name}": value for name, value in test.items()}
     seconds = sum(record["train/seconds"] for record in history)
-    metrics |= {"best_epoch": best_epoch(history, cfg.evaluate.best_metric), "train/seconds": seconds,
+    metrics |= {"best_epoch": best_epoch(history, best_metric(cfg)), "train/seconds": seconds,
                 "train/images_per_second": len(splits["train"]) * len(history) / seconds,
                 "test/seconds": time.perf_counter() - trained, "total_seconds": time.perf_counter() - started}
     with atomic(run / "metrics.json") as part:
@@ -102,6 +104,7 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
                 loss.backward()
                 if settings.clip_norm > 0:
                     nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
+                rate = schedule.get_last_lr()[0]
                 optimizer.step()
                 schedule.step()
 
@@ -109,18 +112,34 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
                     totals[name] = totals.get(name, 0.0) + float(value.detach()) * len(images)
                 bar.update(len(images))
                 done = (epoch - 1 + (step + 1) / len(loader)) / settings.epochs
-                left = (time.perf_counter() - began) * (1 - done) / done
-                bar.set_postfix_str(f"loss {float(loss.detach()):.3f}, lr {schedule.get_last_lr()[0]:.2g}, "
-                                    f"{left / 60:.1f} min left in all", refresh=False)
+                left = round((time.perf_counter() - began) * (1 - done) / done)
+                bar.set_postfix_str(f"loss {float(loss.detach()):.3f}, lr {rate:.2g}, training ends in "
+                                    f"{left // 60}:{left % 60:02}", refresh=False)
         seconds = time.perf_counter() - epoch_began
-        record: dict[str, Any] = {"epoch": epoch, "lr": schedule.get_last_lr()[0], "train/seconds": seconds,
-                  "train/images_per_second": len(train_set) / seconds}
+        record: dict[str, Any] = {"epoch": epoch, "lr": rate, "train/seconds": seconds,
+                                  "train/images_per_second": len(train_set) / seconds}
         record |= {f"train/{name}": total / len(train_set) for name, total in totals.items()}
         validation = evaluate_model(model, val_set, cfg.evaluate.batch_size, cfg.evaluate.max_detections, "validate")
         record |= {f"val/{name}": value for name, value in validation.items()}
         history.append(record)
         _keep(model, history, cfg, run)
     return history
+
+
+def check_settings(cfg: EasyDict) -> None:
+    """Raises ValueError for a choice that does not exist, before anything is generated or written."""
+    for key, choices in (("optimizer", ("sgd", "adamw")), ("schedule", ("step", "cosine"))):
+        if cfg.train[key] not in choices:
+            raise ValueError(f"[train] {key} = {cfg.train[key]!r}; choose {' or '.join(choices)}")
+    if not re.fullmatch(r"(box|mask)_(AP|AR\d+)(50|75|_small|_medium|_large|/.+)?", cfg.evaluate.best_metric):
+        raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, box_AP, "
+                         f"mask_AP50, box_AP50, mask_AP75, box_AP75, mask_AP_small, ...")
+
+
+def best_metric(cfg: EasyDict) -> str:
+    """The metric that chooses the best epoch: that of boxes where the model has no masks."""
+    name = cfg.evaluate.best_metric
+    return name if cfg.mask.enabled else name.replace("mask_", "box_", 1)
 
 
 def prepare_data(cfg: EasyDict) -> None:
@@ -165,9 +184,7 @@ def make_optimizer(model: nn.Module, settings: EasyDict) -> torch.optim.Optimize
               {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, settings.learning_rate, settings.momentum)
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, settings.learning_rate)
-    raise ValueError(f"[train] optimizer = {settings.optimizer!r}; choose sgd or adamw")
+    return torch.optim.AdamW(groups, settings.learning_rate)
 
 
 def rate_factor(step: int, steps_an_epoch: int, settings: EasyDict) -> float:
@@ -179,17 +196,12 @@ def rate_factor(step: int, steps_an_epoch: int, settings: EasyDict) -> float:
         warmup = start + (1 - start) * epoch / settings.warmup_epochs
     if settings.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / settings.epochs)))
-    if settings.schedule == "step":
-        return warmup * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
-    raise ValueError(f"[train] schedule = {settings.schedule!r}; choose step or cosine")
+    return warmup * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
 
 
 def best_epoch(history: list[dict[str, float]], metric: str) -> int:
     """The epoch of highest val/<metric>, the later one of equals; the last epoch where there is no such number."""
-    if f"val/{metric}" not in history[0]:
-        names = [key.removeprefix("val/") for key in history[0] if key.startswith("val/")]
-        raise ValueError(f"[evaluate] best_metric = {metric!r}; choose one of {', '.join(names)}")
-    scores = [record[f"val/{metric}"] for record in history]
+    scores = [record.get(f"val/{metric}", math.nan) for record in history]
     known = [score for score in scores if not math.isnan(score)]
     if not known:
         return len(history)
@@ -214,7 +226,7 @@ def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int =
     """A picture of the first images of a data set: ground truth beside predictions."""
     items = [dataset[i] for i in range(min(count, len(dataset)))]
     found = model.predict([image for image, _ in items])
-    pictures = [compare(image, target, {k: v.cpu() for k, v in detections.items()}, dataset.class_names)
+    pictures = [compare(image, target, confident(detections), dataset.class_names)
                 for (image, target), detections in zip(items, found)]
     with atomic(path) as part:
         grid(pictures, 1).save(part, format="PNG")
@@ -226,7 +238,7 @@ def _keep(model: MaskRCNN, history: list[dict[str, float]], cfg: EasyDict, run: 
     content = {"num_classes": model.num_classes, "class_names": model.class_names, "config": plain(model.config),
                "model": model.state_dict(), "epoch": epoch, "metrics": history[-1]}
     save_checkpoint(run / "last.pt", content)
-    if best_epoch(history, cfg.evaluate.best_metric) == epoch:
+    if best_epoch(history, best_metric(cfg)) == epoch:
         save_checkpoint(run / "best.pt", content)
     with atomic(run / "log.jsonl") as part:
         part.write_text("".join(json.dumps(_json(record)) + "\n" for record in history), encoding="utf-8")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..tools.matching import POSITIVE, match, sample
+from ..tools.matching import POSITIVE, check_thresholds, match, sample
 from ..tools.padding import take
 from ..tools.transform import Truth
 
@@ -36,6 +36,7 @@ class RoISampler:
 
     def __init__(self, samples: int = 512, positive_fraction: float = 0.25, positive_iou: float = 0.5,
                  negative_iou: float = 0.5, crowd_overlap: float = 0.5) -> None:
+        check_thresholds("box head", positive_iou, negative_iou)
         self.samples, self.positive_fraction = samples, positive_fraction
         self.positive_iou, self.negative_iou, self.crowd_overlap = positive_iou, negative_iou, crowd_overlap
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..libs.ops import nms
 from ..tools.boxes import clip, decode, encode, larger_than
-from ..tools.matching import POSITIVE, match, sample
+from ..tools.matching import POSITIVE, check_thresholds, match, sample
 from ..tools.padding import take
 from ..tools.transform import Batch, Truth
 from .anchors import Anchors
@@ -47,6 +47,7 @@ class RPN(nn.Module):
                  positive_iou: float = 0.7, negative_iou: float = 0.3, crowd_overlap: float = 0.5,
                  samples: int = 256, positive_fraction: float = 0.5, smooth_l1_beta: float = 1 / 9) -> None:
         super().__init__()
+        check_thresholds("RPN", positive_iou, negative_iou)
         self.anchors = anchors
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs))
         self.objectness = nn.Conv2d(channels, anchors.per_cell, 1)

@@ -21,7 +21,6 @@ ALLOWED = {
     "heads": {"libs", "tools"},
     "engine": {"libs", "tools", "datasets", "backbones", "proposal", "pooling", "heads", "maskrcnn"},
 }
-OUTSIDE_TORCH = {"setup.py"}
 
 
 def imported(path):
@@ -56,6 +55,14 @@ def test_direction(room):
         rooms, others = imported(path)
         assert rooms <= ALLOWED[room] | {room}, path
         assert not others & set(ALLOWED), f"{path} imports a folder as if it were a package of its own"
+
+
+def test_the_model_knows_nothing_of_data_and_engine():
+    imports, _ = imported(ROOT / "maskrcnn.py")
+    assert imports - {"engine"} <= {"libs", "tools", "backbones", "proposal", "pooling", "heads"}
+    source = (ROOT / "maskrcnn.py").read_text()
+    assert source.count("maskrcnn.engine") == 1  # python -m maskrcnn hands over to the command line
+    assert source.index("maskrcnn.engine") > source.index('if __name__ == "__main__"')
 
 
 def test_setup_does_not_import_torch():

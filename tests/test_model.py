@@ -11,6 +11,7 @@ from torch import nn
 
 from maskrcnn import MaskRCNN
 from maskrcnn.backbones.fpn import FPN
+from maskrcnn.tools.padding import Slots
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
 
@@ -38,6 +39,30 @@ def test_training_step(counts):
         for part in ("backbone.trunk.conv1", "backbone.lateral.0.0", "proposal.convs.0", "box_head.fc1",
                      "mask_head.convs.0", "mask_head.logits"):
             assert model.get_submodule(part).weight.grad.abs().sum() > 0, part
+
+
+@pytest.mark.parametrize("counts", [(2, 0), (0, 0), (2, 1)], ids=str)
+def test_padding_slots_change_nothing(counts, monkeypatch):
+    """Elsewhere than on the CPU padding is computed along: here, on the CPU, as if it were."""
+    model = small_model(changes={"backbone": {"norm": "group"}}).double()
+    images, targets = small_data(counts)
+
+    def all_slots(valid):
+        return Slots(torch.arange(valid.numel()), tuple(valid.shape))
+
+    def run():
+        torch.manual_seed(1)
+        losses = model.train()(images, targets)
+        with torch.no_grad():
+            return losses, model.eval()(images)
+
+    losses, detections = run()
+    monkeypatch.setattr("maskrcnn.slots", all_slots)
+    all_losses, all_detections = run()
+    for name, value in losses.items():
+        assert torch.allclose(all_losses[name], value, rtol=1e-9), name
+    for a, b in zip(all_detections, detections):
+        assert all(torch.allclose(a[key].double(), b[key].double()) for key in b)
 
 
 def test_mask_loss_reaches_the_trunk():

@@ -166,6 +166,30 @@ def test_predict(run, data, tmp_path, capsys):
     assert json.loads((tmp_path / "strict" / "results.json").read_text()) == []
 
 
+def test_without_masks(data, tmp_path):
+    """Faster R-CNN by the defaults: the best epoch is then chosen by its boxes."""
+    config = settings(data, tmp_path / "run", epochs=1)
+    metrics = train({**config, "mask": {"enabled": False}})
+    assert "test/box_AP" in metrics
+    assert "test/mask_AP" not in metrics
+    assert predict(tmp_path / "run" / "best.pt", [data / "test" / "cst-9" / "cst-9.jpg"], tmp_path / "out") == {}
+
+
+def test_evaluation_settings_can_be_changed(run):
+    strict = evaluate(run / "config.ini", run / "best.pt", "val", box={"score_threshold": 1.0})
+    assert strict["box_AR100"] == 0
+
+
+def test_nothing_is_left_of_a_run_that_cannot_begin(data, tmp_path):
+    for section, change in (("train", {"optimizer": "adam"}), ("train", {"schedule": "linear"}),
+                            ("evaluate", {"best_metric": "loss"}), ("box", {"positive_iou": 0.3})):
+        config = settings(data, tmp_path / "run")
+        config[section] = {**config.get(section, {}), **change}
+        with pytest.raises(ValueError, match=r"."):
+            train(config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_names_of_pictures():
     assert unique_names(["a/x.jpg", "b/x.png", "x-2.jpg", "y.jpg"]) == ["x", "x-2", "x-2-2", "y"]
 

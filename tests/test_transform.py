@@ -140,7 +140,7 @@ def test_targets_are_torchvisions(resize_masks):
     assert truth.valid.sum(dim=1).tolist() == counts
     assert truth.crowd is None
     for i, count in enumerate(counts):
-        if count == 0:  # torchvision cannot resize no masks at all
+        if count == 0:  # an empty slot, as boxes have; torchvision cannot resize no masks at all
             assert truth.masks[i].shape[0] == 0
             continue
         _, wanted = theirs()([images[i]], [targets[i]])

@@ -42,6 +42,8 @@ def test_an_injected_part_is_given_again(tmp_path):
     part = small_model().mask_head
     model = small_model(mask_head=part)
     model.save(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"parts of its own: give mask_head=\.\.\. to load it"):
+        MaskRCNN.load(tmp_path / "model.pt")
     other = small_model(changes={"mask": {"convs": 1}}).mask_head
     assert same(MaskRCNN.load(tmp_path / "model.pt", mask_head=other).state_dict(), model.state_dict())
 
@@ -148,6 +150,19 @@ def test_fine_tuning_renews_only_the_class_layers(tmp_path, caplog):
     assert "box_head.classification" in message
     assert "box_head.fc1" not in message
     assert model.class_names is None
+
+
+def test_fine_tuning_with_another_configuration_names_the_settings(tmp_path, caplog):
+    small_model(3).save(tmp_path / "three.pt")
+    with pytest.raises(ValueError, match=r"box_head.fc1[\s\S]*saved with \[box\] hidden = 16: give its config"):
+        small_model(3, pretrained=tmp_path / "three.pt", changes={"box": {"hidden": 8}})
+    assert not caplog.records
+
+
+def test_fine_tuning_without_masks(tmp_path):
+    small_model(3).save(tmp_path / "three.pt")
+    boxes_only = small_model(3, pretrained=tmp_path / "three.pt", changes={"mask": {"enabled": False}})
+    assert boxes_only.mask_head is None
 
 
 @pytest.fixture

@@ -27,12 +27,7 @@ def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None
 
     Returns:
         index [N, P] of the matched ground truth (0 where there is none), and label [N, P]: 1, 0, or -1 for ignored.
-
-    Raises:
-        ValueError: negative_iou above positive_iou.
     """
-    if negative_iou > positive_iou:
-        raise ValueError(f"negative_iou {negative_iou} must not exceed positive_iou {positive_iou}")
     overlaps = iou(boxes, candidates).masked_fill(~valid[:, :, None], -1.0)
     if overlaps.shape[1] == 0:
         nothing = overlaps.new_zeros(overlaps.shape[0], overlaps.shape[2], dtype=torch.long)
@@ -50,6 +45,12 @@ def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None
         in_crowd = ((share >= crowd_overlap) & crowd[:, :, None]).any(dim=1)
         label = label.masked_fill(in_crowd & (label != POSITIVE), IGNORED)
     return index, label
+
+
+def check_thresholds(name: str, positive_iou: float, negative_iou: float) -> None:
+    """Raises ValueError where a candidate could be both."""
+    if negative_iou > positive_iou:
+        raise ValueError(f"{name}: negative_iou {negative_iou} must not exceed positive_iou {positive_iou}")
 
 
 def sample(label: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ class Truth:
     labels: Tensor  # [N, M], 1..K, 0 in padding
     valid: Tensor  # [N, M]: an object
     crowd: Tensor | None  # [N, M]: a crowd region; None where the batch has none
-    masks: list[Tensor]  # N x [M_i, h, w], 0/1; empty where the targets have none
+    masks: list[Tensor]  # N x [max(1, M_i), h, w], 0/1; an empty list where the targets have none
     mask_ratios: Tensor  # [N, 2]: mask pixels per input pixel, vertical and horizontal
 
 
@@ -103,7 +103,9 @@ class Transform(nn.Module):
         sizes = batch.sizes.float()
         masks: list[Tensor] = []
         if all("masks" in target for target in targets):
+            # Like the boxes, an image without objects has one empty slot: padded RoIs may look at it.
             masks = [target["masks"].to(device) for target in targets]
+            masks = [mask if len(mask) else mask.new_zeros(1, *mask.shape[1:]) for mask in masks]
             if self.resize_masks:
                 masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.sizes.tolist())]
         mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes

@@ -56,6 +56,12 @@ def draw(image: Any, instances: Mapping[str, Any], class_names: Sequence[str] | 
     return picture
 
 
+def confident(detections: Mapping[str, Tensor], least: float = 0.5) -> dict[str, Tensor]:
+    """On the CPU, those of an image's detections that score at least this: the others would crowd a picture."""
+    keep = detections["scores"] >= least
+    return {key: value[keep].cpu() for key, value in detections.items()}
+
+
 def compare(image: Any, target: Mapping[str, Any], detections: Mapping[str, Any],
             class_names: Sequence[str] | None = None, alpha: float = 0.5) -> Image.Image:
     """Ground truth beside prediction, both as `draw` shows them, under headings with their numbers of instances.
@@ -112,7 +118,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
             if points:
                 axes.plot(*zip(*points), marker="o", markersize=3, label=key)
                 axes.legend(frameon=False)
-        axes.set(title=title, xlabel="epoch", ylim=(0, None))
+        axes.set(title=title, xlabel="epoch", ylim=(0, 1.03 if title == "average precision" else None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
     with atomic(path) as part:

@@ -135,8 +135,10 @@ def _rename(key: str) -> str | None:
     return None
 
 
-def load_pretrained(model: nn.Module, source: str | os.PathLike) -> None:
+def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
     """Load `source` into a model: "" for nothing, "imagenet", "coco", or the path of a checkpoint.
+
+    `trunk` is the name of the model's trunk, which "imagenet" finds weights by.
 
     A checkpoint is one of this library, or a state dict of torchvision's ResNet or maskrcnn_resnet50_fpn. Where its
     classes are others, the layers that have outputs for each class keep their fresh weights, and a message says so.
@@ -148,39 +150,60 @@ def load_pretrained(model: nn.Module, source: str | os.PathLike) -> None:
     if source == "":
         return
     if source == "imagenet":
-        _load_trunk(model, _imagenet_state(model), "torchvision's ImageNet weights")
+        weights = _torchvision_weights(f"{trunk.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1")
+        _load_trunk(model, weights.get_state_dict(progress=True, check_hash=True), "torchvision's ImageNet weights")
     elif source == "coco":
         weights = _torchvision_weights("MaskRCNN_ResNet50_FPN_Weights.COCO_V1")
         # The published model's norms have eps 0, and its 91 rows have gaps where COCO has no class.
         state = from_torchvision(weights.get_state_dict(progress=True, check_hash=True), norm_eps=0.0)
         rows = [i for i, name in enumerate(weights.meta["categories"]) if name not in ("__background__", "N/A")]
         names = [weights.meta["categories"][i] for i in rows]
+        if model.config.pooling.aligned:
+            log.warning("torchvision's COCO weights are meant for the conventions of examples/coco/torchvision.ini")
         load_matching(model, _select_classes(state, rows), "torchvision's COCO weights", names)
     else:
         content = load_tensors(source)
         if isinstance(content, dict) and set(content) >= CHECKPOINT_KEYS:
-            load_matching(model, content["model"], source, content["class_names"])
+            try:
+                load_matching(model, content["model"], source, content["class_names"], content["num_classes"])
+            except ValueError as error:
+                raise ValueError(f"{error}\n{_differences(content['config'], model.config)}") from None
         elif isinstance(content, dict) and "layer1.0.conv1.weight" in content:
             _load_trunk(model, content, source)
         elif isinstance(content, dict) and "rpn.head.cls_logits.weight" in content:
-            load_matching(model, from_torchvision(content), source, None)
+            state = from_torchvision(content)
+            load_matching(model, state, source, None, len(state["mask_head.logits.bias"]))
         else:
             raise ValueError(f"pretrained = {source}: neither a checkpoint of this library nor a state dict of "
                              f"torchvision's ResNet or maskrcnn_resnet50_fpn")
 
 
-def load_matching(model: nn.Module, state: Mapping[str, Tensor], source: str, class_names: list[str] | None) -> None:
-    """Load weights that may be for other classes: class-specific layers of another shape keep their fresh weights."""
+def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_names: list[str] | None,
+                  num_classes: int | None = None) -> None:
+    """Load weights that may be for other classes: all class-specific layers then keep their fresh weights.
+
+    `num_classes` is that of the weights, by default the number of class names. A model without a mask head leaves the
+    mask head's weights out.
+    """
     own = model.state_dict()
-    fresh = {key for key in own if key.startswith(CLASS_LAYERS) and key in state and
-             state[key].shape != own[key].shape}
-    if fresh:  # all class layers, so that none of them speaks of classes that the others don't know
-        fresh = {key for key in own if key.startswith(CLASS_LAYERS)}
+    if model.mask_head is None:
+        state = {key: value for key, value in state.items() if not key.startswith("mask_head.")}
+    num_classes = len(class_names or []) if num_classes is None else num_classes
+    fresh = {key: own[key] for key in own if key.startswith(CLASS_LAYERS)} if num_classes != model.num_classes else {}
+    load_state(model, {**state, **fresh}, source)
+    if fresh:
         layers = sorted({key.rpartition(".")[0] for key in fresh})
         log.warning("%s are for other classes: %s start from fresh weights", source, ", ".join(layers))
     elif model.class_names is None and class_names is not None:
         model.class_names = list(class_names)
-    load_state(model, {**state, **{key: own[key] for key in fresh}}, source)
+
+
+def _differences(saved: Mapping[str, Mapping[str, Any]], config: Mapping[str, Mapping[str, Any]]) -> str:
+    """The settings of the model in which a checkpoint's configuration differs."""
+    parts = ("backbone", "fpn", "rpn", "pooling", "box", "mask")
+    found = [f"[{section}] {key} = {saved[section][key]}" for section in parts for key in config[section]
+             if key in saved.get(section, {}) and saved[section][key] != config[section][key]]
+    return f"the checkpoint was saved with {', '.join(found) or 'the same configuration'}: give its config"
 
 
 def _select_classes(state: dict[str, Tensor], rows: list[int]) -> dict[str, Tensor]:
@@ -195,12 +218,6 @@ def _select_classes(state: dict[str, Tensor], rows: list[int]) -> dict[str, Tens
         key = f"mask_head.logits.{kind}"
         selected[key] = state[key][index - 1]
     return selected
-
-
-def _imagenet_state(model: Any) -> dict[str, Tensor]:
-    settings = model.config.backbone
-    return _torchvision_weights(f"{settings.name.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1").get_state_dict(
-        progress=True, check_hash=True)
 
 
 def _torchvision_weights(name: str) -> Any:
