@@ -73,8 +73,10 @@ class MaskRCNN(nn.Module):
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class_names for num_classes = {num_classes}")
         self.num_classes = num_classes
-        self.class_names = list(class_names) if class_names is not None else None
+        self.class_names = [str(name) for name in class_names] if class_names is not None else None
         self.config = cfg = load_config(config)
+        if len(cfg.box.delta_weights) != 4 or min(cfg.box.delta_weights) <= 0:
+            raise ValueError(f"[box] delta_weights = {cfg.box.delta_weights}; give four positive numbers")
 
         self.transform = Transform(**cfg.transform, mask_threshold=cfg.mask.threshold,
                                    whole_pixel_paste=cfg.mask.whole_pixel_paste)
@@ -176,24 +178,29 @@ class MaskRCNN(nn.Module):
     def predict(self, images: Sequence[Any], batch_size: int = 4) -> list[dict[str, Tensor]]:
         """Detections of image files, PIL images, [h, w, 3] uint8 arrays or [3, h, w] tensors; see `forward`.
 
-        The mode of the model (training or evaluation) is left as it was.
+        The modes of the model and its parts (training or evaluation) are left as they were.
 
         Raises:
             ValueError: an image that cannot be read, named by its file or its place in the list.
         """
         if isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
             raise ValueError(f"predict takes a list of images, got {type(images).__name__}; for one give [image]")
-        was_training = self.training
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"predict: batch_size = {batch_size!r} should be an integer of at least 1")
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             with torch.no_grad():
                 results = []
                 for start in range(0, len(images), batch_size):
-                    chunk = images[start : start + batch_size]
-                    results += self([as_image(image, f"images[{start + i}]") for i, image in enumerate(chunk)])
+                    chunk = [as_image(image, f"images[{start + i}]")
+                             for i, image in enumerate(images[start : start + batch_size])]
+                    check_images(chunk, len(self.transform.mean), start)
+                    results += self(chunk)
                 return results
         finally:
-            self.train(was_training)
+            for module, mode in modes:
+                module.training = mode
 
     def save(self, path: str | os.PathLike) -> None:
         """Weights, configuration and class names into one file of tensors and plain data, written atomically."""

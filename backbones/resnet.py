@@ -53,10 +53,26 @@ class Bottleneck(nn.Module):
         return F.relu(out + self.downsample(x), inplace=True)
 
 
+class Projection(nn.Sequential):
+    """The shortcut where a block changes the size or the channels: every stride-th cell, 1x1 convolution, norm.
+
+    The same as a strided 1x1 convolution. But the backward pass of that one, for few channels in channels_last layout,
+    writes outside its memory on the CPU (seen with PyTorch 2.15 and 12 or fewer channels).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: Norm) -> None:
+        super().__init__(nn.Conv2d(in_channels, out_channels, 1, bias=False), norm(out_channels))
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, out_channels, H / stride, W / stride]"""
+        return super().forward(x[:, :, :: self.stride, :: self.stride])
+
+
 def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm(out_channels))
+    return Projection(in_channels, out_channels, stride, norm)
 
 
 # Blocks of each of the four stages. ResNet-10 is not in the paper: one basic block a stage, for small data.

@@ -81,6 +81,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device = {name!r}; choose auto, cpu, cuda, cuda:1 or mps") from None
+    if device.type not in ("cpu", "cuda", "mps") or (device.type == "mps" and not torch.backends.mps.is_available()):
+        raise ValueError(f"device = {name!r} is not there; choose auto, cpu, cuda, cuda:1 or (on a Mac) mps")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device = {name!r}, but this machine shows {torch.cuda.device_count()} CUDA devices")
     return device

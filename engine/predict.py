@@ -46,8 +46,12 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
     config = None if score_threshold is None else {"box": {"score_threshold": score_threshold}}
     model = MaskRCNN.load(weights, config).to(choose_device(device))
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     names = unique_names(images)
+    own = {Path(image).resolve() for image in images}
+    for name in names:
+        if (output / f"{name}.png").resolve() in own:
+            raise ValueError(f"the picture {output / name}.png would replace an input image; choose another folder")
+    output.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
     results: list[dict] = []
     listed: list[dict] = []
@@ -57,7 +61,7 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
             for i in range(start, min(start + batch_size, len(images))):
                 try:
                     batch[i] = read_image(images[i])
-                except ValueError as error:
+                except (ValueError, OSError) as error:
                     failures[os.fspath(images[i])] = str(error)
             for (i, image), found in zip(batch.items(), model.predict(list(batch.values()), max(1, len(batch)))):
                 detections = {key: value.cpu() for key, value in found.items()}

@@ -131,6 +131,9 @@ def check_settings(cfg: EasyDict) -> None:
     for key, choices in (("optimizer", ("sgd", "adamw")), ("schedule", ("step", "cosine"))):
         if cfg.train[key] not in choices:
             raise ValueError(f"[train] {key} = {cfg.train[key]!r}; choose {' or '.join(choices)}")
+    if not cfg.train.output or cfg.train.seed >= 2**63:
+        raise ValueError(f"[train] output = {cfg.train.output!r} must name a folder, and seed = {cfg.train.seed} be "
+                         f"below 2**63")
     if not re.fullmatch(r"(box|mask)_(AP|AR\d+)(50|75|_small|_medium|_large|/.+)?", cfg.evaluate.best_metric):
         raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, box_AP, "
                          f"mask_AP50, box_AP50, mask_AP75, box_AP75, mask_AP_small, ...")

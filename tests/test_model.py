@@ -1,16 +1,21 @@
 """The model as a user meets it."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from small import overlay, small_data, small_model
 from torch import nn
 
 from maskrcnn import MaskRCNN
 from maskrcnn.backbones.fpn import FPN
+from maskrcnn.tools.images import as_image
 from maskrcnn.tools.padding import Slots
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
@@ -223,6 +228,50 @@ def test_predict_takes_files_pil_and_arrays(tmp_path):
         assert torch.allclose(result["boxes"], results[0]["boxes"], atol=1e-3)
         assert torch.equal(result["labels"], results[0]["labels"])
     assert not results[0]["boxes"].requires_grad
+
+
+def test_images_come_upright_and_in_8_bits(tmp_path):
+    pixels = (small_data()[0][0] * 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    turned = Image.fromarray(np.rot90(pixels).copy())
+    exif = turned.getexif()
+    exif[0x0112] = 6  # the camera was held upright: show it turned by 90 degrees clockwise
+    turned.save(tmp_path / "turned.png", exif=exif)
+    grey = pixels[..., 0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    for image in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
+        assert torch.equal(as_image(image), as_image(pixels))
+    assert torch.equal(as_image(tmp_path / "deep.png"), as_image(grey))
+    with pytest.raises(ValueError, match="mode F"):
+        small_model().predict([Image.fromarray(grey.astype(np.float32))])
+
+
+def test_predict_keeps_the_mode_of_every_part():
+    model = small_model().train()
+    model.backbone.eval()
+    model.predict([small_data()[0][0]])
+    assert model.training
+    assert model.mask_head.training
+    assert not model.backbone.training
+
+
+def test_predict_names_the_place_in_the_whole_list():
+    good = torch.zeros(3, 40, 40)
+    with pytest.raises(ValueError, match=r"images\[5\] has shape"):
+        small_model().predict([good] * 5 + [torch.zeros(4, 40, 40)], batch_size=2)
+    for size in (0, -1, 1.5, None):
+        with pytest.raises(ValueError, match="batch_size"):
+            small_model().predict([good], size)
+
+
+def test_narrow_networks_stay_within_their_memory():
+    """PyTorch's backward pass of strided 1x1 convolutions with few channels does not: the process died."""
+    code = ("from small import *\nfor width in (2, 4, 8, 12):\n"
+            "    model = small_model(changes={'transform': {'min_size': 512, 'max_size': 512},"
+            " 'backbone': {'width': width}}).train()\n"
+            "    for _ in range(3): sum(model(*small_data((1, 1), ((512, 512),) * 2)).values()).backward()")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(("images", "message"), [

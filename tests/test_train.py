@@ -166,6 +166,16 @@ def test_predict(run, data, tmp_path, capsys):
     assert json.loads((tmp_path / "strict" / "results.json").read_text()) == []
 
 
+def test_predict_never_replaces_an_input(run, data, tmp_path):
+    Image.open(next(data.glob("test/*/*.jpg"))).save(tmp_path / "in.png")
+    before = (tmp_path / "in.png").read_bytes()
+    with pytest.raises(ValueError, match="would replace an input image"):
+        predict(run / "best.pt", [tmp_path / "in.png"], tmp_path)
+    assert (tmp_path / "in.png").read_bytes() == before
+    with pytest.raises(ValueError, match="batch_size 0"):
+        predict(run / "best.pt", [tmp_path / "in.png"], tmp_path / "out", batch_size=0)
+
+
 def test_without_masks(data, tmp_path):
     """Faster R-CNN by the defaults: the best epoch is then chosen by its boxes."""
     config = settings(data, tmp_path / "run", epochs=1)
@@ -306,6 +316,9 @@ def test_devices():
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ValueError, match="CUDA devices"):
         choose_device("cuda:99")
+    for name in ("meta", "xpu", "gpu"):
+        with pytest.raises(ValueError, match=name):
+            choose_device(name)
 
 
 def test_the_data_set_is_generated_where_there_is_none(tmp_path, monkeypatch):

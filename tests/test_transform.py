@@ -141,7 +141,8 @@ def test_targets_are_torchvisions(resize_masks):
     assert truth.crowd is None
     for i, count in enumerate(counts):
         if count == 0:  # an empty slot, as boxes have; torchvision cannot resize no masks at all
-            assert truth.masks[i].shape[0] == 0
+            assert truth.masks[i].shape[0] == 1
+            assert not truth.masks[i].any()
             continue
         _, wanted = theirs()([images[i]], [targets[i]])
         assert torch.equal(truth.boxes[i, :count], wanted[0]["boxes"])

@@ -124,6 +124,33 @@ def test_a_truncated_checkpoint(tmp_path):
             MaskRCNN.load(path)
 
 
+def test_damaged_weights(tmp_path):
+    """A byte that changed on the disk shows in the check sums; NaN shows in the numbers."""
+    path = tmp_path / "model.pt"
+    model = small_model()
+    model.save(path)
+    content = bytearray(path.read_bytes())
+    place = content.find(model.box_head.fc1.weight.detach().numpy().tobytes()[:64])
+    content[place + 5] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.pt is no readable checkpoint"):
+        MaskRCNN.load(path)
+    model.box_head.fc1.weight.data[0, 0] = float("nan")
+    model.save(path)
+    with pytest.raises(ValueError, match=r"box_head\.fc1\.weight holds NaN"):
+        MaskRCNN.load(path)
+
+
+@pytest.mark.parametrize("change", [{"model": None}, {"model": {"a": 1}}, {"class_names": 5}, {"config": "config.ini"}],
+                         ids=str)
+def test_checkpoints_of_wrong_content(tmp_path, change):
+    small_model().save(tmp_path / "model.pt")
+    torch.save({**load_checkpoint(tmp_path / "model.pt"), **change}, tmp_path / "model.pt")
+    for attempt in (MaskRCNN.load, lambda path: small_model(pretrained=path)):
+        with pytest.raises(ValueError, match="no checkpoint of this library"):
+            attempt(tmp_path / "model.pt")
+
+
 def test_tensors_that_are_no_checkpoint(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="no checkpoint of this library: it lacks class_names"):

@@ -10,8 +10,10 @@ from torch import Tensor
 BORDER_TOLERANCE = 1.0
 
 
-def check_images(images: Any, channels: int) -> None:
+def check_images(images: Any, channels: int, first: int = 0) -> None:
     """Images are a non-empty sequence of [C, h, w] tensors, or one [N, C, H, W] tensor: float in 0..1 or uint8.
+
+    `first` is the number of the first one, where they are a part of a longer list.
 
     Raises:
         ValueError: naming the first image that is none.
@@ -25,7 +27,7 @@ def check_images(images: Any, channels: int) -> None:
                          f"got {type(images).__name__}; files and PIL images go to model.predict")
     if len(images) == 0:
         raise ValueError("images is empty: a batch needs at least one image")
-    for i, image in enumerate(images):
+    for i, image in enumerate(images, first):
         if not isinstance(image, Tensor):
             raise ValueError(f"images[{i}] is a {type(image).__name__}, not a tensor; "
                              f"files, PIL images and arrays go to model.predict")

@@ -16,7 +16,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-", suffix=target.suffix)
     os.close(handle)
     part = Path(name)
     try:

@@ -21,7 +21,7 @@ def read_image(path: str | os.PathLike) -> Tensor:
         raise ValueError(f"no image file {path}")
     try:
         with Image.open(path) as image:
-            return _from_pil(ImageOps.exif_transpose(image))
+            return _from_pil(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"cannot read image {path}: {error}") from error
 
@@ -37,7 +37,10 @@ def as_image(image: Any, name: str = "image") -> Tensor:
     if isinstance(image, Tensor):
         return image
     if isinstance(image, Image.Image):
-        return _from_pil(image)
+        try:
+            return _from_pil(image)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name} cannot be read: {error}") from error
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
             raise ValueError(f"{name} is an array of {image.dtype} {list(image.shape)}; expected uint8 [h, w, 3] in "
@@ -48,4 +51,10 @@ def as_image(image: Any, name: str = "image") -> Tensor:
 
 
 def _from_pil(image: Image.Image) -> Tensor:
+    """Any PIL image as RGB, upright. Pillow's own conversion would clip what has more than 8 bits to white."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"images of mode {image.mode} have no fixed range of values; convert them to 8 or 16 bits")
+    image = ImageOps.exif_transpose(image)
     return torch.from_numpy(np.array(image.convert("RGB")).transpose(2, 0, 1).copy())

@@ -50,6 +50,6 @@ def pad(tensors: Sequence[Tensor], length: int) -> Tensor:
     """Tensors [M_i, ...] of equal trailing shape as one zero-padded [N, length, ...]."""
     first = tensors[0]
     out = first.new_zeros(len(tensors), length, *first.shape[1:])
-    for row, tensor in zip(out, tensors):
-        row[: tensor.shape[0]] = tensor
+    for i, tensor in enumerate(tensors):
+        out[i, : tensor.shape[0]] = tensor
     return out

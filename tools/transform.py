@@ -92,7 +92,7 @@ class Transform(nn.Module):
         device, dtype = self.like.device, self.like.dtype
         counts = [len(target["boxes"]) for target in targets]
         longest = max(1, *counts)
-        boxes = pad([target["boxes"].to(device, dtype) for target in targets], longest)
+        boxes = pad([target["boxes"].detach().to(device, dtype) for target in targets], longest)
         labels = pad([target["labels"].to(device, torch.int64) for target in targets], longest)
         given = pad([torch.ones(count, dtype=torch.bool, device=device) for count in counts], longest)
         flags = [target.get("iscrowd", torch.zeros(count)) for target, count in zip(targets, counts)]
@@ -151,8 +151,8 @@ class Transform(nn.Module):
         batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
         # Convolutions pass this memory layout on; on the CPU they are faster in it, and RoIAlign reads whole cells.
         batch = batch.contiguous(memory_format=torch.channels_last)
-        for slot, image in zip(batch, images):
-            slot[:, : image.shape[1], : image.shape[2]] = image
+        for i, image in enumerate(images):
+            batch[i, :, : image.shape[1], : image.shape[2]] = image
         return batch
 
 def _resample(masks: Tensor, height: int, width: int) -> Tensor:

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,10 @@ TORCHVISION_NAMES = [
 def save_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Tensors and plain data into one file, atomically: after a crash the file is the old one or the new one."""
     with atomic(path) as part:
-        torch.save(dict(content), part)
+        try:
+            torch.save(dict(content), part)
+        except RuntimeError as error:  # torch's own way of saying that the disk is full
+            raise OSError(f"cannot write {path}: {str(error).partition(chr(10))[0]}") from error
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -56,6 +60,12 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     missing = CHECKPOINT_KEYS - set(content) if isinstance(content, dict) else CHECKPOINT_KEYS
     if missing:
         raise ValueError(f"{path} is no checkpoint of this library: it lacks {', '.join(sorted(missing))}")
+    names, state = content["class_names"], content["model"]
+    if not (isinstance(content["config"], dict) and isinstance(state, dict)
+            and all(isinstance(value, Tensor) for value in state.values())
+            and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))):
+        raise ValueError(f"{path} is no checkpoint of this library: config must be a dict, class_names a list of text "
+                         f"or None, and model a dict of tensors")
     return content
 
 
@@ -64,13 +74,17 @@ def load_tensors(path: str | os.PathLike) -> Any:
     if not Path(path).is_file():
         raise ValueError(f"no checkpoint file {path}")
     try:
+        if zipfile.is_zipfile(path):  # torch itself does not look at the check sums
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    raise ValueError("its check sums do not fit, it is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"a pickled {found[1]}" if found else "something other than tensors and plain data"
         raise ValueError(f"{path} is refused: it holds {what}. Only tensors and plain data are loaded, as other "
                          f"objects could run code; or the file is damaged") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is no readable checkpoint: {reason}") from error
 
@@ -86,6 +100,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     wrong += [f"unknown {key}" for key in state if key not in own and not key.endswith("num_batches_tracked")]
     wrong += [f"{key} is {list(state[key].shape)}, not {list(own[key].shape)}"
               for key in own if key in state and own[key].shape != state[key].shape]
+    wrong += [f"{key} holds NaN or infinite numbers" for key in own
+              if key in state and state[key].is_floating_point() and not state[key].isfinite().all()]
     if wrong:
         listing = "\n  ".join(wrong[:20] + ([f"... and {len(wrong) - 20} more"] if len(wrong) > 20 else []))
         raise ValueError(f"the weights of {source} do not fit this architecture:\n  {listing}")
@@ -164,6 +180,7 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
     else:
         content = load_tensors(source)
         if isinstance(content, dict) and set(content) >= CHECKPOINT_KEYS:
+            content = load_checkpoint(source)
             try:
                 load_matching(model, content["model"], source, content["class_names"], content["num_classes"])
             except ValueError as error:
