@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -211,7 +212,8 @@ def _(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size
 def _paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float,
                  whole_pixels: bool) -> Tensor:
     grid, low, high = reference_masks.bordered(probabilities, boxes, whole_pixels)
-    out = torch.zeros(len(boxes), height, width, dtype=torch.bool)
+    # NumPy's zeros are pages that the system hands out when they are first written to: most never are.
+    out = torch.from_numpy(np.zeros((len(boxes), height, width), dtype=np.bool_))
     _call("paste_masks", boxes.dtype, grid.contiguous(), grid.shape[-1], torch.cat([low, high], dim=1).contiguous(),
           len(boxes), height, width, threshold, out)
     return out
