@@ -34,10 +34,11 @@ from maskrcnn.pooling.roi_align import RoIAlign
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
-from maskrcnn.tools.checks import check_images, check_targets
+from maskrcnn.tools.checks import check_backbone, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
 from maskrcnn.tools.images import as_image
 from maskrcnn.tools.masks import crop
+from maskrcnn.tools.modes import evaluating
 from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.transform import Batch, Transform
 from maskrcnn.tools.weights import load_checkpoint, load_pretrained, load_state, save_checkpoint
@@ -81,7 +82,7 @@ class MaskRCNN(nn.Module):
         self.transform = Transform(**cfg.transform, mask_threshold=cfg.mask.threshold,
                                    whole_pixel_paste=cfg.mask.whole_pixel_paste)
         self.backbone = backbone if backbone is not None else build_backbone(cfg)
-        channels, strides = _declared(self.backbone)
+        channels, strides = check_backbone(self.backbone)
         self.proposal: Any = proposal if proposal is not None else build_proposal(cfg, channels, strides)
         self.box_pool = box_pool if box_pool is not None else build_pool(cfg, cfg.box.pool_size, strides)
         self.box_head = box_head if box_head is not None else BoxHead(
@@ -187,20 +188,14 @@ class MaskRCNN(nn.Module):
             raise ValueError(f"predict takes a list of images, got {type(images).__name__}; for one give [image]")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"predict: batch_size = {batch_size!r} should be an integer of at least 1")
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad():
-                results = []
-                for start in range(0, len(images), batch_size):
-                    chunk = [as_image(image, f"images[{start + i}]")
-                             for i, image in enumerate(images[start : start + batch_size])]
-                    check_images(chunk, len(self.transform.mean), start)
-                    results += self(chunk)
-                return results
-        finally:
-            for module, mode in modes:
-                module.training = mode
+        results = []
+        with evaluating(self), torch.no_grad():
+            for start in range(0, len(images), batch_size):
+                chunk = [as_image(image, f"images[{i}]")
+                         for i, image in enumerate(images[start : start + batch_size], start)]
+                check_images(chunk, len(self.transform.mean), start)
+                results += self(chunk)
+        return results
 
     def save(self, path: str | os.PathLike) -> None:
         """Weights, configuration and class names into one file of tensors and plain data, written atomically."""
@@ -259,19 +254,6 @@ def build_pool(cfg: EasyDict, output_size: int, strides: Sequence[int]) -> RoIAl
     pooling = cfg.pooling
     return RoIAlign(output_size, strides[: pooling.levels], pooling.sampling_ratio, pooling.aligned,
                     pooling.canonical_size, pooling.canonical_level)
-
-
-def _declared(backbone: Any) -> tuple[int, tuple[int, ...]]:
-    """The number of channels, equal on all levels, and the strides that a backbone declares."""
-    try:
-        channels, strides = tuple(backbone.channels), tuple(backbone.strides)
-    except (AttributeError, TypeError):
-        raise ValueError(f"backbone {type(backbone).__name__} must declare `channels` and `strides`, "
-                         f"a tuple each with one value a map") from None
-    if len(set(channels)) != 1 or len(channels) != len(strides):
-        raise ValueError(f"backbone {type(backbone).__name__} declares channels {channels} and strides {strides}; "
-                         f"the heads need the same channels on every level: put an FPN on top")
-    return channels[0], strides
 
 
 if __name__ == "__main__":  # python -m maskrcnn

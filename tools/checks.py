@@ -48,6 +48,23 @@ def _check_range(image: Tensor, i: int) -> None:
         raise ValueError(f"images[{i}] {what}; float images are expected in 0..1, unnormalised (uint8 in 0..255)")
 
 
+def check_backbone(backbone: Any) -> tuple[int, tuple[int, ...]]:
+    """The number of channels, equal on all levels, and the strides that a backbone declares.
+
+    Raises:
+        ValueError: it declares none, or channels that differ.
+    """
+    try:
+        channels, strides = tuple(backbone.channels), tuple(backbone.strides)
+    except (AttributeError, TypeError):
+        raise ValueError(f"backbone {type(backbone).__name__} must declare `channels` and `strides`, "
+                         f"a tuple each with one value a map") from None
+    if len(set(channels)) != 1 or len(channels) != len(strides):
+        raise ValueError(f"backbone {type(backbone).__name__} declares channels {channels} and strides {strides}; "
+                         f"the heads need the same channels on every level: put an FPN on top")
+    return channels[0], strides
+
+
 def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: int | None = None,
                   masks_needed: bool = False) -> None:
     """Targets are one dict an image: boxes [M, 4], labels [M] in 1..num_classes, masks [M, h, w], iscrowd [M].
