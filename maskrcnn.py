@@ -34,6 +34,7 @@ from maskrcnn.pooling.roi_align import RoIAlign
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
+from maskrcnn.tools.checkpoints import load_checkpoint, save_checkpoint
 from maskrcnn.tools.checks import check_backbone, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
 from maskrcnn.tools.images import as_image
@@ -41,7 +42,7 @@ from maskrcnn.tools.masks import crop
 from maskrcnn.tools.modes import evaluating
 from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.transform import Batch, Transform
-from maskrcnn.tools.weights import load_checkpoint, load_pretrained, load_state, save_checkpoint
+from maskrcnn.tools.weights import load_pretrained, load_state
 
 __all__ = ["MaskRCNN", "__version__"]
 Shared = tuple[Batch, list[Tensor], Proposals]

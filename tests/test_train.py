@@ -17,8 +17,9 @@ from maskrcnn.datasets.augment import Flipped, flip
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
 from maskrcnn.engine.evaluate import choose_device, evaluate, evaluate_model
+from maskrcnn.engine.optimize import make_optimizer, rate_factor
 from maskrcnn.engine.predict import predict, unique_names
-from maskrcnn.engine.train import TrainingError, best_epoch, make_loader, make_optimizer, rate_factor, train
+from maskrcnn.engine.train import TrainingError, best_epoch, make_loader, train
 from maskrcnn.tools.config import dump_config, load_config
 
 

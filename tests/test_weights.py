@@ -12,7 +12,8 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn
 
 from maskrcnn import MaskRCNN
 from maskrcnn.tools import weights
-from maskrcnn.tools.weights import from_torchvision, load_checkpoint
+from maskrcnn.tools.checkpoints import load_checkpoint
+from maskrcnn.tools.weights import from_torchvision
 
 INI = ROOT / "examples" / "coco" / "torchvision.ini"
 
@@ -57,7 +58,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(weights.torch, "save", fail)
+    monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
         model.save(tmp_path / "model.pt")
     assert (tmp_path / "model.pt").read_bytes() == before

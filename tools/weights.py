@@ -1,18 +1,15 @@
-"""Checkpoints, and weights of other libraries translated to the names used here."""
+"""Weights into models, and those of other libraries translated to the names used here."""
 
 import logging
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .files import atomic
+from .checkpoints import CHECKPOINT_KEYS, load_checkpoint, load_tensors
 
 log = logging.getLogger("maskrcnn")
 
@@ -20,7 +17,6 @@ log = logging.getLogger("maskrcnn")
 NORM_EPS = 1e-5
 # Layers with one output, or four, a class: those that another number of classes makes anew.
 CLASS_LAYERS = ("box_head.classification.", "box_head.regression.", "mask_head.logits.")
-CHECKPOINT_KEYS = {"num_classes", "class_names", "config", "model"}
 
 # torchvision's maskrcnn_resnet50_fpn, with the names of checkpoints from before torchvision 0.14 as alternatives.
 TORCHVISION_NAMES = [
@@ -38,55 +34,6 @@ TORCHVISION_NAMES = [
     (r"roi_heads\.mask_predictor\.conv5_mask\.(.+)", r"mask_head.upsample.\1"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(.+)", r"mask_head.logits.\1"),
 ]
-
-
-def save_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    """Tensors and plain data into one file, atomically: after a crash the file is the old one or the new one."""
-    with atomic(path) as part:
-        try:
-            torch.save(dict(content), part)
-        except RuntimeError as error:  # torch's own way of saying that the disk is full
-            raise OSError(f"cannot write {path}: {str(error).partition(chr(10))[0]}") from error
-
-
-def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """A checkpoint that `MaskRCNN.save` or training wrote, on the CPU.
-
-    Raises:
-        ValueError: a missing or damaged file, one with pickled objects other than tensors and plain data (they could
-            run code), or one that is no checkpoint of this library.
-    """
-    content = load_tensors(path)
-    missing = CHECKPOINT_KEYS - set(content) if isinstance(content, dict) else CHECKPOINT_KEYS
-    if missing:
-        raise ValueError(f"{path} is no checkpoint of this library: it lacks {', '.join(sorted(missing))}")
-    names, state = content["class_names"], content["model"]
-    if not (isinstance(content["config"], dict) and isinstance(state, dict)
-            and all(isinstance(value, Tensor) for value in state.values())
-            and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))):
-        raise ValueError(f"{path} is no checkpoint of this library: config must be a dict, class_names a list of text "
-                         f"or None, and model a dict of tensors")
-    return content
-
-
-def load_tensors(path: str | os.PathLike) -> Any:
-    """What torch.save wrote, as long as it is tensors and plain data. Raises ValueError as `load_checkpoint` does."""
-    if not Path(path).is_file():
-        raise ValueError(f"no checkpoint file {path}")
-    try:
-        if zipfile.is_zipfile(path):  # torch itself does not look at the check sums
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    raise ValueError("its check sums do not fit, it is damaged")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"a pickled {found[1]}" if found else "something other than tensors and plain data"
-        raise ValueError(f"{path} is refused: it holds {what}. Only tensors and plain data are loaded, as other "
-                         f"objects could run code; or the file is damaged") from error
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path} is no readable checkpoint: {reason}") from error
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
