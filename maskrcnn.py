@@ -198,10 +198,14 @@ class MaskRCNN(nn.Module):
                 results += self(chunk)
         return results
 
+    def checkpoint(self) -> dict[str, Any]:
+        """Weights, configuration and class names: tensors and plain data."""
+        return {"num_classes": self.num_classes, "class_names": self.class_names, "config": plain(self.config),
+                "replaced": self.replaced, "model": self.state_dict()}
+
     def save(self, path: str | os.PathLike) -> None:
-        """Weights, configuration and class names into one file of tensors and plain data, written atomically."""
-        save_checkpoint(path, {"num_classes": self.num_classes, "class_names": self.class_names,
-                               "config": plain(self.config), "replaced": self.replaced, "model": self.state_dict()})
+        """The checkpoint into one file, written atomically."""
+        save_checkpoint(path, self.checkpoint())
 
     @classmethod
     def load(cls, path: str | os.PathLike, config: Source = None, **parts: nn.Module) -> "MaskRCNN":

@@ -217,8 +217,7 @@ def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int =
 def _keep(model: MaskRCNN, history: list[dict[str, float]], cfg: EasyDict, run: Path) -> None:
     """After an epoch: its line of the log, the plot, and the checkpoints."""
     epoch = len(history)
-    content = {"num_classes": model.num_classes, "class_names": model.class_names, "config": plain(model.config),
-               "model": model.state_dict(), "epoch": epoch, "metrics": history[-1]}
+    content = {**model.checkpoint(), "epoch": epoch, "metrics": history[-1]}
     save_checkpoint(run / "last.pt", content)
     if best_epoch(history, best_metric(cfg)) == epoch:
         save_checkpoint(run / "best.pt", content)
