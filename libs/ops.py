@@ -96,7 +96,13 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
     return reference_masks.paste_masks(probabilities, boxes, height, width, threshold, whole_pixels)
 
 
-@torch.library.custom_op("maskrcnn::nms", mutates_args=(), device_types="cpu")
+def _operator(name: str, schema: str) -> Any:
+    """Registers a function as the CPU version of an operator. The schema is spelled out, as older versions of PyTorch
+    cannot tell it from today's type hints."""
+    return torch.library.custom_op(f"maskrcnn::{name}", mutates_args=(), device_types="cpu", schema=schema)
+
+
+@_operator("nms", "(Tensor boxes, Tensor scores, float iou_threshold, Tensor? groups, Tensor? valid) -> Tensor")
 def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> Tensor:
     slots, starts = _runs(scores, groups, valid)
     ranked = boxes.reshape(-1, 4)[slots].contiguous()
@@ -134,7 +140,8 @@ def _runs(scores: Tensor, groups: Tensor | None, valid: Tensor | None) -> tuple[
     return slots, torch.cat([bounds.new_zeros(1), bounds, bounds.new_full((1,), len(slots))])
 
 
-@torch.library.custom_op("maskrcnn::roi_align", mutates_args=(), device_types="cpu")
+@_operator("roi_align", "(Tensor[] maps, Tensor boxes, Tensor image_index, Tensor levels, int output_size, "
+           "float[] scales, int sampling_ratio, bool aligned) -> Tensor")
 def _roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels: Tensor, output_size: int,
                scales: Sequence[float], sampling_ratio: int, aligned: bool) -> Tensor:
     check_index("roi_align: image_index", image_index, maps[0].shape[0])
@@ -154,7 +161,8 @@ def _(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels: Tensor
     return maps[0].new_empty(boxes.shape[0], output_size, output_size, maps[0].shape[1]).permute(0, 3, 1, 2)
 
 
-@torch.library.custom_op("maskrcnn::roi_align_backward", mutates_args=(), device_types="cpu")
+@_operator("roi_align_backward", "(Tensor grad, Tensor boxes, Tensor image_index, Tensor levels, int[] shapes, "
+           "float[] scales, int sampling_ratio, bool aligned) -> Tensor[]")
 def _roi_align_backward(grad: Tensor, boxes: Tensor, image_index: Tensor, levels: Tensor, shapes: Sequence[int],
                         scales: Sequence[float], sampling_ratio: int, aligned: bool) -> list[Tensor]:
     check_index("roi_align: image_index", image_index, shapes[0])
@@ -189,7 +197,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
 _roi_align.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
-@torch.library.custom_op("maskrcnn::crop_masks", mutates_args=(), device_types="cpu")
+@_operator("crop_masks", "(Tensor[] masks, Tensor boxes, Tensor index, Tensor image, int size, bool aligned, "
+           "int sampling_ratio) -> Tensor")
 def _crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool,
                 sampling_ratio: int) -> Tensor:
     check_mask_index(index, image, masks)
@@ -208,7 +217,8 @@ def _(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size
     return boxes.new_empty(boxes.shape[0], size, size)
 
 
-@torch.library.custom_op("maskrcnn::paste_masks", mutates_args=(), device_types="cpu")
+@_operator("paste_masks", "(Tensor probabilities, Tensor boxes, int height, int width, float threshold, "
+           "bool whole_pixels) -> Tensor")
 def _paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float,
                  whole_pixels: bool) -> Tensor:
     grid, low, high = reference_masks.bordered(probabilities, boxes, whole_pixels)
