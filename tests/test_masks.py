@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import ops
 from torchvision.models.detection.roi_heads import paste_masks_in_image
+from versions import each_version  # noqa: F401  # runs every test for both versions
 
 from maskrcnn.libs import ops as libs_ops
 from maskrcnn.libs import reference_masks as module
@@ -17,16 +18,6 @@ DOUBLE = torch.float64
 NAN, INF = math.nan, math.inf
 seeds = st.integers(0, 2**31)
 VERSIONS = {"crop": (module.crop_masks, libs_ops.crop_masks), "paste": (module.paste_masks, libs_ops.paste_masks)}
-
-
-@pytest.fixture(autouse=True, params=["reference", "compiled"])
-def _versions(request, monkeypatch):
-    """Every test runs for the operators in PyTorch and for the compiled ones."""
-    if request.param == "compiled" and not libs_ops.compiled(torch.zeros(1)):
-        pytest.skip("the operators are not compiled here: python libs/build_libs.py")
-    for name, (plain, fast) in VERSIONS.items():
-        monkeypatch.setitem(globals(), name, plain if request.param == "reference" else fast)
-
 
 
 def random_boxes(generator, count, height, width):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import ops
+from versions import each_version  # noqa: F401  # runs every test for both versions
 
 from maskrcnn.libs import ops as libs_ops
 from maskrcnn.libs import reference
@@ -17,16 +18,6 @@ NAN, INF = math.nan, math.inf
 seeds = st.integers(0, 2**31)
 thorough = settings(deadline=None, max_examples=60)
 VERSIONS = {"nms": (reference.nms, libs_ops.nms), "roi_align": (reference.roi_align, libs_ops.roi_align)}
-
-
-@pytest.fixture(autouse=True, params=["reference", "compiled"])
-def _versions(request, monkeypatch):
-    """Every test runs for the operators in PyTorch and for the compiled ones."""
-    if request.param == "compiled" and not libs_ops.compiled(torch.zeros(1)):
-        pytest.skip("the operators are not compiled here: python libs/build_libs.py")
-    for name, (plain, fast) in VERSIONS.items():
-        monkeypatch.setitem(globals(), name, plain if request.param == "reference" else fast)
-
 
 
 # ---------------------------------------------------------------------------------------------------------------- iou

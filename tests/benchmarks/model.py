@@ -8,13 +8,12 @@ with examples/coco/torchvision.ini, and a slim network for small data.
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from pairs import compare
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -33,23 +32,6 @@ from calibration import calibrate  # noqa: E402
 from maskrcnn import MaskRCNN  # noqa: E402
 from maskrcnn.tools.config import load_config  # noqa: E402
 from maskrcnn.tools.weights import from_torchvision  # noqa: E402
-
-
-def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> None:
-    """Print the ratio of two functions' times, run in turn."""
-    ours(), theirs()
-    ratios, times = [], []
-    for _ in range(pairs):
-        began = time.perf_counter()
-        ours()
-        middle = time.perf_counter()
-        theirs()
-        ended = time.perf_counter()
-        ratios.append((middle - began) / (ended - middle))
-        times.append((middle - began, ended - middle))
-    mine, reference = (statistics.median(column) for column in zip(*times))
-    print(f"{name:42} {statistics.median(ratios):5.2f}  ({min(ratios):.2f} to {max(ratios):.2f})   "
-          f"{mine * 1e3:7.0f} ms against {reference * 1e3:7.0f} ms", flush=True)
 
 
 def resnet50(pairs: int) -> None:

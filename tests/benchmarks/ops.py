@@ -6,14 +6,12 @@ Each figure is time(ours) / time(torchvision), below 1 is faster: the median ove
 """
 
 import argparse
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torchvision
+from pairs import compare
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,22 +20,6 @@ sys.path.insert(0, str(ROOT))
 from maskrcnn.libs import ops  # noqa: E402
 
 HEIGHT, WIDTH, STRIDES = 800, 1088, (4, 8, 16, 32)
-
-
-def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> None:
-    """Print the ratio of two functions' times, run in turn."""
-    ours(), theirs()
-    times = []
-    for _ in range(pairs):
-        began = time.perf_counter()
-        ours()
-        middle = time.perf_counter()
-        theirs()
-        times.append((middle - began, time.perf_counter() - middle))
-    ratios = [a / b for a, b in times]
-    mine, reference = (statistics.median(column) for column in zip(*times))
-    print(f"{name:42} {statistics.median(ratios):5.3f}  ({min(ratios):.3f} to {max(ratios):.3f})   "
-          f"{mine * 1e3:8.2f} ms against {reference * 1e3:8.2f} ms", flush=True)
 
 
 def random_boxes(count: int, largest: float = 200) -> torch.Tensor:

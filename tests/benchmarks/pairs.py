@@ -1,0 +1,21 @@
+"""Times of two functions, run in turn: machines are noisy, and both meet the same noise."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+
+def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> None:
+    """Print the ratio of two functions' times, run in turn."""
+    ours(), theirs()
+    times = []
+    for _ in range(pairs):
+        began = time.perf_counter()
+        ours()
+        middle = time.perf_counter()
+        theirs()
+        times.append((middle - began, time.perf_counter() - middle))
+    ratios = [a / b for a, b in times]
+    mine, reference = (statistics.median(column) for column in zip(*times))
+    print(f"{name:42} {statistics.median(ratios):5.3f}  ({min(ratios):.3f} to {max(ratios):.3f})   "
+          f"{mine * 1e3:8.2f} ms against {reference * 1e3:8.2f} ms", flush=True)
