@@ -3,8 +3,8 @@ a user's own `tools` or `libs`; `maskrcnn.py` itself becomes the module of that 
 An editable install puts the checkout on the path: its folders then yield to any package of the same name.
 """
 
-import importlib.util
 import re
+import sys
 from pathlib import Path
 
 from setuptools import Distribution, setup
@@ -39,13 +39,14 @@ class BinaryDistribution(Distribution):
 
 def compile_operators(folder: Path) -> None:
     """Where there is no C compiler the library installs all the same: its operators in PyTorch then serve."""
-    spec = importlib.util.spec_from_file_location("build_libs", here / "libs" / "build_libs.py")
-    build_libs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build_libs)
-    try:
-        print(f"operators compiled: {build_libs.build_cpu(folder)}")
-    except build_libs.BuildError as error:
-        print(f"operators not compiled, those in PyTorch will serve: {error}")
+    sys.path.insert(0, str(here / "libs"))
+    from compile_c import BuildError, build
+
+    for name in ("cpu",) if sys.platform == "darwin" else ("cpu", "cuda"):
+        try:
+            print(f"operators compiled: {build(name, folder)}")
+        except BuildError as error:
+            print(f"operators not compiled, those in PyTorch will serve: {error}")
 
 
 setup(
@@ -59,7 +60,7 @@ setup(
     py_modules=["maskrcnn"],
     packages=[f"maskrcnn.{room}" for room in rooms],
     package_dir={f"maskrcnn.{room}": room for room in rooms},
-    package_data={"maskrcnn.libs": ["*.c", "*.h"]},
+    package_data={"maskrcnn.libs": ["*.c", "*.h", "*.cu"]},
     cmdclass={"build_py": BuildPy},
     distclass=BinaryDistribution,
     install_requires=[

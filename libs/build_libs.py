@@ -1,154 +1,155 @@
 """Build the compiled operators.
 
-    python libs/build_libs.py            # for this machine
-    python libs/build_libs.py cpu
-    python libs/build_libs.py --check    # is what is built up to date, and does it load?
+    python libs/build_libs.py                   # for this machine: its processor and its GPUs
+    python libs/build_libs.py cpu sm_62 sm_90   # the CPU's, and CUDA kernels for these architectures
+    python libs/build_libs.py --list            # architectures that can be built here, and what adds more
+    python libs/build_libs.py --check           # what is built: up to date, loading, right?
 
-Runs as a plain script with cffi and a C compiler: neither PyTorch nor anything else of the library is imported. What it
-builds speaks in pointers and numbers, so it fits every version of PyTorch.
+Runs as a plain script with cffi, a C compiler (for what runs on the host) and an NVRTC (for CUDA kernels): neither
+PyTorch nor a GPU nor CUDA's toolkit is needed. What it builds speaks in pointers and numbers, so it fits every version
+of PyTorch.
 """
 
 import argparse
-import hashlib
-import importlib.machinery
-import importlib.util
-import os
-import shutil
+import re
 import sys
-import tempfile
+from collections.abc import Iterable
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from types import ModuleType
 
-HERE = Path(__file__).resolve().parent
-CPU_SOURCES = ("cpu.c", "cpu_kernels.h", "geometry.h")
-
-# Each function once for float and once for double.
-CPU_FUNCTIONS = """
-int nms_{scalar}(const {scalar} *boxes, const int64_t *starts, int64_t runs, double threshold, uint8_t *keep);
-void roi_align_{scalar}({scalar} *const *maps, const int64_t *sides, const double *scales, int64_t channels,
-    const {scalar} *boxes, const int64_t *image, const int64_t *level, int64_t count, int bins, int sampling_ratio,
-    int aligned, {scalar} *pooled);
-void roi_align_backward_{scalar}({scalar} *const *grads, const int64_t *sides, const double *scales, int64_t channels,
-    const {scalar} *boxes, const int64_t *image, const int64_t *level, int64_t count, int bins, int sampling_ratio,
-    int aligned, {scalar} *pooled);
-int crop_masks_{scalar}(const uint8_t *const *masks, const int64_t *sides, const {scalar} *boxes, int64_t count,
-    int bins, int sampling_ratio, int aligned, {scalar} *out);
-int paste_masks_{scalar}(const {scalar} *grids, int cells, const {scalar} *corners, int64_t count, int64_t height,
-    int64_t width, double threshold, uint8_t *out);
-"""
+if __package__:
+    from . import compile_cuda
+    from .compile_c import DRIVER, MODULES, build, load
+    from .compile_cuda import HERE, BuildError
+else:  # as a script
+    import compile_cuda
+    from compile_c import DRIVER, MODULES, build, load
+    from compile_cuda import HERE, BuildError
 
 
-class BuildError(RuntimeError):
-    """The operators cannot be built here; the message says what is missing."""
-
-
-def source_hash() -> str:
-    """A digest of the CPU sources, which the compiled module carries: one of other sources is stale."""
-    digest = hashlib.sha256(CPU_FUNCTIONS.encode())
-    for name in CPU_SOURCES:
-        digest.update((HERE / name).read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def build_cpu(folder: Path = HERE) -> Path:
-    """Compile the CPU operators into `folder`, replacing an older build at once; returns the file.
+def build_target(target: str) -> Path:
+    """Build "cpu", "cuda" or an architecture such as "sm_62", along with the launcher that it needs.
 
     Raises:
-        BuildError: cffi or a C compiler is missing, or the compiler failed.
+        BuildError: it cannot be built here; the message says what is missing.
     """
-    try:
-        from cffi import FFI
-    except ImportError:
-        raise BuildError("cffi is not installed: pip install cffi") from None
-    openmp = [] if sys.platform in ("darwin", "win32") else ["-fopenmp"]
-    errors = []
-    for flags in ([*openmp], ["-DPLAIN", *openmp], ["-DPLAIN"]):  # not every compiler knows OpenMP and all x86 levels
-        ffi = FFI()
-        ffi.cdef("const char *source_hash(void);" + "".join(
-            CPU_FUNCTIONS.replace("{scalar}", scalar) for scalar in ("float", "double")))
-        carried = f'static const char *source_hash(void) {{ return "{source_hash()}"; }}'
-        ffi.set_source("_cpu", f'#include "cpu.c"\n{carried}', include_dirs=[str(HERE)],
-                       extra_compile_args=_optimise() + flags,
-                       extra_link_args=[flag for flag in flags if flag != "-DPLAIN"])
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                with _quiet(Path(scratch) / "log") as log:
-                    built = Path(ffi.compile(tmpdir=scratch))
-            except Exception as error:  # cffi lets through whatever setuptools or distutils raise
-                errors.append(f"{error}\n{log.read_text(errors='replace')[-2000:]}")
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            part = folder / f".{os.getpid()}-{built.name}"
-            shutil.copyfile(built, part)
-            os.replace(part, folder / built.name)
-            return folder / built.name
-    raise BuildError(f"the C compiler failed; is one installed (gcc, clang or MSVC), and the headers of Python?\n"
-                     f"{errors[-1]}")
+    if target in MODULES:
+        return build(target)
+    architecture = int(target.removeprefix("sm_"))
+    path = compile_cuda.write(compile_cuda.cubin_path(architecture), compile_cuda.compile_cubin(architecture))
+    if load("cuda") is None:
+        build("cuda")
+    return path
 
 
-def load_cpu(folder: Path = HERE) -> ModuleType | None:
-    """The compiled CPU operators of this folder, or None where there are none, or only stale ones.
-
-    Raises:
-        ImportError: a build that is up to date but cannot be loaded.
-    """
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = folder / f"_cpu{suffix}"
-        if path.is_file() and source_hash().encode() in path.read_bytes():
-            loader = importlib.machinery.ExtensionFileLoader("_cpu", str(path))
-            spec = importlib.util.spec_from_file_location("_cpu", path, loader=loader)
-            module = importlib.util.module_from_spec(spec)
-            loader.exec_module(module)
-            return module
-    return None
+def own_targets() -> list[str]:
+    """What this machine can use: the CPU operators, the launcher, and the architectures of its GPUs."""
+    if sys.platform == "darwin":
+        return ["cpu"]
+    return ["cpu", "cuda", *(f"sm_{number}" for number in sorted(set(own_architectures())))]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Build or check; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Build the compiled operators.")
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help="cpu; without one, what this machine can use")
-    parser.add_argument("--check", action="store_true", help="say whether what is built is up to date and loads")
-    options = parser.parse_args(arguments)
-    unknown = [target for target in options.targets if target != "cpu"]
-    if unknown:
-        parser.error(f"unknown target {unknown[0]}: choose cpu")
-    if options.check:
-        module = load_cpu()
-        print("cpu: " + ("up to date, loads" if module else "not built, or from other sources"))
-        return 0 if module else 1
-    try:
-        print(f"cpu: {build_cpu()}")
-    except BuildError as error:
-        print(f"cpu: {error}", file=sys.stderr)
-        return 1
+def own_architectures() -> list[int]:
+    """The architectures of the GPUs in this machine, 90 for sm_90."""
+    module = load("cuda") or (build("cuda") and load("cuda"))
+    if module.lib.open_driver(DRIVER.encode()):
+        return []
+    numbers = module.ffi.new("int[]", 64)
+    return list(numbers)[: module.lib.capabilities(numbers, 64)]
+
+
+def list_architectures() -> int:
+    """Print what can be built here, and which packages add more."""
+    def names(architectures: Iterable[int]) -> str:
+        return " ".join(f"sm_{number}" for number in sorted(architectures))
+
+    compilers = compile_cuda.find_compilers()
+    if not compilers:
+        print("no NVRTC was found: CUDA kernels cannot be built here")
+    for compiler in compilers:
+        print(f"{compiler}: {names(compiler.architectures)}")
+    known = {number for compiler in compilers for number in compiler.architectures}
+    for package, architectures in compile_cuda.PACKAGES.items():
+        if more := set(architectures) - known:
+            print(f"pip install {package} adds {names(more)}")
     return 0
 
 
-def _optimise() -> list[str]:
-    if sys.platform == "win32":
-        return ["/O2"]
-    return ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math"]
+def check() -> int:
+    """Print what is built and whether it is up to date, loads and agrees with the operators in PyTorch; 1 if the CPU
+    operators are missing or anything is wrong."""
+    failed = 0
+    for name in MODULES:
+        try:
+            module = load(name)
+        except ImportError as error:
+            print(f"{name}: does not load: {error}")
+            failed = 1
+            continue
+        if module is None:
+            built = any((HERE / f"_{name}{suffix}").is_file() for suffix in EXTENSION_SUFFIXES)
+            print(f"{name}: {'from other sources, is not used: build it again' if built else 'not built'}")
+            failed |= built or name == "cpu"
+        else:
+            said = _agreement("cpu") if name == "cpu" else ""
+            failed |= "differ" in said
+            print(f"{name}: up to date, loads{said}")
+    own = own_architectures() if load("cuda") is not None else []
+    for path in [path for folder in (HERE, compile_cuda.cache_folder()) for path in sorted(folder.glob("_cuda.sm_*"))]:
+        architecture = int(path.name.split("_")[-1].removesuffix(".cubin"))
+        if not compile_cuda.is_current(path):
+            print(f"sm_{architecture}: from other sources, is not used: {path}")
+            failed |= path.parent == HERE
+        elif architecture in own:
+            said = _agreement(f"cuda:{own.index(architecture)}")
+            failed |= "differ" in said
+            print(f"sm_{architecture}: up to date{said}: {path}")
+        else:
+            print(f"sm_{architecture}: up to date, no such GPU here to load it on: {path}")
+    return int(failed)
 
 
-class _quiet:
-    """Sends what the compiler prints to a file: it is of interest only where it fails."""
+def _agreement(device: str) -> str:
+    """How the operators on a device compare with those in PyTorch, to be appended to a line."""
+    sys.path.append(str(HERE.parent))
+    try:
+        from maskrcnn.libs.agreement import differences
+    except ImportError as error:
+        return f", not compared with the operators in PyTorch: {error}"
+    wrong = differences(device)
+    return ", agrees with the operators in PyTorch" if not wrong else f", results differ: {'; '.join(wrong)}"
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
 
-    def __enter__(self) -> Path:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.kept = os.dup(1), os.dup(2)
-        with open(self.log, "wb") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        return self.log
-
-    def __exit__(self, *exception: object) -> None:
-        for number, copy in zip((1, 2), self.kept):
-            os.dup2(copy, number)
-            os.close(copy)
+def main(arguments: list[str] | None = None) -> int:
+    """Build, list or check; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Build the compiled operators.")
+    parser.add_argument("targets", nargs="*", metavar="TARGET",
+                        help="cpu; an architecture of GPUs such as sm_62; cuda, which compiles kernels at their first "
+                        "call; without one, what this machine can use")
+    parser.add_argument("--list", action="store_true", help="architectures that can be built here, and what adds more")
+    parser.add_argument("--check", action="store_true",
+                        help="is what is built up to date, does it load, and agree with the operators in PyTorch?")
+    options = parser.parse_args(arguments)
+    for target in options.targets:
+        if target not in MODULES and not re.fullmatch(r"sm_\d{2,3}", target):
+            parser.error(f"unknown target {target}: choose cpu, cuda or architectures such as sm_62")
+    try:
+        if options.list:
+            return list_architectures()
+        if options.check:
+            return check()
+        targets = options.targets or own_targets()
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    failed = 0
+    for target in targets:
+        try:
+            print(f"{target}: {build_target(target)}", flush=True)
+        except BuildError as error:
+            print(f"{target}: {error}", file=sys.stderr, flush=True)
+            failed = 1
+    return failed
 
 
 if __name__ == "__main__":

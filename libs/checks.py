@@ -21,7 +21,8 @@ def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tenso
 
 
 def check_roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,
-                    scales: Sequence[float], levels: Tensor | None, sampling_ratio: int) -> None:
+                    scales: Sequence[float], levels: Tensor | None, level_areas: Sequence[float] | None,
+                    sampling_ratio: int) -> None:
     """Raises ValueError unless the arguments fit `reference.roi_align`, with one map and one scale a level."""
     if boxes.dim() != 2 or boxes.shape[1] != 4 or image_index.shape != boxes.shape[:1]:
         raise ValueError(f"roi_align(features, boxes [R, 4], image_index [R]) got boxes {list(boxes.shape)} and "
@@ -32,8 +33,12 @@ def check_roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, 
     if not boxes.is_floating_point() or output_size < 1 or sampling_ratio < 0:
         raise ValueError(f"roi_align needs floating-point boxes, output_size >= 1 and sampling_ratio >= 0, got "
                          f"{boxes.dtype}, {output_size} and {sampling_ratio}")
-    if levels is None and len(maps) > 1:
-        raise ValueError(f"roi_align over {len(maps)} levels needs levels [R]")
+    if len(maps) > 1 and (levels is None) == (level_areas is None):
+        raise ValueError(f"roi_align over {len(maps)} levels needs either levels [R] or level_areas, got "
+                         f"{'neither' if levels is None else 'both'}")
+    if level_areas is not None and (len(level_areas) != len(maps) - 1 or sorted(level_areas) != list(level_areas)):
+        raise ValueError(f"roi_align over {len(maps)} levels needs {len(maps) - 1} rising level_areas, got "
+                         f"{list(level_areas)}")
     if levels is not None and levels.shape != image_index.shape:
         raise ValueError(f"roi_align: levels {list(levels.shape)} must have the shape of image_index "
                          f"{list(image_index.shape)}")
@@ -49,6 +54,8 @@ def check_crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, imag
     if any(mask.dim() != 3 or mask.dtype not in (torch.bool, torch.uint8) for mask in masks):
         raise ValueError(f"crop_masks needs masks [M, h, w] of bool or uint8 for each image, got "
                          f"{[(list(mask.shape), mask.dtype) for mask in masks]}")
+    _same_device("crop_masks", boxes=boxes, index=index, image=image,
+                 **{f"masks[{i}]": mask for i, mask in enumerate(masks)})
     if not boxes.is_floating_point() or size < 1 or sampling_ratio < 0:
         raise ValueError(f"crop_masks needs floating-point boxes, size >= 1 and sampling_ratio >= 0, got "
                          f"{boxes.dtype}, {size} and {sampling_ratio}")

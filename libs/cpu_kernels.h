@@ -9,6 +9,7 @@
 #define DEVICE
 #define overlaps NAME(overlaps, scalar)
 #define roi_extent NAME(roi_extent, scalar)
+#define level_of NAME(level_of, scalar)
 #define sample_count NAME(sample_count, scalar)
 #define linear NAME(linear, scalar)
 #define first_pixel NAME(first_pixel, scalar)
@@ -105,35 +106,39 @@ VECTORISED static void NAME(pool_roi, scalar)(scalar *restrict map, int side_y, 
         }
 }
 
-/* RoIAlign over a pyramid. maps[l] is [N, sides[2 l], sides[2 l + 1], C], pooled [R, bins, bins, C], zero on entry. */
-void NAME(roi_align, scalar)(scalar *const *maps, const int64_t *sides, const double *scales, int64_t channels,
-                             const scalar *boxes, const int64_t *image, const int64_t *level, int64_t count, int bins,
-                             int sampling_ratio, int aligned, scalar *pooled)
+/* RoIAlign over a pyramid. maps[l] is [N, sides[2 l], sides[2 l + 1], C], pooled [R, bins, bins, C], zero on entry. Each
+ * RoI's level is given, or if level is NULL follows from its area. */
+void NAME(roi_align, scalar)(scalar *const *maps, const int64_t *sides, const double *scales,
+                             const scalar *areas, int levels, int64_t channels, const scalar *boxes,
+                             const int64_t *image, const int64_t *level, int64_t count, int bins, int sampling_ratio,
+                             int aligned, scalar *pooled)
 {
 #pragma omp parallel for schedule(dynamic, 4)
     for (int64_t r = 0; r < count; r++) {
-        int64_t height = sides[2 * level[r]], width = sides[2 * level[r] + 1];
-        NAME(pool_roi, scalar)(maps[level[r]] + image[r] * height * width * channels, (int)height, (int)width, channels,
-                               0, channels, boxes + 4 * r, (scalar)scales[level[r]], bins, sampling_ratio, aligned,
+        int64_t l = level != NULL ? level[r] : level_of(boxes + 4 * r, areas, levels);
+        int64_t height = sides[2 * l], width = sides[2 * l + 1];
+        NAME(pool_roi, scalar)(maps[l] + image[r] * height * width * channels, (int)height, (int)width, channels, 0,
+                               channels, boxes + 4 * r, (scalar)scales[l], bins, sampling_ratio, aligned,
                                pooled + r * bins * bins * channels, 0);
     }
 }
 
 /* Its gradient: grads[l] of the shape of maps[l], zero on entry. RoIs share cells, so threads divide the channels. */
 void NAME(roi_align_backward, scalar)(scalar *const *grads, const int64_t *sides, const double *scales,
-                                      int64_t channels, const scalar *boxes, const int64_t *image,
-                                      const int64_t *level, int64_t count, int bins, int sampling_ratio, int aligned,
-                                      scalar *pooled)
+                                      const scalar *areas, int levels, int64_t channels, const scalar *boxes,
+                                      const int64_t *image, const int64_t *level, int64_t count, int bins,
+                                      int sampling_ratio, int aligned, scalar *pooled)
 {
     int64_t block = 64 / sizeof(scalar) * 4; /* four cache lines: no two threads write to the same one */
 #pragma omp parallel for schedule(static)
     for (int64_t first = 0; first < channels; first += block) {
         int64_t last = first + block < channels ? first + block : channels;
         for (int64_t r = 0; r < count; r++) {
-            int64_t height = sides[2 * level[r]], width = sides[2 * level[r] + 1];
-            NAME(pool_roi, scalar)(grads[level[r]] + image[r] * height * width * channels, (int)height, (int)width,
-                                   channels, first, last, boxes + 4 * r, (scalar)scales[level[r]], bins,
-                                   sampling_ratio, aligned, pooled + r * bins * bins * channels, 1);
+            int64_t l = level != NULL ? level[r] : level_of(boxes + 4 * r, areas, levels);
+            int64_t height = sides[2 * l], width = sides[2 * l + 1];
+            NAME(pool_roi, scalar)(grads[l] + image[r] * height * width * channels, (int)height, (int)width, channels,
+                                   first, last, boxes + 4 * r, (scalar)scales[l], bins, sampling_ratio, aligned,
+                                   pooled + r * bins * bins * channels, 1);
         }
     }
 }
@@ -228,6 +233,7 @@ int NAME(paste_masks, scalar)(const scalar *grids, int cells, const scalar *corn
 
 #undef overlaps
 #undef roi_extent
+#undef level_of
 #undef sample_count
 #undef linear
 #undef first_pixel

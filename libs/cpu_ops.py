@@ -1,7 +1,4 @@
-"""The operators compiled for the CPU, registered with `torch.library`, so that autograd and `torch.compile` know them.
-
-`ops.py` calls them as torch.ops.maskrcnn.*, once it has checked the arguments' shapes.
-"""
+"""The operators compiled for the CPU, see cpu_kernels.h. `operators.py` registers them with PyTorch."""
 
 import logging
 import os
@@ -12,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import build_libs, reference_masks
+from . import compile_c, reference_masks
 from .checks import check_index, check_mask_index
+from .foreign import call
 
 log = logging.getLogger("maskrcnn")
 SCALARS = {torch.float32: "float", torch.float64: "double"}
@@ -25,7 +23,7 @@ def _load() -> Any:
         log.info("operators: pure PyTorch, as MASKRCNN_OPS=reference asks for")
         return None
     try:
-        module = build_libs.load_cpu()
+        module = compile_c.load("cpu")
     except ImportError as error:
         log.warning("operators: pure PyTorch, as the compiled ones do not load: %s", error)
         return None
@@ -36,22 +34,11 @@ def _load() -> Any:
     return module
 
 
-_cpu = _load()
+module = _load()
 
 
-def compiled(tensor: Tensor) -> bool:
-    """Whether a compiled operator serves tensors of this device and dtype."""
-    return _cpu is not None and tensor.device.type == "cpu" and tensor.dtype in SCALARS
-
-
-def _operator(name: str, schema: str) -> Any:
-    """Registers a function as the CPU version of an operator. The schema is spelled out, as older versions of PyTorch
-    cannot tell it from today's type hints."""
-    return torch.library.custom_op(f"maskrcnn::{name}", mutates_args=(), device_types="cpu", schema=schema)
-
-
-@_operator("nms", "(Tensor boxes, Tensor scores, float iou_threshold, Tensor? groups, Tensor? valid) -> Tensor")
-def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> Tensor:
+    """See `reference.nms`."""
     slots, starts = _runs(scores, groups, valid)
     ranked = boxes.reshape(-1, 4)[slots].contiguous()
     keep = torch.ones(len(slots), dtype=torch.uint8)
@@ -59,11 +46,6 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | N
     out = torch.zeros(scores.numel(), dtype=torch.bool)
     out[slots] = keep.bool()
     return out.view(scores.shape)
-
-
-@_nms.register_fake
-def _(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> Tensor:
-    return torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
 
 
 def _runs(scores: Tensor, groups: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -88,67 +70,51 @@ def _runs(scores: Tensor, groups: Tensor | None, valid: Tensor | None) -> tuple[
     return slots, torch.cat([bounds.new_zeros(1), bounds, bounds.new_full((1,), len(slots))])
 
 
-@_operator("roi_align", "(Tensor[] maps, Tensor boxes, Tensor image_index, Tensor levels, int output_size, "
-           "float[] scales, int sampling_ratio, bool aligned) -> Tensor")
-def _roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels: Tensor, output_size: int,
-               scales: Sequence[float], sampling_ratio: int, aligned: bool) -> Tensor:
-    check_index("roi_align: image_index", image_index, maps[0].shape[0])
-    check_index("roi_align: levels", levels, len(maps))
-    cells = [m.contiguous(memory_format=torch.channels_last) for m in maps]
+def roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels: Tensor | None, output_size: int,
+              scales: Sequence[float], level_areas: Sequence[float] | None, sampling_ratio: int,
+              aligned: bool) -> Tensor:
+    """See `reference.roi_align`."""
     channels = maps[0].shape[1]
+    _check(image_index, maps[0].shape[0], levels, len(maps))
+    cells = [m.contiguous(memory_format=torch.channels_last) for m in maps]
     pooled = maps[0].new_zeros(len(boxes), output_size, output_size, channels)
-    _call("roi_align", maps[0].dtype, cells, _sides(maps), torch.tensor(scales, dtype=torch.float64), channels,
-          boxes.contiguous(), image_index.contiguous(), levels.contiguous(), len(boxes), output_size, sampling_ratio,
-          aligned, pooled)
+    sides = torch.tensor([m.shape[2:] for m in maps])
+    _pool("roi_align", cells, sides, boxes, image_index, levels, scales, level_areas, sampling_ratio, aligned, pooled)
     return pooled.permute(0, 3, 1, 2)
 
 
-@_roi_align.register_fake
-def _(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels: Tensor, output_size: int,
-      scales: Sequence[float], sampling_ratio: int, aligned: bool) -> Tensor:
-    return maps[0].new_empty(boxes.shape[0], output_size, output_size, maps[0].shape[1]).permute(0, 3, 1, 2)
-
-
-@_operator("roi_align_backward", "(Tensor grad, Tensor boxes, Tensor image_index, Tensor levels, int[] shapes, "
-           "float[] scales, int sampling_ratio, bool aligned) -> Tensor[]")
-def _roi_align_backward(grad: Tensor, boxes: Tensor, image_index: Tensor, levels: Tensor, shapes: Sequence[int],
-                        scales: Sequence[float], sampling_ratio: int, aligned: bool) -> list[Tensor]:
-    check_index("roi_align: image_index", image_index, shapes[0])
-    check_index("roi_align: levels", levels, len(shapes) // 4)
-    grads = [grad.new_zeros(n, h, w, c) for n, c, h, w in _fours(shapes)]
+def roi_align_backward(grad: Tensor, boxes: Tensor, image_index: Tensor, levels: Tensor | None, shapes: Sequence[int],
+                       scales: Sequence[float], level_areas: Sequence[float] | None, sampling_ratio: int,
+                       aligned: bool) -> list[Tensor]:
+    """The gradients of the maps, whose `shapes` follow one another."""
+    _check(image_index, shapes[0], levels, len(shapes) // 4)
+    sizes = torch.tensor(shapes).view(-1, 4)
+    grads = [grad.new_zeros(n, h, w, c) for n, c, h, w in sizes.tolist()]
     pooled = grad.permute(0, 2, 3, 1).contiguous()
-    views = [g.permute(0, 3, 1, 2) for g in grads]
-    _call("roi_align_backward", grad.dtype, grads, _sides(views), torch.tensor(scales, dtype=torch.float64),
-          grad.shape[1], boxes.contiguous(), image_index.contiguous(), levels.contiguous(), len(boxes),
-          grad.shape[2], sampling_ratio, aligned, pooled)
-    return views
+    _pool("roi_align_backward", grads, sizes[:, 2:].contiguous(), boxes, image_index, levels, scales, level_areas,
+          sampling_ratio, aligned, pooled)
+    return [g.permute(0, 3, 1, 2) for g in grads]
 
 
-@_roi_align_backward.register_fake
-def _(grad: Tensor, boxes: Tensor, image_index: Tensor, levels: Tensor, shapes: Sequence[int],
-      scales: Sequence[float], sampling_ratio: int, aligned: bool) -> list[Tensor]:
-    return [grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) for n, c, h, w in _fours(shapes)]
+def _check(image_index: Tensor, images: int, levels: Tensor | None, maps: int) -> None:
+    check_index("roi_align: image_index", image_index, images)
+    if levels is not None:
+        check_index("roi_align: levels", levels, maps)
 
 
-def _keep_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    maps, boxes, image_index, levels, _, ctx.scales, ctx.sampling_ratio, ctx.aligned = inputs
-    ctx.shapes = [side for m in maps for side in m.shape]
-    ctx.save_for_backward(boxes, image_index, levels)
+def _pool(name: str, maps: list[Tensor], sides: Tensor, boxes: Tensor, image_index: Tensor, levels: Tensor | None,
+          scales: Sequence[float], level_areas: Sequence[float] | None, sampling_ratio: int, aligned: bool,
+          pooled: Tensor) -> None:
+    """Forward or backward: maps of channels last, pooled [R, s, s, C]."""
+    areas = torch.tensor(level_areas, dtype=pooled.dtype) if level_areas else None
+    _call(name, pooled.dtype, maps, sides, torch.tensor(scales, dtype=torch.float64), areas, len(maps), pooled.shape[3],
+          boxes.contiguous(), image_index.contiguous(), None if levels is None else levels.contiguous(), len(boxes),
+          pooled.shape[1], sampling_ratio, aligned, pooled)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple:
-    grads = torch.ops.maskrcnn.roi_align_backward(grad, *ctx.saved_tensors, ctx.shapes, ctx.scales,
-                                                  ctx.sampling_ratio, ctx.aligned)
-    return grads, None, None, None, None, None, None, None
-
-
-_roi_align.register_autograd(_backward, setup_context=_keep_for_backward)
-
-
-@_operator("crop_masks", "(Tensor[] masks, Tensor boxes, Tensor index, Tensor image, int size, bool aligned, "
-           "int sampling_ratio) -> Tensor")
-def _crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool,
-                sampling_ratio: int) -> Tensor:
+def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool,
+               sampling_ratio: int) -> Tensor:
+    """See `reference_masks.crop_masks`."""
     check_mask_index(index, image, masks)
     out = boxes.new_zeros(len(boxes), size, size)
     sides = torch.tensor([mask.shape[1:] for mask in masks]).view(-1, 2)[image].contiguous()
@@ -159,16 +125,9 @@ def _crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Te
     return out
 
 
-@_crop_masks.register_fake
-def _(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool,
-      sampling_ratio: int) -> Tensor:
-    return boxes.new_empty(boxes.shape[0], size, size)
-
-
-@_operator("paste_masks", "(Tensor probabilities, Tensor boxes, int height, int width, float threshold, "
-           "bool whole_pixels) -> Tensor")
-def _paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float,
-                 whole_pixels: bool) -> Tensor:
+def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float,
+                whole_pixels: bool) -> Tensor:
+    """See `reference_masks.paste_masks`."""
     grid, low, high = reference_masks.bordered(probabilities, boxes, whole_pixels)
     # NumPy's zeros are pages that the system hands out when they are first written to: most never are.
     out = torch.from_numpy(np.zeros((len(boxes), height, width), dtype=np.bool_))
@@ -177,30 +136,6 @@ def _paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, 
     return out
 
 
-@_paste_masks.register_fake
-def _(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float, whole_pixels: bool) -> Tensor:
-    return torch.empty(boxes.shape[0], height, width, dtype=torch.bool, device=boxes.device)
-
-
-def _call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
-    """Call a function of the compiled module, tensors as pointers to their (contiguous) memory."""
-    scalar = SCALARS[dtype]
-    function = getattr(_cpu.lib, f"{name}_{scalar}")
-    kinds = _cpu.ffi.typeof(function).args
-    converted = []
-    for kind, argument in zip(kinds, arguments):
-        if isinstance(argument, list):
-            argument = _cpu.ffi.new(f"{scalar} *[]", [_cpu.ffi.cast(f"{scalar} *", t.data_ptr()) for t in argument])
-        elif isinstance(argument, Tensor):
-            argument = _cpu.ffi.cast(kind, argument.data_ptr())
-        converted.append(argument)
-    if function(*converted):
+def _call(name: str, dtype: torch.dtype, *arguments: object) -> None:
+    if call(module, f"{name}_{SCALARS[dtype]}", *arguments):
         raise MemoryError(f"{name}: out of memory")
-
-
-def _sides(maps: Sequence[Tensor]) -> Tensor:
-    return torch.tensor([side for m in maps for side in m.shape[2:]])
-
-
-def _fours(shapes: Sequence[int]) -> list[Sequence[int]]:
-    return [shapes[i : i + 4] for i in range(0, len(shapes), 4)]

@@ -16,6 +16,17 @@ DEVICE static inline int overlaps(scalar ax1, scalar ay1, scalar ax2, scalar ay2
     return inter / (area_a + area_b - inter) > threshold;
 }
 
+/* The level of a pyramid that a box is pooled from: one further for each of the rising areas that it reaches. A box
+ * whose area is no number stays on the finest. */
+DEVICE static inline int level_of(const scalar *box, const scalar *areas, int levels)
+{
+    scalar area = (box[2] - box[0]) * (box[3] - box[1]);
+    int level = 0;
+    for (int l = 0; l < levels - 1; l++)
+        level += area >= areas[l];
+    return level;
+}
+
 /* Where a RoI begins along one axis and how long it is, in cells. */
 DEVICE static inline void roi_extent(scalar from, scalar to, scalar scale, int aligned, scalar *low, scalar *length)
 {
@@ -26,7 +37,9 @@ DEVICE static inline void roi_extent(scalar from, scalar to, scalar scale, int a
         *length = 1;
 }
 
-/* Samples a bin along one axis: as asked for, or as many as the bin has cells. A side that is not finite gets one. */
+/* Samples a bin along one axis: as asked for, or as many as the bin has cells, up to MAX_SAMPLES (a box far larger than
+ * any map would else take forever). A side that is not finite gets one. */
+#define MAX_SAMPLES 1024
 DEVICE static inline int sample_count(scalar length, int bins, int sampling_ratio)
 {
     if (sampling_ratio > 0)
@@ -34,6 +47,8 @@ DEVICE static inline int sample_count(scalar length, int bins, int sampling_rati
     scalar cells = length / bins;
     if (!(cells > 1) || cells - cells != 0)
         return 1;
+    if (cells > MAX_SAMPLES)
+        return MAX_SAMPLES;
     int whole = (int)cells;
     return whole + (cells > whole);
 }
@@ -45,7 +60,7 @@ DEVICE static inline void linear(scalar low, scalar length, int bins, int count,
 {
     scalar size = length / bins;
     scalar at = (low + bin * size) + (k + (scalar)0.5) * (size / count);
-    if (!(at >= -1 && at <= side)) {
+    if (!(at >= -1 && at <= side && side > 0)) {
         *lower = *upper = 0;
         *weight_lower = *weight_upper = 0;
         return;

@@ -9,11 +9,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import reference, reference_masks
+from . import cpu_ops, cuda_ops, reference, reference_masks
 from .checks import check_crop_masks, check_nms, check_paste_masks, check_roi_align
-from .cpu_ops import compiled
+from .operators import HALVES
 
 __all__ = ["compiled", "crop_masks", "nms", "paste_masks", "roi_align"]
+
+
+def compiled(tensor: Tensor) -> bool:
+    """Whether a compiled operator serves tensors of this device and dtype."""
+    return _compiled(tensor.device, tensor.dtype)
+
+
+@torch.compiler.assume_constant_result  # so that torch.compile does not look into the loading of kernels
+def _compiled(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type == "cpu":
+        return cpu_ops.module is not None and dtype in cpu_ops.SCALARS
+    return device.type == "cuda" and dtype in cuda_ops.TYPES and cuda_ops.kernels(device) is not None
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None = None,
@@ -27,17 +39,24 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
 
 def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,
               scales: float | Sequence[float] = 1.0, levels: Tensor | None = None, sampling_ratio: int = 0,
-              aligned: bool = True) -> Tensor:
+              aligned: bool = True, level_areas: Sequence[float] | None = None) -> Tensor:
     """RoIAlign over one map or a pyramid: see `maskrcnn.libs.reference.roi_align`."""
     maps = [features] if isinstance(features, Tensor) else list(features)
     factors = [float(scales)] if isinstance(scales, (int, float)) else [float(scale) for scale in scales]
-    check_roi_align(maps, boxes, image_index, output_size, factors, levels, sampling_ratio)
+    check_roi_align(maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio)
+    dtype = maps[0].dtype
+    if dtype in HALVES and maps[0].device.type == "cpu":
+        maps = [m.float() for m in maps]  # no processor is fast with them
     if not compiled(maps[0]):
-        return reference.roi_align(maps, boxes, image_index, output_size, factors, levels, sampling_ratio, aligned)
-    if levels is None:
-        levels = torch.zeros_like(image_index)
-    return torch.ops.maskrcnn.roi_align(maps, boxes.detach().to(maps[0].dtype), image_index.long(), levels.long(),
-                                        output_size, factors, sampling_ratio, aligned)
+        pooled = reference.roi_align(maps, boxes, image_index, output_size, factors, levels, sampling_ratio, aligned,
+                                     level_areas)
+    else:
+        # Half precision cannot tell pixels apart.
+        places = boxes.detach().to(torch.float64 if maps[0].dtype == torch.float64 else torch.float32)
+        pooled = torch.ops.maskrcnn.roi_align(
+            maps, places, image_index.long(), None if levels is None else levels.long(), output_size, factors,
+            None if level_areas is None else [float(area) for area in level_areas], sampling_ratio, aligned)
+    return pooled.to(dtype)
 
 
 def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool = True,

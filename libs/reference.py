@@ -16,6 +16,8 @@ from .checks import check_index, check_nms, check_roi_align
 NMS_BLOCK = 128
 # RoIs are pooled in chunks of at most this many bilinear look-ups: 12 bytes each.
 ROI_ALIGN_LOOKUPS = 1 << 24
+# Adaptive sampling takes at most this many samples a bin and direction, see geometry.h.
+MAX_SAMPLES = 1024
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None = None,
@@ -118,11 +120,12 @@ def area(boxes: Tensor) -> Tensor:
 
 def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,
               scales: float | Sequence[float] = 1.0, levels: Tensor | None = None, sampling_ratio: int = 0,
-              aligned: bool = True) -> Tensor:
+              aligned: bool = True, level_areas: Sequence[float] | None = None) -> Tensor:
     """RoIAlign (He et al., Mask R-CNN, section 3) over one feature map or a pyramid, in input order.
 
     Every output bin is the mean of sampling_ratio x sampling_ratio bilinear samples at regular places in it. A sample
-    more than one cell outside the map is 0. Differentiable in the features, not in the boxes.
+    more than one cell outside the map is 0, and so are those of a box that is no number. Differentiable in the
+    features, not in the boxes.
 
     Args:
         features: [N, C, H, W], or a list of L such maps.
@@ -130,10 +133,12 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
         image_index: [R] integers in 0..N-1.
         output_size: s, the side of the output in bins.
         scales: feature cells per input pixel (1 / stride), one a level.
-        levels: [R] integers in 0..L-1, the level each box is pooled from; needed where L > 1.
-        sampling_ratio: samples a bin and direction; 0 takes as many as the bin has cells, rounded up.
+        levels: [R] integers in 0..L-1, the level each box is pooled from; where L > 1, either these or level_areas.
+        sampling_ratio: samples a bin and direction; 0 takes as many as the bin has cells, rounded up, at most 1024.
         aligned: place cell centres at (i + 0.5) * stride. False is the first published version: centres at i * stride
             and boxes of at least one cell.
+        level_areas: L - 1 rising areas in input pixels squared: a box is pooled from one level further for each of
+            them that its area reaches.
 
     Returns:
         [R, C, s, s]
@@ -143,9 +148,9 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
     """
     maps = [features] if isinstance(features, Tensor) else list(features)
     factors = [scales] if isinstance(scales, (int, float)) else list(scales)
-    check_roi_align(maps, boxes, image_index, output_size, factors, levels, sampling_ratio)
+    check_roi_align(maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio)
     if levels is None:
-        levels = torch.zeros_like(image_index)
+        levels = (area(boxes)[:, None] >= boxes.new_tensor(level_areas or [])).sum(dim=1)
     check_index("roi_align: image_index", image_index, maps[0].shape[0])
     check_index("roi_align: levels", levels, len(maps))
 
@@ -187,7 +192,7 @@ def _samples(low: Tensor, length: Tensor, side: Tensor, bins: int, sampling_rati
         most = sampling_ratio
     else:
         # A box with a NaN or infinite side would ask for endless samples; it gets one.
-        count = (length / bins).ceil().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).clamp(min=1.0)
+        count = (length / bins).ceil().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).clamp(1.0, MAX_SAMPLES)
         most = int(count.max()) if count.numel() else 1
     k = torch.arange(most, device=low.device, dtype=low.dtype)
     b = torch.arange(bins, device=low.device, dtype=low.dtype)
@@ -195,7 +200,7 @@ def _samples(low: Tensor, length: Tensor, side: Tensor, bins: int, sampling_rati
     size = length / bins
     at = (low[:, None] + b * size[:, None])[:, :, None] + (k + 0.5) * (size / count)[:, None, None]
     last = (side - 1).to(low.dtype)[:, None, None]
-    taken = (k < count[:, None])[:, None, :] & ~((at < -1.0) | (at > last + 1.0))
+    taken = (k < count[:, None])[:, None, :] & (at >= -1.0) & (at <= last + 1.0)
     at = torch.minimum(at.clamp(min=0.0), last).nan_to_num(nan=0.0)
     lower = at.floor()
     upper = torch.minimum(lower + 1, last)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..libs.ops import roi_align
@@ -25,20 +24,22 @@ class RoIAlign(nn.Module):
         super().__init__()
         self.output_size, self.strides = output_size, tuple(strides)
         self.sampling_ratio, self.aligned = sampling_ratio, aligned
-        self.canonical_size, self.canonical_level = canonical_size, canonical_level
+        self.level_areas = level_areas(self.strides, canonical_size, canonical_level)
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
         """L maps [N, C, H, W] (further, coarser ones are not used), boxes [R, 4] in input pixels and the image of
         each [R] -> [R, C, s, s]."""
         maps = list(features[: len(self.strides)])
-        return roi_align(maps, boxes, image_index, self.output_size, [1 / s for s in self.strides],
-                         self.levels(boxes), self.sampling_ratio, self.aligned)
+        return roi_align(maps, boxes, image_index, self.output_size, [1 / s for s in self.strides], None,
+                         self.sampling_ratio, self.aligned, self.level_areas)
 
-    def levels(self, boxes: Tensor) -> Tensor:
-        """[R] the index, into `strides`, of the level that each box [R, 4] is pooled from."""
-        side = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
-        # The small constant makes a box of exactly a power of two times canonical_size fall on its own level whatever
-        # the rounding of the logarithm.
-        level = (self.canonical_level + torch.log2(side / self.canonical_size) + 1e-6).floor()
-        finest = self.strides[0].bit_length() - 1
-        return (level - finest).nan_to_num(nan=0.0).clamp(0, len(self.strides) - 1).long()
+
+def level_areas(strides: Sequence[int], canonical_size: int = 224, canonical_level: int = 4) -> list[float]:
+    """The box areas, in input pixels squared, from which on the second, third, ... of these strides is pooled from.
+
+    Lin et al., Feature Pyramid Networks, equation 1: a box of area a belongs on level
+    k = floor(canonical_level + log2(sqrt(a) / canonical_size)), the level of stride 2 ** k.
+    """
+    # The small constant makes a box of exactly a power of two times canonical_size fall on its own level whatever the
+    # rounding of its area.
+    return [(canonical_size * 2 ** (stride.bit_length() - 1 - canonical_level - 1e-6)) ** 2 for stride in strides[1:]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from maskrcnn.libs import build_libs, ops, reference, reference_masks
+from maskrcnn.libs import ops, reference, reference_masks
 
 DOUBLE = torch.float64
 needs_build = pytest.mark.skipif(not ops.compiled(torch.zeros(1)), reason="the operators are not compiled here: "
@@ -33,9 +33,9 @@ def calls(dtype=torch.float32, gradient=False):
     return {
         "nms": (random_boxes(40, dtype=dtype).view(2, 20, 4), torch.rand(2, 20, dtype=dtype), 0.5,
                 torch.randint(0, 3, (2, 20)), torch.rand(2, 20) < 0.8),
-        "roi_align": (pyramid(dtype, gradient=gradient), boxes, image, level, 7, scales, 2, True),
-        "roi_align_backward": (torch.randn(30, 5, 7, 7, dtype=dtype), boxes, image, level,
-                               [side for m in pyramid() for side in m.shape], scales, 2, True),
+        "roi_align": (pyramid(dtype, gradient=gradient), boxes, image, level, 7, scales, None, 2, True),
+        "roi_align_backward": (torch.randn(30, 5, 7, 7, dtype=dtype), boxes, image, None,
+                               [side for m in pyramid() for side in m.shape], scales, [400.0, 900.0], 2, True),
         "crop_masks": (masks, boxes, torch.randint(0, 2, (30,)), image, 14, True, 0),
         "paste_masks": (torch.rand(30, 14, 14, dtype=dtype), boxes, 90, 80, 0.5, False),
     }
@@ -108,11 +108,45 @@ def test_half_precision(dtype):
     assert ops.paste_masks(torch.rand(3, 7, 7, dtype=dtype), random_boxes(3), 20, 20).shape == (3, 20, 20)
 
 
+@needs_build
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast(dtype):
+    """Coordinates stay as precise as they are, and features are pooled in float32 and stay in their type."""
+    maps, boxes, image, levels, *_ = calls()["roi_align"]
+    scales = [0.25, 0.125, 0.0625]
+    maps = [m.to(dtype).requires_grad_() for m in maps]
+    probabilities, scores = torch.rand(30, 7, 7), torch.rand(30)
+    crop = calls()["crop_masks"][0], boxes, torch.zeros_like(image), image, 14, True, 0
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = ops.roi_align(maps, boxes, image, 7, scales, levels, 2)
+        direct = torch.ops.maskrcnn.roi_align(maps, boxes.bfloat16(), image, levels, 7, scales, None, 2, True)
+        keep = torch.ops.maskrcnn.nms(boxes.bfloat16(), scores.bfloat16(), 0.5, None, None)
+        pasted = ops.paste_masks(probabilities, boxes, 50, 60)
+        cropped = torch.ops.maskrcnn.crop_masks(*crop)
+    want = reference.roi_align([m.float() for m in maps], boxes, image, 7, scales, levels, 2)
+    assert pooled.dtype == direct.dtype == dtype
+    assert torch.allclose(pooled.float(), want, rtol=1e-2, atol=1e-2 if dtype == torch.bfloat16 else 1e-5)
+    coarse = boxes.bfloat16().float()
+    want = reference.roi_align([m.float() for m in maps], coarse, image, 7, scales, levels, 2)
+    assert torch.allclose(direct.float(), want, rtol=1e-2, atol=1e-2 if dtype == torch.bfloat16 else 1e-5)
+    assert torch.equal(keep, reference.nms(coarse, scores.bfloat16().float(), 0.5))
+    assert torch.equal(pasted, ops.paste_masks(probabilities, boxes, 50, 60))
+    assert torch.equal(cropped, torch.ops.maskrcnn.crop_masks(*crop))
+    pooled.sum().backward()
+    assert all(m.grad.dtype == dtype for m in maps)
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: ops.nms(torch.zeros(3, 4), torch.zeros(2), 0.5), r"boxes \[3, 4\] and scores \[2\]"),
     (lambda: ops.nms(torch.zeros(3, 4), torch.zeros(3), float("nan")), "finite iou_threshold"),
     (lambda: ops.roi_align(torch.zeros(1, 2, 8, 8), torch.zeros(1, 5), torch.zeros(1).long(), 7), r"\[1, 5\]"),
     (lambda: ops.roi_align(torch.zeros(1, 2, 8, 8), torch.zeros(1, 4), torch.ones(1).long(), 7), r"1\.\.1, expected 0"),
+    (lambda: ops.roi_align([torch.zeros(1, 2, 8, 8)] * 2, torch.zeros(1, 4), torch.zeros(1).long(), 7, [1.0, 0.5]),
+     r"either levels \[R\] or level_areas, got neither"),
+    (lambda: ops.roi_align([torch.zeros(1, 2, 8, 8)] * 2, torch.zeros(1, 4), torch.zeros(1).long(), 7, [1.0, 0.5],
+                           torch.zeros(1).long(), level_areas=[9.0]), "got both"),
+    (lambda: ops.roi_align([torch.zeros(1, 2, 8, 8)] * 3, torch.zeros(1, 4), torch.zeros(1).long(), 7, [1.0] * 3,
+                           level_areas=[9.0, 4.0]), r"2 rising level_areas, got \[9.0, 4.0\]"),
     (lambda: ops.crop_masks([torch.zeros(2, 8, 8).bool()], torch.zeros(1, 4), torch.tensor([2]),
                             torch.zeros(1).long(), 7), r"index \[2\] reaches outside"),
     (lambda: ops.crop_masks([torch.zeros(2, 8, 8)], torch.zeros(1, 4), torch.zeros(1).long(),
@@ -120,6 +154,8 @@ def test_half_precision(dtype):
     (lambda: ops.paste_masks(torch.zeros(1, 7, 6), torch.zeros(1, 4), 8, 8), r"probabilities \[1, 7, 6\]"),
     (lambda: ops.paste_masks(torch.zeros(1, 7, 7), torch.zeros(1, 4), 0, 8), "at least one pixel"),
     (lambda: ops.nms(torch.zeros(3, 4, device="meta"), torch.zeros(3), 0.5), "one device"),
+    (lambda: ops.crop_masks([torch.zeros(1, 8, 8, dtype=torch.uint8, device="meta")], torch.zeros(1, 4),
+                            torch.zeros(1).long(), torch.zeros(1).long(), 7), "one device"),
 ])
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
@@ -146,56 +182,6 @@ def test_one_line_says_which_version_runs():
     done = run(SAY)
     assert done.stdout.strip() == "True"
     assert done.stderr.count("operators: compiled for the CPU") == 1
-
-
-@pytest.fixture
-def sources(tmp_path):
-    """The folder libs/ without anything compiled."""
-    for name in ("build_libs.py", *build_libs.CPU_SOURCES):
-        shutil.copy(ROOT / "libs" / name, tmp_path)
-    return tmp_path
-
-
-def script(folder, *arguments, **environment):
-    return subprocess.run([sys.executable, str(folder / "build_libs.py"), *arguments], cwd=folder.parent,
-                          env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
-
-
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_building(sources):
-    assert script(sources, "--check").returncode == 1
-    done = script(sources, "cpu")
-    assert done.returncode == 0, done.stderr
-    built = [file for file in sources.iterdir() if file.name.startswith("_cpu")]
-    assert str(built[0]) in done.stdout
-    assert len(built) == 1
-    assert script(sources, "--check").stdout.startswith("cpu: up to date")
-    # A build of other sources is not used, and building again replaces it.
-    (sources / "geometry.h").write_text((sources / "geometry.h").read_text() + "\n/* changed */\n")
-    assert "not built, or from other sources" in script(sources, "--check").stdout
-    assert script(sources).returncode == 0
-    assert script(sources, "--check").returncode == 0
-
-
-def test_without_a_compiler(sources):
-    done = script(sources, "cpu", CC="/nonexistent/cc", PATH="/nonexistent")
-    assert done.returncode == 1
-    assert "the C compiler failed; is one installed" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not [file for file in sources.iterdir() if "_cpu" in file.name]
-
-
-def test_an_unknown_target(sources):
-    done = script(sources, "gpu")
-    assert done.returncode == 2
-    assert "unknown target gpu" in done.stderr
-
-
-def test_building_imports_nothing_of_the_library():
-    """The script has to run with cffi alone."""
-    code = (f"import sys\nsys.path.insert(0, {str(ROOT / 'libs')!r})\nimport build_libs\n"
-            "print(sorted(set(sys.modules) & {'torch', 'numpy', 'maskrcnn'}))")
-    assert run(code).stdout.strip() == "[]"
 
 
 @pytest.mark.slow

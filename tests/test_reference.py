@@ -7,11 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import ops
+from torchvision.ops.poolers import LevelMapper
 from versions import each_version  # noqa: F401  # runs every test for both versions
 
 from maskrcnn.libs import ops as libs_ops
 from maskrcnn.libs import reference
 from maskrcnn.libs.reference import area, intersection, iou, nms, roi_align
+from maskrcnn.pooling.roi_align import level_areas
 
 DOUBLE = torch.float64
 NAN, INF = math.nan, math.inf
@@ -274,6 +276,22 @@ def test_pyramid_equals_each_level_alone_and_keeps_input_order():
     shuffle = torch.randperm(30, generator=generator)
     shuffled = roi_align(maps, boxes[shuffle], image_index[shuffle], 3, scales, levels[shuffle], 2)
     assert torch.equal(shuffled, pooled[shuffle])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_levels_by_area_are_those_of_the_paper(dtype):
+    """As torchvision assigns them, sides of exactly a power of two times 224 included; each map holds its own level."""
+    maps = [torch.full((1, 1, 4, 4), float(level), dtype=dtype) for level in range(4)]
+    edges = torch.tensor([112.0, 224, 448, 896, 111.99, 223.99, 56, 1e4], dtype=dtype)
+    sides = torch.cat([torch.rand(500, 2, dtype=dtype) * 700 + 1, edges[:, None].expand(8, 2)])
+    boxes = torch.cat([torch.zeros_like(sides), sides], dim=1)
+    strides = (4, 8, 16, 32)
+    # Scales that pool every box from within its map.
+    pooled = roi_align(maps, boxes, torch.zeros(508).long(), 1, [1e-5] * 4, None, 2, True, level_areas(strides))
+    assert torch.equal(pooled.flatten().long(), LevelMapper(2, 5)([boxes]))
+    spoilt = torch.tensor([[0, 0, math.nan, 9], [9, 9, 0, 0], [9, 0, 0, 9]], dtype=dtype)
+    got = roi_align(maps, spoilt, torch.zeros(3).long(), 1, [1e-5] * 4, None, 2, True, level_areas(strides))
+    assert not got.any()
 
 
 def test_roi_align_gradient_in_float64():

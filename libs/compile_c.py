@@ -1,0 +1,158 @@
+"""What runs on the host, compiled from C through cffi: the CPU operators and the launcher of CUDA kernels.
+
+Needs a C compiler and Python's headers, but no PyTorch: all that is compiled takes pointers and numbers.
+"""
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+if __package__:
+    from .compile_cuda import HERE, BuildError, write
+else:  # for build_libs.py, which runs as a script
+    from compile_cuda import HERE, BuildError, write
+
+
+@dataclass
+class Module:
+    """C that is compiled through cffi: its sources, the first of which is compiled, and what Python sees of it."""
+
+    sources: tuple[str, ...]
+    declarations: str
+    options: list[list[str]]  # to try one after the other: not every compiler knows OpenMP and all levels of x86
+
+
+# Each function once for float and once for double.
+CPU_FUNCTIONS = """
+int nms_{scalar}(const {scalar} *boxes, const int64_t *starts, int64_t runs, double threshold, uint8_t *keep);
+void roi_align_{scalar}({scalar} *const *maps, const int64_t *sides, const double *scales, const {scalar} *areas,
+    int levels, int64_t channels, const {scalar} *boxes, const int64_t *image, const int64_t *level, int64_t count,
+    int bins, int sampling_ratio, int aligned, {scalar} *pooled);
+void roi_align_backward_{scalar}({scalar} *const *grads, const int64_t *sides, const double *scales,
+    const {scalar} *areas, int levels, int64_t channels, const {scalar} *boxes, const int64_t *image,
+    const int64_t *level, int64_t count, int bins, int sampling_ratio, int aligned, {scalar} *pooled);
+int crop_masks_{scalar}(const uint8_t *const *masks, const int64_t *sides, const {scalar} *boxes, int64_t count,
+    int bins, int sampling_ratio, int aligned, {scalar} *out);
+int paste_masks_{scalar}(const {scalar} *grids, int cells, const {scalar} *corners, int64_t count, int64_t height,
+    int64_t width, double threshold, uint8_t *out);
+"""
+LAUNCHER_FUNCTIONS = """
+struct kernels;
+int open_driver(const char *name);
+const char *error_text(int error);
+int capabilities(int *out, int room);
+int load_kernels(int number, const void *cubin, struct kernels **out);
+int nms(const struct kernels *kernels, void *stream, const float *boxes, const int64_t *order, const int64_t *groups,
+    const uint8_t *valid, int64_t images, int64_t count, int64_t rows, double threshold, uint64_t *removed,
+    uint64_t *overlapping, uint8_t *keep);
+int roi_align(const struct kernels *kernels, void *stream, int type, int wide, void *const *maps, const int64_t *sides,
+    const double *scales, const float *areas, int levels, int64_t images, int64_t channels, const float *boxes,
+    const int64_t *image, const int64_t *level, int64_t count, int bins, int sampling_ratio, int aligned, void *pooled);
+int roi_align_backward(const struct kernels *kernels, void *stream, int type, int deterministic, void *const *grads,
+    const int64_t *sides, const double *scales, const float *areas, int levels, int64_t images, int64_t channels,
+    const float *boxes, const int64_t *image, const int64_t *level, int64_t count, int bins, int sampling_ratio,
+    int aligned, const void *pooled);
+int crop_masks(const struct kernels *kernels, void *stream, const uint8_t *const *pixels, const int64_t *shapes,
+    int64_t images, const float *boxes, const int64_t *index, const int64_t *image, int64_t count, int bins,
+    int sampling_ratio, int aligned, float *out);
+int paste_masks(const struct kernels *kernels, void *stream, const float *grids, int cells, const float *corners,
+    int64_t count, int64_t height, int64_t width, double threshold, uint8_t *out);
+"""
+_OPENMP = [] if sys.platform in ("darwin", "win32") else ["-fopenmp"]
+_LINKED = [] if sys.platform in ("darwin", "win32") else ["-ldl", "-lm"]
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+MODULES = {
+    "cpu": Module(("cpu.c", "cpu_kernels.h", "geometry.h"),
+                  "".join(CPU_FUNCTIONS.replace("{scalar}", scalar) for scalar in ("float", "double")),
+                  [[*_OPENMP], ["-DPLAIN", *_OPENMP], ["-DPLAIN"]]),
+    "cuda": Module(("launcher.c", "launch.h"), LAUNCHER_FUNCTIONS, [[]]),
+}
+
+
+def source_hash(name: str) -> str:
+    """A digest of a module's sources, which the compiled module carries: one of other sources is stale."""
+    digest = hashlib.sha256(MODULES[name].declarations.encode())
+    for source in MODULES[name].sources:
+        digest.update((HERE / source).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build(name: str, folder: Path = HERE) -> Path:
+    """Compile a module, "cpu" (the CPU operators) or "cuda" (what launches CUDA kernels), into `folder`, replacing an
+    older build at once; returns the file.
+
+    Raises:
+        BuildError: cffi or a C compiler is missing, or the compiler failed.
+    """
+    try:
+        from cffi import FFI
+    except ImportError:
+        raise BuildError("cffi is not installed: pip install cffi") from None
+    module, errors = MODULES[name], []
+    for flags in module.options:
+        ffi = FFI()
+        ffi.cdef("const char *source_hash(void);" + module.declarations)
+        carried = f'static const char *source_hash(void) {{ return "{source_hash(name)}"; }}'
+        ffi.set_source(f"_{name}", f'#include "{module.sources[0]}"\n{carried}', include_dirs=[str(HERE)],
+                       extra_compile_args=_optimise() + flags,
+                       extra_link_args=[*_LINKED, *(flag for flag in flags if flag != "-DPLAIN")])
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                with _quiet(Path(scratch) / "log") as log:
+                    built = Path(ffi.compile(tmpdir=scratch))
+            except Exception as error:  # cffi lets through whatever setuptools or distutils raise
+                errors.append(f"{error}\n{log.read_text(errors='replace')[-2000:]}")
+                continue
+            return write(folder / built.name, built.read_bytes())
+    raise BuildError(f"the C compiler failed; is one installed (gcc, clang or MSVC), and the headers of Python?\n"
+                     f"{errors[-1]}")
+
+
+def load(name: str, folder: Path = HERE) -> ModuleType | None:
+    """A compiled module of this folder, or None where there is none, or only a stale one.
+
+    Raises:
+        ImportError: a build that is up to date but cannot be loaded.
+    """
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = folder / f"_{name}{suffix}"
+        if path.is_file() and source_hash(name).encode() in path.read_bytes():
+            loader = importlib.machinery.ExtensionFileLoader(f"_{name}", str(path))
+            spec = importlib.util.spec_from_file_location(f"_{name}", path, loader=loader)
+            module = importlib.util.module_from_spec(spec)
+            loader.exec_module(module)
+            return module
+    return None
+
+
+def _optimise() -> list[str]:
+    if sys.platform == "win32":
+        return ["/O2"]
+    return ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math"]
+
+
+class _quiet:
+    """Sends what the compiler prints to a file: it is of interest only where it fails."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def __enter__(self) -> Path:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.kept = os.dup(1), os.dup(2)
+        with open(self.log, "wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        return self.log
+
+    def __exit__(self, *exception: object) -> None:
+        for number, copy in zip((1, 2), self.kept):
+            os.dup2(copy, number)
+            os.close(copy)

@@ -1,0 +1,194 @@
+"""The CUDA kernels as cubins: compiled by NVRTC, the compiler library that PyTorch's CUDA builds bring along, and kept.
+
+Needs cffi, but neither a GPU nor CUDA's toolkit nor a C compiler nor PyTorch.
+"""
+
+import contextlib
+import glob
+import hashlib
+import os
+import site
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+SOURCES = ("cuda.cu", "geometry.h", "launch.h")
+# What each package of NVRTC compiles for: versions 13.5, 12.9 and 11.8.
+PACKAGES = {
+    "nvidia-cuda-nvrtc": (75, 80, 86, 87, 88, 89, 90, 100, 103, 107, 110, 120, 121),
+    "nvidia-cuda-nvrtc-cu12": (50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90, 100, 101, 103, 120, 121),
+    "nvidia-cuda-nvrtc-cu11": (35, 37, 50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90),
+}
+# Without fused multiply-add, so that results are those of the CPU.
+OPTIONS = ("--std=c++14", "--fmad=false")
+
+DECLARATIONS = """
+typedef void *nvrtcProgram;
+int nvrtcVersion(int *major, int *minor);
+int nvrtcGetNumSupportedArchs(int *count);
+int nvrtcGetSupportedArchs(int *architectures);
+int nvrtcCreateProgram(nvrtcProgram *, const char *source, const char *name, int, const char *const *,
+    const char *const *);
+int nvrtcCompileProgram(nvrtcProgram, int count, const char *const *options);
+int nvrtcDestroyProgram(nvrtcProgram *);
+int nvrtcGetProgramLogSize(nvrtcProgram, size_t *);
+int nvrtcGetProgramLog(nvrtcProgram, char *);
+int nvrtcGetCUBINSize(nvrtcProgram, size_t *);
+int nvrtcGetCUBIN(nvrtcProgram, char *);
+"""
+
+
+class BuildError(RuntimeError):
+    """The operators cannot be built here; the message says what is missing."""
+
+
+@dataclass
+class Compiler:
+    """One NVRTC: where it lies, its version, and the architectures (62 for sm_62) that it compiles for."""
+
+    path: str
+    version: tuple[int, int]
+    architectures: list[int]
+    ffi: Any
+    lib: Any
+
+    def __str__(self) -> str:
+        return f"NVRTC {self.version[0]}.{self.version[1]} ({self.path})"
+
+
+def find_compilers() -> list[Compiler]:
+    """Every NVRTC on this machine that loads, the newest first: in Python's packages, in a CUDA toolkit, or where the
+    system looks for libraries.
+
+    Raises:
+        BuildError: cffi is not installed.
+    """
+    try:
+        from cffi import FFI
+    except ImportError:
+        raise BuildError("cffi is not installed: pip install cffi") from None
+    ffi = FFI()
+    ffi.cdef(DECLARATIONS)
+    found = {}
+    for path in _candidates():
+        try:
+            lib = ffi.dlopen(path)
+            major, minor, count = ffi.new("int *"), ffi.new("int *"), ffi.new("int *")
+            lib.nvrtcVersion(major, minor)
+            lib.nvrtcGetNumSupportedArchs(count)
+            architectures = ffi.new("int[]", count[0])
+            lib.nvrtcGetSupportedArchs(architectures)
+        except (OSError, AttributeError):  # of another platform, or older than the functions that are needed
+            continue
+        version = major[0], minor[0]
+        found.setdefault(version, Compiler(path, version, sorted(architectures), ffi, lib))
+    return sorted(found.values(), key=lambda compiler: compiler.version, reverse=True)
+
+
+def compile_cubin(architecture: int, compilers: list[Compiler] | None = None) -> bytes:
+    """The kernels compiled for an architecture, 62 for sm_62, with the newest compiler that knows it.
+
+    Raises:
+        BuildError: none does, and the message says which package would; or the compiler failed.
+    """
+    compilers = find_compilers() if compilers is None else compilers
+    able = [compiler for compiler in compilers if architecture in compiler.architectures]
+    if not able:
+        raise BuildError(_advice(architecture, compilers))
+    ffi, lib = able[0].ffi, able[0].lib
+    options = [f"--gpu-architecture=sm_{architecture}", f"--include-path={HERE}",
+               f'--define-macro=SOURCE_HASH="{source_hash()}"', *OPTIONS]
+    texts = [ffi.new("char[]", option.encode()) for option in options]
+    program, size = ffi.new("nvrtcProgram *"), ffi.new("size_t *")
+    lib.nvrtcCreateProgram(program, (HERE / "cuda.cu").read_bytes(), b"cuda.cu", 0, ffi.NULL, ffi.NULL)
+    try:
+        if lib.nvrtcCompileProgram(program[0], len(texts), ffi.new("char *[]", texts)):
+            lib.nvrtcGetProgramLogSize(program[0], size)
+            log = ffi.new("char[]", size[0])
+            lib.nvrtcGetProgramLog(program[0], log)
+            raise BuildError(f"NVRTC {able[0].version} failed:\n{ffi.string(log).decode(errors='replace')}")
+        lib.nvrtcGetCUBINSize(program[0], size)
+        cubin = ffi.new("char[]", size[0])
+        lib.nvrtcGetCUBIN(program[0], cubin)
+        return bytes(ffi.buffer(cubin))
+    finally:
+        lib.nvrtcDestroyProgram(program)
+
+
+def source_hash() -> str:
+    """A digest of the kernels' sources, which every cubin carries: one of other sources is stale."""
+    digest = hashlib.sha256("".join(OPTIONS).encode())
+    for name in SOURCES:
+        digest.update((HERE / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def cubin_path(architecture: int, folder: Path = HERE) -> Path:
+    """Where the cubin for an architecture is kept."""
+    return folder / f"_cuda.sm_{architecture}.cubin"
+
+
+def is_current(path: Path) -> bool:
+    """Whether a cubin is there and was built from these sources."""
+    return path.is_file() and source_hash().encode() in path.read_bytes()
+
+
+def cubin(architecture: int, ahead: Path = HERE) -> bytes:
+    """The kernels for an architecture: built ahead of time, from the user's cache, or compiled now and cached. Many
+    processes may do so at once: each writes a file of its own and then puts it into place whole.
+
+    Raises:
+        BuildError: there is none, and it cannot be compiled here.
+    """
+    for folder in (ahead, cache_folder()):
+        if is_current(cubin_path(architecture, folder)):
+            return cubin_path(architecture, folder).read_bytes()
+    compiled = compile_cubin(architecture)
+    with contextlib.suppress(OSError):  # a home that cannot be written to: the next process compiles anew
+        write(cubin_path(architecture, cache_folder()), compiled)
+    return compiled
+
+
+def cache_folder() -> Path:
+    """The user's folder for kernels compiled at their first call; MASKRCNN_CACHE in the environment sets another."""
+    if os.environ.get("MASKRCNN_CACHE"):
+        return Path(os.environ["MASKRCNN_CACHE"])
+    home = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    return Path(home or Path("~/.cache").expanduser()) / "maskrcnn"
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Put a file into place whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}-{path.name}")
+    part.write_bytes(content)
+    os.replace(part, path)
+    return path
+
+
+def _candidates() -> list[str]:
+    """Paths and names under which an NVRTC may be found."""
+    packages = [*sys.path, *site.getsitepackages(), site.getusersitepackages()]
+    toolkits = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), os.environ.get("CONDA_PREFIX"), sys.prefix,
+                *glob.glob("/usr/local/cuda*")]
+    if sys.platform == "win32":
+        inside, names = ["nvidia/*/bin", "nvidia/*/bin/x86_64", "torch/lib", "bin", "bin/x64"], ["nvrtc64_*.dll"]
+        system = ["nvrtc64_130_0.dll", "nvrtc64_120_0.dll", "nvrtc64_112_0.dll"]
+    else:
+        inside = ["nvidia/*/lib", "torch/lib", "lib", "lib64", "targets/*/lib"]
+        names = ["libnvrtc.so.*", "libnvrtc-*.so*"]
+        system = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"]
+    files = {os.path.realpath(file): None for root in (*packages, *toolkits) if root for folder in inside
+             for name in names for file in sorted(glob.glob(os.path.join(root, folder, name)))}
+    return [file for file in files if "builtins" not in os.path.basename(file)] + system
+
+
+def _advice(architecture: int, compilers: list[Compiler]) -> str:
+    here = "; ".join(f"NVRTC {c.version[0]}.{c.version[1]} knows sm_{c.architectures[0]} to sm_{c.architectures[-1]}"
+                     for c in compilers) or "no NVRTC was found"
+    able = [name for name, architectures in PACKAGES.items() if architecture in architectures]
+    if able:
+        return f"no compiler at hand knows sm_{architecture} ({here}): pip install {able[0]}"
+    return f"no compiler at hand knows sm_{architecture} ({here}), and no package of NVRTC does"

@@ -1,0 +1,471 @@
+/* CUDA operators: one kernel a step, launched by launcher.c, compiled by NVRTC for each architecture.
+ *
+ * No header of CUDA is needed, so that a compiler library alone can build it. All arithmetic is in float, whatever type
+ * features are stored in, and is that of geometry.h: built without fused multiply-add, results are those of the CPU, bit
+ * for bit, where the order of sums is the same. No kernel uses shuffles or votes within a warp: barriers of the block
+ * are enough, and the tests can run this file on a CPU.
+ */
+
+#ifdef __CUDACC_RTC__
+typedef long long int64_t;
+typedef unsigned char uint8_t;
+#endif
+typedef unsigned long long word; /* a bit for each of 64 boxes */
+
+#define DEVICE __device__
+#define scalar float
+#include "geometry.h"
+#include "launch.h"
+
+/* Which sources this was built from: a build of others is stale. */
+extern "C" __constant__ char source_hash[] = SOURCE_HASH;
+
+/* ---- Numbers in 16 bits: only loaded and stored, so their bits are enough. ---- */
+
+struct half {
+    unsigned short bits;
+};
+struct bfloat {
+    unsigned short bits;
+};
+
+#ifndef HALF_TO_FLOAT
+#define HALF_TO_FLOAT(value, bits) asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits))
+#define FLOAT_TO_HALF(bits, value) asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value))
+#define BITS_TO_FLOAT(bits) __uint_as_float(bits)
+#define FLOAT_TO_BITS(value) __float_as_uint(value)
+#endif
+
+DEVICE static inline float widen(float value)
+{
+    return value;
+}
+
+DEVICE static inline float widen(half value)
+{
+    float wide;
+    HALF_TO_FLOAT(wide, value.bits);
+    return wide;
+}
+
+DEVICE static inline float widen(bfloat value)
+{
+    return BITS_TO_FLOAT((unsigned)value.bits << 16);
+}
+
+DEVICE static inline void narrow(float value, float *out)
+{
+    *out = value;
+}
+
+DEVICE static inline void narrow(float value, half *out)
+{
+    FLOAT_TO_HALF(out->bits, value);
+}
+
+/* Rounds to nearest, ties to even. */
+DEVICE static inline void narrow(float value, bfloat *out)
+{
+    unsigned bits = FLOAT_TO_BITS(value);
+    out->bits = value != value ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+/* WIDTH neighbouring channels, moved in one instruction. */
+template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH) pack {
+    T at[WIDTH];
+};
+
+/* ---- Non-maximum suppression ---- */
+
+/* Which boxes overlap which: 64 x 64 pairs a block. Boxes are [N, count, 4], order [N, count] ranks them by falling
+ * score, and of the ranks from `first` on, `rows` have room in overlapping [N, rows, words]: bit j of word w in the row
+ * of a rank is set where the box of rank 64 w + j comes later and overlaps. */
+extern "C" __global__ void __launch_bounds__(64)
+    nms_overlaps(const float *boxes, const int64_t *order, const int64_t *groups, int64_t count, int64_t first,
+                 int64_t rows, float threshold, const word *removed, word *overlapping)
+{
+    __shared__ float x1[64], y1[64], x2[64], y2[64], area[64];
+    __shared__ int64_t group[64];
+    int64_t words = (count + 63) / 64, column = blockIdx.x % words, image = blockIdx.x / words;
+    int64_t row = first + (int64_t)blockIdx.y * 64 + threadIdx.x;
+    if (column < row / 64 || removed[image * words + row / 64] == ~(word)0)
+        return; /* for the whole block: its rows lie in one word */
+    order += image * count;
+    boxes += image * count * 4;
+    groups += groups != 0 ? image * count : 0;
+
+    int64_t rank = column * 64 + threadIdx.x;
+    if (rank < count) {
+        const float *box = boxes + 4 * order[rank];
+        x1[threadIdx.x] = box[0];
+        y1[threadIdx.x] = box[1];
+        x2[threadIdx.x] = box[2];
+        y2[threadIdx.x] = box[3];
+        area[threadIdx.x] = (box[2] - box[0]) * (box[3] - box[1]);
+        group[threadIdx.x] = groups != 0 ? groups[order[rank]] : 0;
+    }
+    __syncthreads();
+    if (row >= count)
+        return;
+    const float *box = boxes + 4 * order[row];
+    float ax1 = box[0], ay1 = box[1], ax2 = box[2], ay2 = box[3], area_a = (ax2 - ax1) * (ay2 - ay1);
+    int64_t own = groups != 0 ? groups[order[row]] : 0;
+    int last = count - column * 64 < 64 ? (int)(count - column * 64) : 64;
+    word bits = 0;
+    for (int j = column == row / 64 ? threadIdx.x + 1 : 0; j < last; j++)
+        if (group[j] == own && overlaps(ax1, ay1, ax2, ay2, area_a, x1[j], y1[j], x2[j], y2[j], area[j], threshold))
+            bits |= (word)1 << j;
+    overlapping[(image * rows + row - first) * words + column] = bits;
+}
+
+/* The greedy pass over these ranks, one block an image: 64 ranks at a time are settled one by one, and all that the kept
+ * ones overlap is removed at once. `removed` [N, words] goes from one launch to the next. keep [N, count] is set for
+ * the boxes of the ranks seen. */
+extern "C" __global__ void nms_resolve(const int64_t *order, const uint8_t *valid, int64_t count, int64_t first,
+                                       int64_t rows, word *removed_before, const word *overlapping, uint8_t *keep)
+{
+    extern __shared__ word removed[];
+    __shared__ word inside[64], kept;
+    __shared__ unsigned alive[2];
+    int64_t words = (count + 63) / 64, image = blockIdx.x, thread = threadIdx.x;
+    int64_t last = first + rows < count ? first + rows : count;
+    order += image * count;
+    keep += image * count;
+    valid += valid != 0 ? image * count : 0;
+    removed_before += image * words;
+    overlapping += image * rows * words;
+
+    for (int64_t w = thread; w < words; w += blockDim.x)
+        removed[w] = removed_before[w];
+    for (int64_t start = first; start < last; start += 64, overlapping += 64 * words) {
+        int64_t own = start / 64, row = start + thread, later = words - own - 1;
+        if (thread < 2)
+            alive[thread] = 0;
+        __syncthreads();
+        if (thread < 64 && row < count && (valid == 0 || valid[order[row]]) && !(removed[own] >> thread & 1)) {
+            inside[thread] = overlapping[thread * words + own];
+            atomicOr(&alive[thread / 32], 1u << thread % 32);
+        }
+        __syncthreads();
+        if (thread == 0) {
+            word left = (word)alive[1] << 32 | alive[0];
+            kept = 0;
+            while (left != 0) {
+                int best = __ffsll(left) - 1;
+                kept |= (word)1 << best;
+                left &= ~(inside[best] | (word)1 << best);
+            }
+        }
+        __syncthreads();
+        if (thread < 64 && row < count)
+            keep[order[row]] = kept >> thread & 1;
+        /* Eight rows at a time, so that their loads are under way together. */
+        for (int64_t k = thread; k < 8 * later; k += blockDim.x) {
+            int64_t w = own + 1 + k % later, eight = k / later * 8;
+            word bits = 0;
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                if (kept >> (eight + j) & 1)
+                    bits |= overlapping[(eight + j) * words + w];
+            if (bits != 0)
+                atomicOr(&removed[w], bits);
+        }
+        __syncthreads();
+    }
+    for (int64_t w = thread; w < words; w += blockDim.x)
+        removed_before[w] = removed[w];
+}
+
+/* ---- RoIAlign ---- */
+
+/* One RoI on its level: where its map begins, and where it lies on it. */
+struct place {
+    int64_t map; /* which of the images' maps; -1 if the indices reach outside */
+    int level, height, width, count_x, count_y;
+    float low_x, low_y, length_x, length_y;
+};
+
+DEVICE static inline place place_of(const pyramid &pyramid, const rois &rois, int64_t r)
+{
+    place at = {};
+    int64_t level = rois.level != 0 ? rois.level[r] : level_of(rois.boxes + 4 * r, pyramid.area, pyramid.levels);
+    at.map = rois.image[r];
+    if (level < 0 || level >= pyramid.levels || at.map < 0 || at.map >= pyramid.images) {
+        at.map = -1;
+        return at;
+    }
+    at.level = (int)level;
+    at.height = pyramid.height[at.level];
+    at.width = pyramid.width[at.level];
+    const float *box = rois.boxes + 4 * r;
+    roi_extent(box[0], box[2], pyramid.scale[at.level], rois.aligned, &at.low_x, &at.length_x);
+    roi_extent(box[1], box[3], pyramid.scale[at.level], rois.aligned, &at.low_y, &at.length_y);
+    at.count_x = sample_count(at.length_x, rois.bins, rois.sampling_ratio);
+    at.count_y = sample_count(at.length_y, rois.bins, rois.sampling_ratio);
+    return at;
+}
+
+/* One warp an output bin: its lanes take the channels, WIDTH each, so that every access is to consecutive memory. An
+ * index that reaches outside gives NaN: to stop for it, the host would have to wait for the device. */
+template <class T, int WIDTH> DEVICE static void roi_align(const pyramid &pyramid, const rois &rois, T *pooled)
+{
+    int64_t bin = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (bin >= rois.count * rois.bins * rois.bins)
+        return;
+    int i = bin / rois.bins % rois.bins, j = bin % rois.bins;
+    place at = place_of(pyramid, rois, bin / (rois.bins * rois.bins));
+    int64_t channels = pyramid.channels;
+    const T *map = (const T *)pyramid.maps[at.level] + at.map * at.height * at.width * channels;
+    pooled += bin * channels;
+
+    for (int64_t c = threadIdx.x % 32 * WIDTH; c < channels; c += 32 * WIDTH) {
+        float sum[WIDTH];
+        for (int v = 0; v < WIDTH; v++)
+            sum[v] = at.map < 0 ? BITS_TO_FLOAT(0x7fc00000) : 0;
+        for (int ky = 0; ky < at.count_y; ky++) {
+            int y0, y1;
+            float wy0, wy1;
+            linear(at.low_y, at.length_y, rois.bins, at.count_y, i, ky, at.height, &y0, &y1, &wy0, &wy1);
+            if (wy0 == 0 && wy1 == 0)
+                continue;
+            for (int kx = 0; kx < at.count_x; kx++) {
+                int x0, x1;
+                float wx0, wx1;
+                linear(at.low_x, at.length_x, rois.bins, at.count_x, j, kx, at.width, &x0, &x1, &wx0, &wx1);
+                if (wx0 == 0 && wx1 == 0)
+                    continue;
+                float w00 = wy0 * wx0, w01 = wy0 * wx1, w10 = wy1 * wx0, w11 = wy1 * wx1;
+                typedef pack<T, WIDTH> cell;
+                cell c00 = *(const cell *)(map + ((int64_t)y0 * at.width + x0) * channels + c);
+                cell c01 = *(const cell *)(map + ((int64_t)y0 * at.width + x1) * channels + c);
+                cell c10 = *(const cell *)(map + ((int64_t)y1 * at.width + x0) * channels + c);
+                cell c11 = *(const cell *)(map + ((int64_t)y1 * at.width + x1) * channels + c);
+#pragma unroll
+                for (int v = 0; v < WIDTH; v++)
+                    sum[v] += w00 * widen(c00.at[v]) + w01 * widen(c01.at[v]) + w10 * widen(c10.at[v]) +
+                              w11 * widen(c11.at[v]);
+            }
+        }
+        pack<T, WIDTH> out;
+        for (int v = 0; v < WIDTH; v++)
+            narrow(sum[v], &out.at[v]);
+        *(pack<T, WIDTH> *)(pooled + c) = out;
+    }
+}
+
+/* Gradients by atomic additions, in whatever order they come: fast, and different from run to run in the last digits.
+ * One warp an output bin, as above; the maps are float and zero on entry. */
+template <class T> DEVICE static void roi_align_scatter(const pyramid &pyramid, const rois &rois, const T *pooled)
+{
+    int64_t bin = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (bin >= rois.count * rois.bins * rois.bins)
+        return;
+    int i = bin / rois.bins % rois.bins, j = bin % rois.bins;
+    place at = place_of(pyramid, rois, bin / (rois.bins * rois.bins));
+    if (at.map < 0)
+        return;
+    int64_t channels = pyramid.channels;
+    float *map = (float *)pyramid.maps[at.level] + at.map * at.height * at.width * channels;
+
+    for (int ky = 0; ky < at.count_y; ky++) {
+        int y0, y1;
+        float wy0, wy1;
+        linear(at.low_y, at.length_y, rois.bins, at.count_y, i, ky, at.height, &y0, &y1, &wy0, &wy1);
+        if (wy0 == 0 && wy1 == 0)
+            continue;
+        for (int kx = 0; kx < at.count_x; kx++) {
+            int x0, x1;
+            float wx0, wx1;
+            linear(at.low_x, at.length_x, rois.bins, at.count_x, j, kx, at.width, &x0, &x1, &wx0, &wx1);
+            if (wx0 == 0 && wx1 == 0)
+                continue;
+            float w00 = wy0 * wx0, w01 = wy0 * wx1, w10 = wy1 * wx0, w11 = wy1 * wx1;
+            float *c00 = map + ((int64_t)y0 * at.width + x0) * channels;
+            float *c01 = map + ((int64_t)y0 * at.width + x1) * channels;
+            float *c10 = map + ((int64_t)y1 * at.width + x0) * channels;
+            float *c11 = map + ((int64_t)y1 * at.width + x1) * channels;
+            for (int64_t c = threadIdx.x % 32; c < channels; c += 32) {
+                float gradient = widen(pooled[bin * channels + c]);
+                atomicAdd(c00 + c, w00 * gradient);
+                atomicAdd(c01 + c, w01 * gradient);
+                atomicAdd(c10 + c, w10 * gradient);
+                atomicAdd(c11 + c, w11 * gradient);
+            }
+        }
+    }
+}
+
+/* How much of a cell a bin holds, along one axis. */
+DEVICE static inline float share_of(int cell, float low, float length, int bins, int count, int bin, int side)
+{
+    float share = 0;
+    for (int k = 0; k < count; k++) {
+        int lower, upper;
+        float weight_lower, weight_upper;
+        linear(low, length, bins, count, bin, k, side, &lower, &upper, &weight_lower, &weight_upper);
+        share += (lower == cell ? weight_lower : 0) + (upper == cell ? weight_upper : 0);
+    }
+    return share;
+}
+
+/* Whether samples between low and low + length can touch the cells from..to. Two cells of margin: one for samples
+ * outside the map, which count at its border, and one for the neighbour that a sample shares its value with. */
+DEVICE static inline int can_touch(float low, float length, int from, int to)
+{
+    float high = low + length;
+    return (low < high ? low : high) - 2 <= to && (low < high ? high : low) + 2 >= from;
+}
+
+/* The same gradients, gathered: each cell sums what the bins that read it hold, RoI after RoI, so that the order is
+ * always the same. A block looks for the RoIs near its cells, 256 at a time, and its warps then sum those. */
+template <class T>
+DEVICE static void roi_align_gather(const pyramid &pyramid, const rois &rois, const T *pooled)
+{
+    __shared__ unsigned candidates[TILE];
+    int64_t tile = blockIdx.x;
+    int level = 0;
+    for (;; level++) { /* the blocks of level 0 come first, then those of level 1, ... */
+        int64_t tiles = pyramid.images * pyramid.height[level] * ((pyramid.width[level] + TILE - 1) / TILE);
+        if (tile < tiles)
+            break;
+        tile -= tiles;
+    }
+    int height = pyramid.height[level], width = pyramid.width[level], across = (width + TILE - 1) / TILE;
+    int from = tile % across * TILE, y = tile / across % height, x = from + threadIdx.x / 32;
+    int64_t image = tile / across / height, channels = pyramid.channels;
+    int64_t first = (int64_t)blockIdx.y * 32 * LANE_PART + threadIdx.x % 32;
+    float sum[LANE_PART] = {};
+
+    for (int64_t start = 0; start < rois.count; start += blockDim.x) {
+        if (threadIdx.x < TILE)
+            candidates[threadIdx.x] = 0;
+        __syncthreads();
+        int64_t r = start + threadIdx.x;
+        if (r < rois.count) {
+            place at = place_of(pyramid, rois, r);
+            if (at.map == image && at.level == level && can_touch(at.low_y, at.length_y, y, y) &&
+                can_touch(at.low_x, at.length_x, from, from + TILE - 1))
+                atomicOr(&candidates[threadIdx.x / 32], 1u << threadIdx.x % 32);
+        }
+        __syncthreads();
+        for (int n = 0; n < TILE; n++)
+            for (unsigned left = candidates[n]; left != 0; left &= left - 1) {
+                r = start + 32 * n + __ffs(left) - 1;
+                place at = place_of(pyramid, rois, r);
+                if (x >= width || !can_touch(at.low_x, at.length_x, x, x))
+                    continue;
+                for (int i = 0; i < rois.bins; i++) {
+                    float share_y = share_of(y, at.low_y, at.length_y, rois.bins, at.count_y, i, height);
+                    for (int j = 0; share_y != 0 && j < rois.bins; j++) {
+                        float share = share_y * share_of(x, at.low_x, at.length_x, rois.bins, at.count_x, j, width);
+                        const T *bin = pooled + ((r * rois.bins + i) * rois.bins + j) * channels;
+                        if (share != 0)
+                            for (int k = 0; k < LANE_PART; k++)
+                                if (first + 32 * k < channels)
+                                    sum[k] += share * widen(bin[first + 32 * k]);
+                    }
+                }
+            }
+        __syncthreads();
+    }
+    float *cell = (float *)pyramid.maps[level] + ((image * height + y) * width + x) * channels;
+    for (int k = 0; x < width && k < LANE_PART; k++)
+        if (first + 32 * k < channels)
+            cell[first + 32 * k] = sum[k];
+}
+
+#define ROI_ALIGN(type, width)                                                                                       \
+    extern "C" __global__ void roi_align_##type##_##width(const pyramid pyramid, const rois rois, type *pooled)      \
+    {                                                                                                                \
+        roi_align<type, width>(pyramid, rois, pooled);                                                               \
+    }
+#define BACKWARD(type)                                                                                               \
+    extern "C" __global__ void roi_align_scatter_##type(const pyramid pyramid, const rois rois, const type *pooled)  \
+    {                                                                                                                \
+        roi_align_scatter(pyramid, rois, pooled);                                                                    \
+    }                                                                                                                \
+    extern "C" __global__ void roi_align_gather_##type(const pyramid pyramid, const rois rois, const type *pooled)   \
+    {                                                                                                                \
+        roi_align_gather(pyramid, rois, pooled);                                                                     \
+    }
+ROI_ALIGN(float, 1)
+ROI_ALIGN(float, 4)
+ROI_ALIGN(half, 1)
+ROI_ALIGN(half, 8)
+ROI_ALIGN(bfloat, 1)
+ROI_ALIGN(bfloat, 8)
+BACKWARD(float)
+BACKWARD(half)
+BACKWARD(bfloat)
+
+/* ---- Masks ---- */
+
+/* Mask targets, one thread a number: RoIAlign of one mask a RoI, in mask pixels. RoI r takes mask index[r] of its image;
+ * an index that reaches outside gives NaN. out [R, bins, bins]. */
+extern "C" __global__ void crop_masks(const masks masks, const rois rois, const int64_t *index, float *out)
+{
+    int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= rois.count * rois.bins * rois.bins)
+        return;
+    int64_t r = at / (rois.bins * rois.bins), image = rois.image[r] - masks.first;
+    int i = at / rois.bins % rois.bins, j = at % rois.bins;
+    int nowhere = rois.image[r] < 0 || rois.image[r] >= masks.all_images;
+    if (!nowhere && (image < 0 || image >= masks.images))
+        return; /* another launch has this image */
+    if (nowhere || index[r] < 0 || index[r] >= masks.count[image]) {
+        out[at] = BITS_TO_FLOAT(0x7fc00000);
+        return;
+    }
+    int height = masks.height[image], width = masks.width[image];
+    const uint8_t *mask = masks.masks[image] + index[r] * height * width;
+    const float *box = rois.boxes + 4 * r;
+    float low_x, low_y, length_x, length_y, sum = 0;
+    roi_extent(box[0], box[2], 1, rois.aligned, &low_x, &length_x);
+    roi_extent(box[1], box[3], 1, rois.aligned, &low_y, &length_y);
+    int count_x = sample_count(length_x, rois.bins, rois.sampling_ratio);
+    int count_y = sample_count(length_y, rois.bins, rois.sampling_ratio);
+    for (int ky = 0; ky < count_y; ky++) {
+        int y0, y1;
+        float wy0, wy1;
+        linear(low_y, length_y, rois.bins, count_y, i, ky, height, &y0, &y1, &wy0, &wy1);
+        if (wy0 == 0 && wy1 == 0)
+            continue;
+        const uint8_t *upper = mask + (int64_t)y0 * width, *lower = mask + (int64_t)y1 * width;
+        for (int kx = 0; kx < count_x; kx++) {
+            int x0, x1;
+            float wx0, wx1;
+            linear(low_x, length_x, rois.bins, count_x, j, kx, width, &x0, &x1, &wx0, &wx1);
+            if (wx0 == 0 && wx1 == 0)
+                continue;
+            sum += wy0 * (wx0 * upper[x0] + wx1 * upper[x1]) + wy1 * (wx0 * lower[x0] + wx1 * lower[x1]);
+        }
+    }
+    out[at] = sum;
+}
+
+/* Sets the pixels of mask blockIdx.x, grids [D, cells, cells] stretched over its corners [D, 4], that exceed the
+ * threshold; out [D, height, width], zero on entry. The blocks of a mask take its rows in turn. */
+extern "C" __global__ void paste_masks(const float *grids, int cells, const float *corners, int64_t height,
+                                       int64_t width, float threshold, uint8_t *out)
+{
+    int64_t mask = blockIdx.x;
+    const float *grid = grids + mask * cells * cells, *corner = corners + 4 * mask;
+    int64_t first_y = first_pixel(corner[1], height), last_y = last_pixel(corner[3], height);
+    int64_t first_x = first_pixel(corner[0], width), last_x = last_pixel(corner[2], width);
+    for (int64_t y = first_y + (int64_t)blockIdx.y * blockDim.y + threadIdx.y; y < last_y;
+         y += (int64_t)gridDim.y * blockDim.y) {
+        int above;
+        float part;
+        grid_cell(y, corner[1], corner[3], cells, &above, &part);
+        const float *upper = grid + above * cells, *lower = above + 1 < cells ? upper + cells : upper;
+        uint8_t *pixels = out + (mask * height + y) * width;
+        for (int64_t x = first_x + threadIdx.x; x < last_x; x += blockDim.x) {
+            int g;
+            float w;
+            grid_cell(x, corner[0], corner[2], cells, &g, &w);
+            float left = (1 - part) * upper[g] + part * lower[g];
+            float right = g + 1 < cells ? (1 - part) * upper[g + 1] + part * lower[g + 1] : 0;
+            pixels[x] = (1 - w) * left + w * right > threshold;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+"""The compiled operators as PyTorch knows them, torch.ops.maskrcnn.*: registered for each device, with shapes for
+`torch.compile`, gradients and autocast. `ops.py` calls them, once it has checked the arguments' shapes.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import cpu_ops, cuda_ops
+
+BACKENDS = {"cpu": cpu_ops, "cuda": cuda_ops}
+HALVES = (torch.float16, torch.bfloat16)
+_library = torch.library.Library("maskrcnn", "FRAGMENT")
+
+
+def _run(device: str, name: str, *arguments: Any) -> Any:
+    return getattr(BACKENDS[device], name)(*arguments)
+
+
+def _widened(argument: Any) -> Any:
+    """The argument with its tensors of 16-bit numbers in float32."""
+    if isinstance(argument, Tensor):
+        return argument.float() if argument.dtype in HALVES else argument
+    return [_widened(each) for each in argument] if isinstance(argument, (list, tuple)) else argument
+
+
+def _autocast(device: str, name: str, *arguments: Any) -> Any:
+    """Coordinates, scores and masks count in at least float32. Features stay what they are on CUDA, where sums are in
+    float32 anyway; on the CPU they are pooled in float32, and the result is what they were."""
+    operator = getattr(torch.ops.maskrcnn, name)
+    with torch.autocast(device, enabled=False):
+        if name != "roi_align":
+            return operator(*_widened(arguments))
+        maps, *rest = arguments
+        if device == "cpu":
+            return operator(_widened(maps), *_widened(rest)).to(maps[0].dtype)
+        return operator(maps, *_widened(rest))
+
+
+def _operator(name: str, schema: str) -> Any:
+    """Registers an operator. The schema is spelled out, as older versions of PyTorch cannot tell it from today's type
+    hints."""
+    operator = torch.library.custom_op(f"maskrcnn::{name}", functools.partial(_run, "cpu", name), mutates_args=(),
+                                       device_types="cpu", schema=schema)
+    operator.register_kernel("cuda")(functools.partial(_run, "cuda", name))
+    for device in BACKENDS:
+        _library.impl(name, functools.partial(_autocast, device, name), f"Autocast{device.upper()}")
+    return operator
+
+
+nms = _operator("nms", "(Tensor boxes, Tensor scores, float iou_threshold, Tensor? groups, Tensor? valid) -> Tensor")
+roi_align = _operator("roi_align", "(Tensor[] maps, Tensor boxes, Tensor image_index, Tensor? levels, int output_size, "
+                      "float[] scales, float[]? level_areas, int sampling_ratio, bool aligned) -> Tensor")
+roi_align_backward = _operator("roi_align_backward", "(Tensor grad, Tensor boxes, Tensor image_index, Tensor? levels, "
+                               "int[] shapes, float[] scales, float[]? level_areas, int sampling_ratio, bool aligned) "
+                               "-> Tensor[]")
+crop_masks = _operator("crop_masks", "(Tensor[] masks, Tensor boxes, Tensor index, Tensor image, int size, "
+                       "bool aligned, int sampling_ratio) -> Tensor")
+paste_masks = _operator("paste_masks", "(Tensor probabilities, Tensor boxes, int height, int width, float threshold, "
+                        "bool whole_pixels) -> Tensor")
+
+
+@nms.register_fake
+def _(boxes: Tensor, scores: Tensor, *_: Any) -> Tensor:
+    return torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+
+
+@roi_align.register_fake
+def _(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels: Tensor | None, output_size: int,
+      *_: Any) -> Tensor:
+    return maps[0].new_empty(boxes.shape[0], output_size, output_size, maps[0].shape[1]).permute(0, 3, 1, 2)
+
+
+@roi_align_backward.register_fake
+def _(grad: Tensor, boxes: Tensor, image_index: Tensor, levels: Tensor | None, shapes: Sequence[int],
+      *_: Any) -> list[Tensor]:
+    sizes = [shapes[i : i + 4] for i in range(0, len(shapes), 4)]
+    return [grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) for n, c, h, w in sizes]
+
+
+@crop_masks.register_fake
+def _(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, *_: Any) -> Tensor:
+    return boxes.new_empty(boxes.shape[0], size, size)
+
+
+@paste_masks.register_fake
+def _(probabilities: Tensor, boxes: Tensor, height: int, width: int, *_: Any) -> Tensor:
+    return torch.empty(boxes.shape[0], height, width, dtype=torch.bool, device=boxes.device)
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    maps, boxes, image_index, levels, _, ctx.scales, ctx.level_areas, ctx.sampling_ratio, ctx.aligned = inputs
+    ctx.shapes = [side for m in maps for side in m.shape]
+    ctx.save_for_backward(boxes, image_index, levels)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple:
+    grads = torch.ops.maskrcnn.roi_align_backward(grad, *ctx.saved_tensors, ctx.shapes, ctx.scales, ctx.level_areas,
+                                                  ctx.sampling_ratio, ctx.aligned)
+    return (grads, *[None] * 8)
+
+
+roi_align.register_autograd(_backward, setup_context=_keep_for_backward)

@@ -1,0 +1,216 @@
+"""Building the compiled operators: the CPU's from C, and cubins for CUDA with NVRTC, on machines with and without."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from emulated import stand_in
+
+from maskrcnn.libs import compile_cuda, cuda_ops
+
+COMPILERS = compile_cuda.find_compilers()
+HERE = COMPILERS[0].architectures[-1] if COMPILERS else 0  # an architecture that can be built for here
+needs_c = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+needs_nvrtc = pytest.mark.skipif(not COMPILERS, reason="no NVRTC on this machine: pip install nvidia-cuda-nvrtc")
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """The folder libs/ without anything compiled."""
+    for file in (ROOT / "libs").iterdir():
+        if file.is_file() and not file.name.startswith("_c"):
+            shutil.copy(file, tmp_path)
+    return tmp_path
+
+
+def script(folder, *arguments, **environment):
+    return subprocess.run([sys.executable, str(folder / "build_libs.py"), *arguments], cwd=folder.parent,
+                          env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+
+
+@needs_c
+def test_building(sources):
+    assert script(sources, "--check").returncode == 1
+    done = script(sources, "cpu")
+    assert done.returncode == 0, done.stderr
+    built = [file for file in sources.iterdir() if file.name.startswith("_cpu")]
+    assert str(built[0]) in done.stdout
+    assert len(built) == 1
+    assert script(sources, "--check").stdout.startswith("cpu: up to date, loads")
+    # A build of other sources is not used, and building again replaces it.
+    (sources / "geometry.h").write_text((sources / "geometry.h").read_text() + "\n/* changed */\n")
+    assert "cpu: from other sources, is not used" in script(sources, "--check").stdout
+    assert script(sources, "cpu").returncode == 0
+    assert script(sources, "--check").returncode == 0
+
+
+def test_without_a_compiler(sources):
+    done = script(sources, "cpu", CC="/nonexistent/cc", PATH="/nonexistent")
+    assert done.returncode == 1
+    assert "the C compiler failed; is one installed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [file for file in sources.iterdir() if "_cpu" in file.name]
+
+
+def test_an_unknown_target(sources):
+    done = script(sources, "gpu")
+    assert done.returncode == 2
+    assert "unknown target gpu: choose cpu, cuda or architectures such as sm_62" in done.stderr
+
+
+def test_building_imports_nothing_of_the_library():
+    """The script has to run with cffi alone."""
+    code = (f"import sys\nsys.path.insert(0, {str(ROOT / 'libs')!r})\nimport build_libs\n"
+            "print(sorted(set(sys.modules) & {'torch', 'numpy', 'maskrcnn'}))")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@needs_c
+@needs_nvrtc
+def test_building_for_an_architecture(sources):
+    """Along with the launcher that its kernels need."""
+    target = f"sm_{HERE}"
+    done = script(sources, target)
+    assert done.returncode == 0, done.stderr
+    cubin = sources / f"_cuda.{target}.cubin"
+    assert done.stdout.strip() == f"{target}: {cubin}"
+    assert cubin.read_bytes().startswith(b"\x7fELF")
+    assert compile_cuda.source_hash().encode() in cubin.read_bytes()
+    assert any(file.name.startswith("_cuda.cpython") or file.suffix in (".so", ".pyd") for file in sources.iterdir())
+    said = script(sources, "--check", MASKRCNN_CACHE=str(sources / "none")).stdout
+    assert "cuda: up to date, loads\n" in said
+    assert f"{target}: up to date" in said
+    # A build of other sources is not used, and building again replaces it.
+    (sources / "geometry.h").write_text((sources / "geometry.h").read_text() + "\n/* changed */\n")
+    said = script(sources, "--check", MASKRCNN_CACHE=str(sources / "none"))
+    assert f"{target}: from other sources, is not used" in said.stdout
+    assert said.returncode == 1
+    stale = cubin.read_bytes()
+    assert script(sources, target).returncode == 0
+    assert cubin.read_bytes() != stale
+    assert f"{target}: up to date" in script(sources, "--check", MASKRCNN_CACHE=str(sources / "none")).stdout
+
+
+@needs_nvrtc
+def test_a_source_that_does_not_compile(sources):
+    (sources / "cuda.cu").write_text("nonsense")
+    done = script(sources, f"sm_{HERE}")
+    assert done.returncode == 1
+    assert "nonsense" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(sources.glob("*cubin"))
+
+
+def compiler(version, architectures):
+    return compile_cuda.Compiler(f"libnvrtc.so.{version}", (version, 0), architectures, None, None)
+
+
+@pytest.mark.parametrize(("architecture", "compilers", "message"), [
+    (62, [compiler(13, [75, 80, 121])],
+     r"no compiler at hand knows sm_62 \(NVRTC 13.0 knows sm_75 to sm_121\): pip install nvidia-cuda-nvrtc-cu12$"),
+    (90, [], r"no compiler at hand knows sm_90 \(no NVRTC was found\): pip install nvidia-cuda-nvrtc$"),
+    (35, [compiler(12, [50, 90])], "pip install nvidia-cuda-nvrtc-cu11$"),
+    (30, [compiler(13, [75, 121]), compiler(12, [50, 121])], "and no package of NVRTC does$"),
+    (99, [compiler(13, [75, 121])], "and no package of NVRTC does$"),
+])
+def test_an_architecture_that_no_compiler_here_knows(architecture, compilers, message):
+    with pytest.raises(compile_cuda.BuildError, match=message):
+        compile_cuda.compile_cubin(architecture, compilers)
+
+
+def test_an_architecture_unknown_to_all(sources):
+    done = script(sources, "sm_30")
+    assert done.returncode == 1
+    assert "sm_30: no compiler at hand knows sm_30" in done.stderr
+    assert not list(sources.glob("*cubin"))
+
+
+@needs_nvrtc
+def test_what_can_be_built_is_listed(sources):
+    done = script(sources, "--list")
+    assert done.returncode == 0
+    assert done.stdout.startswith(str(COMPILERS[0]))
+    known = {number for each in COMPILERS for number in each.architectures}
+    for package, architectures in compile_cuda.PACKAGES.items():
+        assert (f"pip install {package} adds" in done.stdout) == bool(set(architectures) - known)
+
+
+@needs_nvrtc
+def test_what_packages_know_is_what_they_say():
+    """For the versions that are installed here: later ones may know more, but none lose what they are named for."""
+    names = {11: "nvidia-cuda-nvrtc-cu11", 12: "nvidia-cuda-nvrtc-cu12", 13: "nvidia-cuda-nvrtc"}
+    for each in COMPILERS:
+        said = set(compile_cuda.PACKAGES[names[each.version[0]]])
+        assert len(said & set(each.architectures)) >= len(said) - 6
+
+
+FIRST_CALL = ("import pathlib\nfrom maskrcnn.libs import compile_cuda\n"
+              f"cubin = compile_cuda.cubin({HERE}, pathlib.Path('nowhere'))\n"
+              "print(len(cubin), compile_cuda.source_hash().encode() in cubin)")
+
+
+@needs_nvrtc
+def test_processes_that_compile_at_once(tmp_path):
+    """Each gets whole kernels, and nothing but these stays in the cache."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MASKRCNN_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    runs = [subprocess.Popen([sys.executable, "-c", FIRST_CALL], env=environment, stdout=subprocess.PIPE, text=True)
+            for _ in range(4)]
+    said = {run.communicate(timeout=300)[0] for run in runs}
+    assert len(said) == 1
+    assert said.pop().endswith("True\n")
+    assert [file.name for file in tmp_path.iterdir()] == [f"_cuda.sm_{HERE}.cubin"]
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A GPU of architecture HERE, as far as the first call of an operator looks at it, and an empty cache."""
+    launcher, _ = stand_in()
+    monkeypatch.setattr(cuda_ops, "launcher", lambda: launcher)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda number: divmod(HERE, 10))
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(compile_cuda.cubin, "__defaults__", (tmp_path / "ahead",))
+    return torch.device("cuda", 0)
+
+
+@needs_nvrtc
+def test_kernels_are_compiled_at_the_first_call_and_kept(gpu, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="maskrcnn")
+    assert cuda_ops.kernels.__wrapped__(gpu) is not None
+    assert caplog.messages == [f"operators: compiled for sm_{HERE}, cuda:0"]
+    kept = compile_cuda.cubin_path(HERE, compile_cuda.cache_folder())
+    assert compile_cuda.is_current(kept)
+    monkeypatch.setattr(compile_cuda, "compile_cubin", lambda architecture: pytest.fail("compiled again"))
+    assert cuda_ops.kernels.__wrapped__(gpu) is not None
+
+
+@needs_nvrtc
+def test_a_stale_cubin_is_not_used(gpu, tmp_path):
+    """Neither one in the cache nor one that was built ahead."""
+    for folder in (compile_cuda.cache_folder(), tmp_path / "ahead"):
+        compile_cuda.write(compile_cuda.cubin_path(HERE, folder), b"\x7fELF of other sources")
+    assert compile_cuda.source_hash().encode() in compile_cuda.cubin(HERE)
+    assert compile_cuda.is_current(compile_cuda.cubin_path(HERE, compile_cuda.cache_folder()))
+
+
+@needs_nvrtc
+def test_a_cache_that_cannot_be_written_to(gpu, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path / "file"))
+    assert cuda_ops.kernels.__wrapped__(gpu) is not None
+
+
+def test_without_kernels_for_a_gpu_the_operators_in_pytorch_serve(gpu, monkeypatch, caplog):
+    monkeypatch.setattr(compile_cuda, "find_compilers", list)
+    assert cuda_ops.kernels.__wrapped__(gpu) is None
+    assert "operators on cuda:0: pure PyTorch: no compiler at hand knows" in caplog.text
+
+
+@needs_nvrtc
+def test_a_spoilt_cubin_is_reported(gpu, caplog, monkeypatch):
+    monkeypatch.setattr(compile_cuda, "cubin", lambda architecture: b"spoilt")
+    assert cuda_ops.kernels.__wrapped__(gpu) is None
+    assert "as the kernels do not load: device kernel image is invalid (200)" in caplog.text
