@@ -2,6 +2,7 @@
 CUDA's driver."""
 
 import functools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -18,13 +19,14 @@ FLAGS = ("-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-mf16c", "-ffp-contract
 
 
 @functools.cache
-def stand_in(*flags: str) -> tuple:
+def stand_in() -> tuple:
     """The launcher, opened on the stand-in, and the stand-in itself; skips where they cannot be compiled."""
     if shutil.which("g++") is None:
         pytest.skip("no C++ compiler for the stand-in of CUDA's driver")
     folder = Path(tempfile.mkdtemp())
-    built = subprocess.run(["g++", *FLAGS, *flags, f"-I{ROOT / 'libs'}", "-o", str(folder / "driver.so"),
-                            str(ROOT / "tests" / "emulator" / "driver.cpp")], capture_output=True, text=True)
+    flags = [*FLAGS, *os.environ.get("CXXFLAGS", "").split(), f"-I{ROOT / 'libs'}", "-o", str(folder / "driver.so")]
+    built = subprocess.run(["g++", *flags, str(ROOT / "tests" / "emulator" / "driver.cpp")], capture_output=True,
+                           text=True)
     assert built.returncode == 0, built.stderr
     compile_c.build("cuda", folder)  # a copy of its own: a process opens one driver
     launcher = compile_c.load("cuda", folder)

@@ -249,8 +249,8 @@ def test_no_result_depends_on_the_order_of_threads(emulation):  # noqa: F811
     """A barrier that is missing would show: in one order a thread runs before its neighbour, in the other after."""
     results = []
     _, driver = stand_in()
-    boxes, scores, image = random_boxes(200), torch.rand(200), torch.randint(0, 2, (200,))
-    gradient, shapes = torch.randn(200, 40, 3, 3), [side for m in pyramid(40) for side in m.shape]
+    boxes, scores, image = random_boxes(300), torch.rand(300), torch.randint(0, 2, (300,))
+    gradient, shapes = torch.randn(300, 40, 3, 3), [side for m in pyramid(40) for side in m.shape]
     maps, masks = pyramid(40), [torch.ones(1, 50, 50, dtype=torch.uint8)] * 2
     try:
         for driver.reversed in (0, 1):
@@ -260,7 +260,7 @@ def test_no_result_depends_on_the_order_of_threads(emulation):  # noqa: F811
                 torch.ops.maskrcnn.roi_align(maps, boxes, image, None, 3, SCALES, AREAS, 2, True),
                 *torch.ops.maskrcnn.roi_align_backward(gradient, boxes, image, None, shapes, SCALES, AREAS, 2, True),
                 ops.crop_masks(masks, boxes, image * 0, image, 5),
-                ops.paste_masks(torch.rand(200, 5, 5, generator=torch.Generator().manual_seed(0)), boxes, 60, 60)])
+                ops.paste_masks(torch.rand(300, 5, 5, generator=torch.Generator().manual_seed(0)), boxes, 60, 60)])
     finally:
         driver.reversed = 0
         torch.use_deterministic_algorithms(False)

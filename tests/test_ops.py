@@ -186,21 +186,25 @@ def test_one_line_says_which_version_runs():
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc for its sanitizers")
-def test_memory_safety(tmp_path):
-    """All operators under AddressSanitizer and UndefinedBehaviorSanitizer, on the cases of the other tests."""
-    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -DPLAIN -g -O1"
+@pytest.mark.parametrize(("files", "version"), [(("test_reference.py", "test_masks.py"), "compiled"),
+                                                (("test_cuda.py",), "emulated")])
+def test_memory_safety(tmp_path, files, version):
+    """All operators under AddressSanitizer and UndefinedBehaviorSanitizer, on the cases of the other tests: those for
+    the CPU, and the CUDA kernels and their launcher as emulated on it."""
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1"
     libraries = [subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
                  for name in ("libasan.so", "libubsan.so")]
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT, checkout, ignore=shutil.ignore_patterns(".git", ".venv", "_cpu.*", "data", "runs"))
-    built = subprocess.run([sys.executable, str(checkout / "libs" / "build_libs.py"), "cpu"],
-                           env={**os.environ, "CFLAGS": flags, "LDFLAGS": "-fsanitize=address,undefined"},
+    environment = {**os.environ, "CFLAGS": f"{flags} -DPLAIN", "CXXFLAGS": flags,
+                   "LDFLAGS": "-fsanitize=address,undefined"}
+    built = subprocess.run([sys.executable, str(checkout / "libs" / "build_libs.py"), "cpu"], env=environment,
                            capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_reference.py",
-         "tests/test_masks.py", "-k", "compiled"], cwd=checkout, capture_output=True, text=True, timeout=1200,
-        env={**os.environ, "PYTHONPATH": str(checkout), "LD_PRELOAD": ":".join(libraries),
+        [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", "-k", version,
+         *(f"tests/{name}" for name in files)], cwd=checkout, capture_output=True, text=True, timeout=1200,
+        env={**environment, "PYTHONPATH": str(checkout), "LD_PRELOAD": ":".join(libraries),
              "ASAN_OPTIONS": "detect_leaks=0"})
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     assert "[100%]" in done.stdout
