@@ -19,12 +19,12 @@ from pathlib import Path
 
 if __package__:
     from . import compile_cuda
-    from .compile_c import DRIVER, MODULES, build, load
-    from .compile_cuda import HERE, BuildError
+    from .compile_c import MODULES, build, load
+    from .compile_cuda import DRIVER, HERE, BuildError
 else:  # as a script
     import compile_cuda
-    from compile_c import DRIVER, MODULES, build, load
-    from compile_cuda import HERE, BuildError
+    from compile_c import MODULES, build, load
+    from compile_cuda import DRIVER, HERE, BuildError
 
 
 def build_target(target: str) -> Path:

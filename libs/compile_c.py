@@ -66,7 +66,6 @@ int paste_masks(const struct kernels *kernels, void *stream, const float *grids,
 """
 _OPENMP = [] if sys.platform in ("darwin", "win32") else ["-fopenmp"]
 _LINKED = [] if sys.platform in ("darwin", "win32") else ["-ldl", "-lm"]
-DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 MODULES = {
     "cpu": Module(("cpu.c", "cpu_kernels.h", "geometry.h"),
                   "".join(CPU_FUNCTIONS.replace("{scalar}", scalar) for scalar in ("float", "double")),

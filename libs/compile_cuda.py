@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 SOURCES = ("cuda.cu", "geometry.h", "launch.h")
 # What each package of NVRTC compiles for: versions 13.5, 12.9 and 11.8.
 PACKAGES = {
@@ -87,17 +88,42 @@ def find_compilers() -> list[Compiler]:
     return sorted(found.values(), key=lambda compiler: compiler.version, reverse=True)
 
 
-def compile_cubin(architecture: int, compilers: list[Compiler] | None = None) -> bytes:
-    """The kernels compiled for an architecture, 62 for sm_62, with the newest compiler that knows it.
+def driver_version() -> int | None:
+    """The major version of CUDA that this machine's driver belongs to, or None where there is no driver."""
+    from cffi import FFI
+
+    ffi = FFI()
+    ffi.cdef("int cuDriverGetVersion(int *version);")
+    try:
+        version = ffi.new("int *")
+        ffi.dlopen(DRIVER).cuDriverGetVersion(version)
+        return version[0] // 1000
+    except (OSError, AttributeError):
+        return None
+
+
+def choose(architecture: int, compilers: list[Compiler], driver: int | None) -> Compiler:
+    """The newest compiler that knows an architecture and is no newer than the driver, which may not load what comes
+    from a later major version; where all are newer, the oldest of them.
+
+    Raises:
+        BuildError: none knows it, and the message says which package would.
+    """
+    able = [compiler for compiler in compilers if architecture in compiler.architectures]
+    if not able:
+        raise BuildError(_advice(architecture, compilers))
+    fitting = [compiler for compiler in able if driver is None or compiler.version[0] <= driver]
+    return max(fitting, key=lambda each: each.version) if fitting else min(able, key=lambda each: each.version)
+
+
+def compile_cubin(architecture: int) -> bytes:
+    """The kernels compiled for an architecture, 62 for sm_62.
 
     Raises:
         BuildError: none does, and the message says which package would; or the compiler failed.
     """
-    compilers = find_compilers() if compilers is None else compilers
-    able = [compiler for compiler in compilers if architecture in compiler.architectures]
-    if not able:
-        raise BuildError(_advice(architecture, compilers))
-    ffi, lib = able[0].ffi, able[0].lib
+    compiler = choose(architecture, find_compilers(), driver_version())
+    ffi, lib = compiler.ffi, compiler.lib
     options = [f"--gpu-architecture=sm_{architecture}", f"--include-path={HERE}",
                f'--define-macro=SOURCE_HASH="{source_hash()}"', *OPTIONS]
     texts = [ffi.new("char[]", option.encode()) for option in options]
@@ -108,7 +134,7 @@ def compile_cubin(architecture: int, compilers: list[Compiler] | None = None) ->
             lib.nvrtcGetProgramLogSize(program[0], size)
             log = ffi.new("char[]", size[0])
             lib.nvrtcGetProgramLog(program[0], log)
-            raise BuildError(f"NVRTC {able[0].version} failed:\n{ffi.string(log).decode(errors='replace')}")
+            raise BuildError(f"{compiler} failed:\n{ffi.string(log).decode(errors='replace')}")
         lib.nvrtcGetCUBINSize(program[0], size)
         cubin = ffi.new("char[]", size[0])
         lib.nvrtcGetCUBIN(program[0], cubin)

@@ -39,9 +39,9 @@ def launcher() -> Any:
     if module is None:
         log.warning("operators on CUDA: pure PyTorch; python libs/build_libs.py builds faster ones")
         return None
-    error = module.lib.open_driver(compile_c.DRIVER.encode())
+    error = module.lib.open_driver(compile_cuda.DRIVER.encode())
     if error:
-        log.warning("operators on CUDA: pure PyTorch, as %s does not open: error %d", compile_c.DRIVER, error)
+        log.warning("operators on CUDA: pure PyTorch, as %s does not open: error %d", compile_cuda.DRIVER, error)
         return None
     return module
 

@@ -119,7 +119,13 @@ def compiler(version, architectures):
 ])
 def test_an_architecture_that_no_compiler_here_knows(architecture, compilers, message):
     with pytest.raises(compile_cuda.BuildError, match=message):
-        compile_cuda.compile_cubin(architecture, compilers)
+        compile_cuda.choose(architecture, compilers, None)
+
+
+@pytest.mark.parametrize(("driver", "version"), [(None, 13), (13, 13), (12, 12), (14, 13), (10, 11)])
+def test_the_compiler_is_no_newer_than_the_driver(driver, version):
+    compilers = [compiler(number, [75, 80]) for number in (13, 12, 11)]
+    assert compile_cuda.choose(80, compilers, driver).version == (version, 0)
 
 
 def test_an_architecture_unknown_to_all(sources):

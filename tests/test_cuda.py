@@ -8,10 +8,12 @@ import torch
 from emulated import device, emulation, stand_in  # noqa: F401
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn.libs import cpu_ops, cuda_ops, ops, reference, reference_masks
 
 SCALES, AREAS = [0.25, 0.125, 0.0625], [400.0, 1600.0]
+aten = torch.ops.aten
 often = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 needs_cpu = pytest.mark.skipif(cpu_ops.module is None, reason="the CPU operators are not compiled here")
 
@@ -243,6 +245,36 @@ def test_views_that_are_not_aligned_to_16_bytes(device):  # noqa: F811
         got = ops.roi_align(features, boxes, image, 3, 0.25, None, 2)
         want = reference.roi_align(features.cpu(), boxes.cpu(), image.cpu(), 3, 0.25, None, 2)
         assert torch.allclose(got.cpu(), want, atol=1e-5)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what on a GPU waits for its results: a look at a value, or a shape that depends on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default,
+                    aten._unique2.default, aten.equal.default):
+            raise AssertionError(f"{func} waits")
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_the_device(device):  # noqa: F811
+    boxes, scores, image = (t.to(device) for t in (random_boxes(90), torch.rand(90), torch.randint(0, 2, (90,))))
+    maps, masks = [m.to(device) for m in pyramid()], [torch.ones(2, 50, 50, dtype=torch.uint8, device=device)] * 2
+    gradient, valid = torch.randn(90, 5, 3, 3, device=device), scores > 0.1
+    shapes = [side for m in maps for side in m.shape]
+    probabilities = torch.rand(90, 5, 5, device=device)
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        with NoWaiting():
+            cuda_ops.nms(boxes, scores, 0.5, image, valid)
+            cuda_ops.roi_align(maps, boxes, image, None, 3, SCALES, AREAS, 2, True)
+            cuda_ops.roi_align_backward(gradient, boxes, image, None, shapes, SCALES, AREAS, 2, True)
+            cuda_ops.crop_masks(masks, boxes, image, image, 5, True, 0)
+            cuda_ops.paste_masks(probabilities, boxes, 60, 60, 0.5, True)
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_no_result_depends_on_the_order_of_threads(emulation):  # noqa: F811
