@@ -42,7 +42,8 @@ def check_roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, 
     if levels is not None and levels.shape != image_index.shape:
         raise ValueError(f"roi_align: levels {list(levels.shape)} must have the shape of image_index "
                          f"{list(image_index.shape)}")
-    _same_device("roi_align", features=maps[0], boxes=boxes, image_index=image_index, levels=levels)
+    _same_device("roi_align", **{f"features[{i}]": m for i, m in enumerate(maps)}, boxes=boxes,
+                 image_index=image_index, levels=levels)
 
 
 def check_crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int,

@@ -9,6 +9,7 @@ import hashlib
 import os
 import site
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,8 @@ def driver_version() -> int | None:
 
 def choose(architecture: int, compilers: list[Compiler], driver: int | None) -> Compiler:
     """The newest compiler that knows an architecture and is no newer than the driver, which may not load what comes
-    from a later major version; where all are newer, the oldest of them.
+    from a later major version. Where all are newer, or the driver is not known (it is that of another machine), the
+    oldest.
 
     Raises:
         BuildError: none knows it, and the message says which package would.
@@ -112,7 +114,7 @@ def choose(architecture: int, compilers: list[Compiler], driver: int | None) -> 
     able = [compiler for compiler in compilers if architecture in compiler.architectures]
     if not able:
         raise BuildError(_advice(architecture, compilers))
-    fitting = [compiler for compiler in able if driver is None or compiler.version[0] <= driver]
+    fitting = [compiler for compiler in able if driver is not None and compiler.version[0] <= driver]
     return max(fitting, key=lambda each: each.version) if fitting else min(able, key=lambda each: each.version)
 
 
@@ -171,6 +173,11 @@ def cubin(architecture: int, ahead: Path = HERE) -> bytes:
     for folder in (ahead, cache_folder()):
         if is_current(cubin_path(architecture, folder)):
             return cubin_path(architecture, folder).read_bytes()
+    return compile_and_keep(architecture)
+
+
+def compile_and_keep(architecture: int) -> bytes:
+    """Compile the kernels for an architecture into the user's cache. Raises BuildError as `compile_cubin` does."""
     compiled = compile_cubin(architecture)
     with contextlib.suppress(OSError):  # a home that cannot be written to: the next process compiles anew
         write(cubin_path(architecture, cache_folder()), compiled)
@@ -188,9 +195,15 @@ def cache_folder() -> Path:
 def write(path: Path, content: bytes) -> Path:
     """Put a file into place whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}-{path.name}")
-    part.write_bytes(content)
-    os.replace(part, path)
+    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"-{path.name}")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except OSError:
+        os.unlink(part)
+        raise
     return path
 
 

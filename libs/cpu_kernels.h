@@ -14,6 +14,7 @@
 #define linear NAME(linear, scalar)
 #define first_pixel NAME(first_pixel, scalar)
 #define last_pixel NAME(last_pixel, scalar)
+#define grid_step NAME(grid_step, scalar)
 #define grid_cell NAME(grid_cell, scalar)
 #include "geometry.h"
 
@@ -206,13 +207,14 @@ int NAME(paste_masks, scalar)(const scalar *grids, int cells, const scalar *corn
         if (lower == NULL || share == NULL || row == NULL) {
             failed = 1;
         } else {
+            scalar step_x = grid_step(low_x, high_x, cells), step_y = grid_step(low_y, high_y, cells);
             for (int64_t x = first_x; x < last_x; x++)
-                grid_cell(x, low_x, high_x, cells, &lower[x - first_x], &share[x - first_x]);
+                grid_cell(x, low_x, step_x, cells, &lower[x - first_x], &share[x - first_x]);
             row[cells] = 0;
             for (int64_t y = first_y; y < last_y; y++) {
                 int above;
                 scalar part;
-                grid_cell(y, low_y, high_y, cells, &above, &part);
+                grid_cell(y, low_y, step_y, cells, &above, &part);
                 int below = above + 1 < cells ? above + 1 : above;
                 for (int g = 0; g < cells; g++)
                     row[g] = (1 - part) * grid[above * cells + g] + part * grid[below * cells + g];
@@ -238,6 +240,7 @@ int NAME(paste_masks, scalar)(const scalar *grids, int cells, const scalar *corn
 #undef linear
 #undef first_pixel
 #undef last_pixel
+#undef grid_step
 #undef grid_cell
 #undef DEVICE
 #undef NAME

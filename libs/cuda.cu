@@ -77,6 +77,23 @@ template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH) pack {
 
 /* ---- Non-maximum suppression ---- */
 
+/* The ranks that take no part are removed from the start: invalid ones, and those of the last word behind the last box.
+ * Boxes are ranked by falling score, order [N, count]; removed [N, words] has a bit a rank. */
+extern "C" __global__ void __launch_bounds__(64)
+    nms_begin(const int64_t *order, const uint8_t *valid, int64_t count, word *removed)
+{
+    __shared__ unsigned out[2];
+    int64_t words = (count + 63) / 64, image = blockIdx.x / words, rank = blockIdx.x % words * 64 + threadIdx.x;
+    if (threadIdx.x < 2)
+        out[threadIdx.x] = 0;
+    __syncthreads();
+    if (rank >= count || (valid != 0 && !valid[image * count + order[image * count + rank]]))
+        atomicOr(&out[threadIdx.x / 32], 1u << threadIdx.x % 32);
+    __syncthreads();
+    if (threadIdx.x == 0)
+        removed[blockIdx.x] = (word)out[1] << 32 | out[0];
+}
+
 /* Which boxes overlap which: 64 x 64 pairs a block. Boxes are [N, count, 4], order [N, count] ranks them by falling
  * score, and of the ranks from `first` on, `rows` have room in overlapping [N, rows, words]: bit j of word w in the row
  * of a rank is set where the box of rank 64 w + j comes later and overlaps. */
@@ -88,7 +105,8 @@ extern "C" __global__ void __launch_bounds__(64)
     __shared__ int64_t group[64];
     int64_t words = (count + 63) / 64, column = blockIdx.x % words, image = blockIdx.x / words;
     int64_t row = first + (int64_t)blockIdx.y * 64 + threadIdx.x;
-    if (column < row / 64 || removed[image * words + row / 64] == ~(word)0)
+    removed += image * words;
+    if (column < row / 64 || removed[row / 64] == ~(word)0 || removed[column] == ~(word)0)
         return; /* for the whole block: its rows lie in one word */
     order += image * count;
     boxes += image * count * 4;
@@ -113,7 +131,9 @@ extern "C" __global__ void __launch_bounds__(64)
     int last = count - column * 64 < 64 ? (int)(count - column * 64) : 64;
     word bits = 0;
     for (int j = column == row / 64 ? threadIdx.x + 1 : 0; j < last; j++)
-        if (group[j] == own && overlaps(ax1, ay1, ax2, ay2, area_a, x1[j], y1[j], x2[j], y2[j], area[j], threshold))
+        /* Most pairs do not touch: they are spared the division. */
+        if (group[j] == own && ((ax1 < x2[j] && x1[j] < ax2 && ay1 < y2[j] && y1[j] < ay2) || threshold < 0) &&
+            overlaps(ax1, ay1, ax2, ay2, area_a, x1[j], y1[j], x2[j], y2[j], area[j], threshold))
             bits |= (word)1 << j;
     overlapping[(image * rows + row - first) * words + column] = bits;
 }
@@ -121,8 +141,9 @@ extern "C" __global__ void __launch_bounds__(64)
 /* The greedy pass over these ranks, one block an image: 64 ranks at a time are settled one by one, and all that the kept
  * ones overlap is removed at once. `removed` [N, words] goes from one launch to the next. keep [N, count] is set for
  * the boxes of the ranks seen. */
-extern "C" __global__ void nms_resolve(const int64_t *order, const uint8_t *valid, int64_t count, int64_t first,
-                                       int64_t rows, word *removed_before, const word *overlapping, uint8_t *keep)
+extern "C" __global__ void __launch_bounds__(512, 1) /* one block has all registers, for eight loads at once */
+    nms_resolve(const int64_t *order, int64_t count, int64_t first, int64_t rows, word *removed_before,
+                const word *overlapping, uint8_t *keep)
 {
     extern __shared__ word removed[];
     __shared__ word inside[64], kept;
@@ -131,7 +152,6 @@ extern "C" __global__ void nms_resolve(const int64_t *order, const uint8_t *vali
     int64_t last = first + rows < count ? first + rows : count;
     order += image * count;
     keep += image * count;
-    valid += valid != 0 ? image * count : 0;
     removed_before += image * words;
     overlapping += image * rows * words;
 
@@ -142,7 +162,7 @@ extern "C" __global__ void nms_resolve(const int64_t *order, const uint8_t *vali
         if (thread < 2)
             alive[thread] = 0;
         __syncthreads();
-        if (thread < 64 && row < count && (valid == 0 || valid[order[row]]) && !(removed[own] >> thread & 1)) {
+        if (thread < 64 && !(removed[own] >> thread & 1)) {
             inside[thread] = overlapping[thread * words + own];
             atomicOr(&alive[thread / 32], 1u << thread % 32);
         }
@@ -205,10 +225,13 @@ DEVICE static inline place place_of(const pyramid &pyramid, const rois &rois, in
     return at;
 }
 
-/* One warp an output bin: its lanes take the channels, WIDTH each, so that every access is to consecutive memory. An
- * index that reaches outside gives NaN: to stop for it, the host would have to wait for the device. */
-template <class T, int WIDTH> DEVICE static void roi_align(const pyramid &pyramid, const rois &rois, T *pooled)
+/* One warp an output bin: its lanes take the channels, WIDTH neighbours in each of PACKS places, so that every access is
+ * to consecutive memory. An index that reaches outside gives NaN: to stop for it, the host would have to wait for the
+ * device. */
+template <class T, int WIDTH, int PACKS>
+DEVICE static void roi_align(const pyramid &pyramid, const rois &rois, T *pooled)
 {
+    typedef pack<T, WIDTH> cell;
     int64_t bin = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
     if (bin >= rois.count * rois.bins * rois.bins)
         return;
@@ -218,10 +241,11 @@ template <class T, int WIDTH> DEVICE static void roi_align(const pyramid &pyrami
     const T *map = (const T *)pyramid.maps[at.level] + at.map * at.height * at.width * channels;
     pooled += bin * channels;
 
-    for (int64_t c = threadIdx.x % 32 * WIDTH; c < channels; c += 32 * WIDTH) {
-        float sum[WIDTH];
-        for (int v = 0; v < WIDTH; v++)
-            sum[v] = at.map < 0 ? BITS_TO_FLOAT(0x7fc00000) : 0;
+    for (int64_t first = threadIdx.x % 32 * WIDTH; first < channels; first += 32 * WIDTH * PACKS) {
+        float sum[PACKS][WIDTH];
+        for (int p = 0; p < PACKS; p++)
+            for (int v = 0; v < WIDTH; v++)
+                sum[p][v] = at.map < 0 ? BITS_TO_FLOAT(0x7fc00000) : 0;
         for (int ky = 0; ky < at.count_y; ky++) {
             int y0, y1;
             float wy0, wy1;
@@ -235,21 +259,33 @@ template <class T, int WIDTH> DEVICE static void roi_align(const pyramid &pyrami
                 if (wx0 == 0 && wx1 == 0)
                     continue;
                 float w00 = wy0 * wx0, w01 = wy0 * wx1, w10 = wy1 * wx0, w11 = wy1 * wx1;
-                typedef pack<T, WIDTH> cell;
-                cell c00 = *(const cell *)(map + ((int64_t)y0 * at.width + x0) * channels + c);
-                cell c01 = *(const cell *)(map + ((int64_t)y0 * at.width + x1) * channels + c);
-                cell c10 = *(const cell *)(map + ((int64_t)y1 * at.width + x0) * channels + c);
-                cell c11 = *(const cell *)(map + ((int64_t)y1 * at.width + x1) * channels + c);
+                const T *upper = map + (int64_t)y0 * at.width * channels + first;
+                const T *lower = map + (int64_t)y1 * at.width * channels + first;
 #pragma unroll
-                for (int v = 0; v < WIDTH; v++)
-                    sum[v] += w00 * widen(c00.at[v]) + w01 * widen(c01.at[v]) + w10 * widen(c10.at[v]) +
-                              w11 * widen(c11.at[v]);
+                for (int p = 0; p < PACKS; p++) {
+                    int64_t c = 32 * WIDTH * p;
+                    if (first + c >= channels)
+                        break;
+                    cell c00 = *(const cell *)(upper + x0 * channels + c);
+                    cell c01 = *(const cell *)(upper + x1 * channels + c);
+                    cell c10 = *(const cell *)(lower + x0 * channels + c);
+                    cell c11 = *(const cell *)(lower + x1 * channels + c);
+#pragma unroll
+                    for (int v = 0; v < WIDTH; v++)
+                        sum[p][v] += w00 * widen(c00.at[v]) + w01 * widen(c01.at[v]) + w10 * widen(c10.at[v]) +
+                                     w11 * widen(c11.at[v]);
+                }
             }
         }
-        pack<T, WIDTH> out;
-        for (int v = 0; v < WIDTH; v++)
-            narrow(sum[v], &out.at[v]);
-        *(pack<T, WIDTH> *)(pooled + c) = out;
+#pragma unroll
+        for (int p = 0; p < PACKS; p++) {
+            cell out;
+            if (first + 32 * WIDTH * p >= channels)
+                break;
+            for (int v = 0; v < WIDTH; v++)
+                narrow(sum[p][v], &out.at[v]);
+            *(cell *)(pooled + first + 32 * WIDTH * p) = out;
+        }
     }
 }
 
@@ -341,9 +377,9 @@ DEVICE static void roi_align_gather(const pyramid &pyramid, const rois &rois, co
             candidates[threadIdx.x] = 0;
         __syncthreads();
         int64_t r = start + threadIdx.x;
-        if (r < rois.count) {
+        if (r < rois.count && rois.image[r] == image) {
             place at = place_of(pyramid, rois, r);
-            if (at.map == image && at.level == level && can_touch(at.low_y, at.length_y, y, y) &&
+            if (at.map >= 0 && at.level == level && can_touch(at.low_y, at.length_y, y, y) &&
                 can_touch(at.low_x, at.length_x, from, from + TILE - 1))
                 atomicOr(&candidates[threadIdx.x / 32], 1u << threadIdx.x % 32);
         }
@@ -354,9 +390,14 @@ DEVICE static void roi_align_gather(const pyramid &pyramid, const rois &rois, co
                 place at = place_of(pyramid, rois, r);
                 if (x >= width || !can_touch(at.low_x, at.length_x, x, x))
                     continue;
+                float size_x = at.length_x / rois.bins, size_y = at.length_y / rois.bins;
                 for (int i = 0; i < rois.bins; i++) {
+                    if (!can_touch(at.low_y + i * size_y, size_y, y, y))
+                        continue;
                     float share_y = share_of(y, at.low_y, at.length_y, rois.bins, at.count_y, i, height);
                     for (int j = 0; share_y != 0 && j < rois.bins; j++) {
+                        if (!can_touch(at.low_x + j * size_x, size_x, x, x))
+                            continue;
                         float share = share_y * share_of(x, at.low_x, at.length_x, rois.bins, at.count_x, j, width);
                         const T *bin = pooled + ((r * rois.bins + i) * rois.bins + j) * channels;
                         if (share != 0)
@@ -374,10 +415,10 @@ DEVICE static void roi_align_gather(const pyramid &pyramid, const rois &rois, co
             cell[first + 32 * k] = sum[k];
 }
 
-#define ROI_ALIGN(type, width)                                                                                       \
+#define ROI_ALIGN(type, width, packs)                                                                                \
     extern "C" __global__ void roi_align_##type##_##width(const pyramid pyramid, const rois rois, type *pooled)      \
     {                                                                                                                \
-        roi_align<type, width>(pyramid, rois, pooled);                                                               \
+        roi_align<type, width, packs>(pyramid, rois, pooled);                                                        \
     }
 #define BACKWARD(type)                                                                                               \
     extern "C" __global__ void roi_align_scatter_##type(const pyramid pyramid, const rois rois, const type *pooled)  \
@@ -388,12 +429,12 @@ DEVICE static void roi_align_gather(const pyramid &pyramid, const rois &rois, co
     {                                                                                                                \
         roi_align_gather(pyramid, rois, pooled);                                                                     \
     }
-ROI_ALIGN(float, 1)
-ROI_ALIGN(float, 4)
-ROI_ALIGN(half, 1)
-ROI_ALIGN(half, 8)
-ROI_ALIGN(bfloat, 1)
-ROI_ALIGN(bfloat, 8)
+ROI_ALIGN(float, 1, 4)
+ROI_ALIGN(float, 4, 2)
+ROI_ALIGN(half, 1, 4)
+ROI_ALIGN(half, 8, 1)
+ROI_ALIGN(bfloat, 1, 4)
+ROI_ALIGN(bfloat, 8, 1)
 BACKWARD(float)
 BACKWARD(half)
 BACKWARD(bfloat)
@@ -452,17 +493,18 @@ extern "C" __global__ void paste_masks(const float *grids, int cells, const floa
     const float *grid = grids + mask * cells * cells, *corner = corners + 4 * mask;
     int64_t first_y = first_pixel(corner[1], height), last_y = last_pixel(corner[3], height);
     int64_t first_x = first_pixel(corner[0], width), last_x = last_pixel(corner[2], width);
+    scalar step_y = grid_step(corner[1], corner[3], cells), step_x = grid_step(corner[0], corner[2], cells);
     for (int64_t y = first_y + (int64_t)blockIdx.y * blockDim.y + threadIdx.y; y < last_y;
          y += (int64_t)gridDim.y * blockDim.y) {
         int above;
         float part;
-        grid_cell(y, corner[1], corner[3], cells, &above, &part);
+        grid_cell(y, corner[1], step_y, cells, &above, &part);
         const float *upper = grid + above * cells, *lower = above + 1 < cells ? upper + cells : upper;
         uint8_t *pixels = out + (mask * height + y) * width;
         for (int64_t x = first_x + threadIdx.x; x < last_x; x += blockDim.x) {
             int g;
             float w;
-            grid_cell(x, corner[0], corner[2], cells, &g, &w);
+            grid_cell(x, corner[0], step_x, cells, &g, &w);
             float left = (1 - part) * upper[g] + part * lower[g];
             float right = g + 1 < cells ? (1 - part) * upper[g + 1] + part * lower[g + 1] : 0;
             pixels[x] = (1 - w) * left + w * right > threshold;

@@ -24,6 +24,7 @@ WIDTHS = {torch.float32: 4, torch.float16: 8, torch.bfloat16: 8}
 NMS_ROOM = 1 << 26
 NMS_LARGEST = 64 * 6000
 MAX_LEVELS = 16
+OUT_OF_MEMORY = 2  # an error of the driver
 
 
 @functools.cache
@@ -46,25 +47,41 @@ def launcher() -> Any:
     return module
 
 
-@functools.cache
 def kernels(device: torch.device) -> Any:
     """The kernels as loaded on a device, compiled now if need be, or None; one line in the log says which."""
-    module = launcher()
-    if module is None:
-        return None
     number = device.index if device.index is not None else torch.cuda.current_device()
+    if number not in _loaded:
+        if launcher() is None:
+            return None
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(f"the first call of an operator on cuda:{number} loads its kernels, which cannot be "
+                               f"captured in a CUDA graph: run the model once before")
+        _loaded[number] = _load(number)
+    return _loaded[number]
+
+
+_loaded: dict[int, Any] = {}
+
+
+def _load(number: int) -> Any:
+    """The kernels for a device, as found ready or, where its driver refuses these, compiled anew."""
+    module = launcher()
     major, minor = torch.cuda.get_device_capability(number)
-    handle = module.ffi.new("struct kernels **")
-    try:
-        error = module.lib.load_kernels(number, compile_cuda.cubin(10 * major + minor), handle)
-    except compile_cuda.BuildError as missing:
-        log.warning("operators on cuda:%d: pure PyTorch: %s", number, missing)
-        return None
-    if error:
-        log.warning("operators on cuda:%d: pure PyTorch, as the kernels do not load: %s", number, _text(error))
-        return None
-    log.info("operators: compiled for sm_%d%d, cuda:%d", major, minor, number)
-    return handle[0]
+    handle, error = module.ffi.new("struct kernels **"), 0
+    for find in (compile_cuda.cubin, compile_cuda.compile_and_keep):
+        try:
+            error = module.lib.load_kernels(number, find(10 * major + minor), handle)
+        except compile_cuda.BuildError as missing:
+            log.warning("operators on cuda:%d: pure PyTorch: %s", number, missing)
+            return None
+        if error == OUT_OF_MEMORY:
+            torch.cuda.empty_cache()  # PyTorch may hold all of it
+            error = module.lib.load_kernels(number, find(10 * major + minor), handle)
+        if not error:
+            log.info("operators: compiled for sm_%d%d, cuda:%d", major, minor, number)
+            return handle[0]
+    log.warning("operators on cuda:%d: pure PyTorch, as the kernels do not load: %s", number, _text(error))
+    return None
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> Tensor:
@@ -82,7 +99,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
         ranking = ranking.masked_fill(~valid, -math.inf)
         valid = valid.contiguous()
     order = ranking.argsort(dim=-1, descending=True, stable=True)
-    removed = torch.zeros(images, words, dtype=torch.int64, device=boxes.device)
+    removed = torch.empty(images, words, dtype=torch.int64, device=boxes.device)
     overlapping = torch.empty(images, rows, words, dtype=torch.int64, device=boxes.device)
     _launch("nms", boxes.device, boxes.float().contiguous(), order.contiguous(),
             None if groups is None else groups.long().contiguous(), valid, images, count, rows, iou_threshold,
@@ -94,6 +111,8 @@ def roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels
               scales: Sequence[float], level_areas: Sequence[float] | None, sampling_ratio: int,
               aligned: bool) -> Tensor:
     """See `reference.roi_align`. An image_index or a level out of range gives NaN."""
+    if any(m.dtype != maps[0].dtype for m in maps):
+        raise ValueError(f"roi_align on CUDA needs features of one dtype, got {[m.dtype for m in maps]}")
     cells = [m.contiguous(memory_format=torch.channels_last) for m in maps]
     dtype, channels = maps[0].dtype, maps[0].shape[1]
     pooled = maps[0].new_empty(len(boxes), output_size, output_size, channels)

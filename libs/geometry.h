@@ -95,10 +95,16 @@ DEVICE static inline int64_t last_pixel(scalar high, int64_t pixels)
     return i;
 }
 
-/* Between which of the cells spread over low..high a pixel's centre lies, and how far towards the upper one. */
-DEVICE static inline void grid_cell(int64_t pixel, scalar low, scalar high, int cells, int *lower, scalar *share)
+/* Cells a pixel, where so many of them are spread over low..high. */
+DEVICE static inline scalar grid_step(scalar low, scalar high, int cells)
 {
-    scalar at = (pixel + (scalar)0.5 - low) * (cells / (high - low)) - (scalar)0.5;
+    return cells / (high - low);
+}
+
+/* Between which of these cells a pixel's centre lies, and how far towards the upper one. */
+DEVICE static inline void grid_cell(int64_t pixel, scalar low, scalar step, int cells, int *lower, scalar *share)
+{
+    scalar at = (pixel + (scalar)0.5 - low) * step - (scalar)0.5;
     at = !(at > 0) ? 0 : at > cells - 1 ? cells - 1 : at;
     *lower = (int)at;
     *share = at - *lower;

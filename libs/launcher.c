@@ -85,11 +85,11 @@ int capabilities(int *out, int room)
 
 /* The kernels by number, in the order of their names. */
 enum {
-    NMS_OVERLAPS, NMS_RESOLVE, ROI_ALIGN, ROI_ALIGN_WIDE = ROI_ALIGN + 3, SCATTER = ROI_ALIGN_WIDE + 3,
+    NMS_BEGIN, NMS_OVERLAPS, NMS_RESOLVE, ROI_ALIGN, ROI_ALIGN_WIDE = ROI_ALIGN + 3, SCATTER = ROI_ALIGN_WIDE + 3,
     GATHER = SCATTER + 3, CROP_MASKS = GATHER + 3, PASTE_MASKS, KERNELS
 };
 static const char *const names[KERNELS] = {
-    "nms_overlaps", "nms_resolve",
+    "nms_begin", "nms_overlaps", "nms_resolve",
     "roi_align_float_1", "roi_align_half_1", "roi_align_bfloat_1",
     "roi_align_float_4", "roi_align_half_8", "roi_align_bfloat_8",
     "roi_align_scatter_float", "roi_align_scatter_half", "roi_align_scatter_bfloat",
@@ -129,6 +129,8 @@ static int launch(const struct kernels *kernels, int which, void *stream, int64_
                   unsigned threads, unsigned threads_y, int64_t shared, void **arguments)
 {
     void *popped;
+    if (blocks == 0 || blocks_y == 0)
+        return SUCCESS;
     int error = driver.push(kernels->context);
     if (error)
         return error;
@@ -152,17 +154,17 @@ int nms(const struct kernels *kernels, void *stream, const float *boxes, const i
 {
     int64_t words = (count + 63) / 64;
     float limit = (float)threshold;
-    for (int64_t first = 0; first < count; first += rows) {
+    void *begin[] = {&order, &valid, &count, &removed};
+    int error = launch(kernels, NMS_BEGIN, stream, images * words, 1, 64, 1, 0, begin);
+    for (int64_t first = 0; first < count && !error; first += rows) {
         int64_t blocks = ((count - first < rows ? count - first : rows) + 63) / 64;
         void *overlaps[] = {&boxes, &order, &groups, &count, &first, &rows, &limit, &removed, &overlapping};
-        int error = launch(kernels, NMS_OVERLAPS, stream, images * words, blocks, 64, 1, 0, overlaps);
-        void *resolve[] = {&order, &valid, &count, &first, &rows, &removed, &overlapping, &keep};
+        error = launch(kernels, NMS_OVERLAPS, stream, images * words, blocks, 64, 1, 0, overlaps);
+        void *resolve[] = {&order, &count, &first, &rows, &removed, &overlapping, &keep};
         if (!error)
             error = launch(kernels, NMS_RESOLVE, stream, images, 1, 512, 1, words * 8, resolve);
-        if (error)
-            return error;
     }
-    return SUCCESS;
+    return error;
 }
 
 static struct pyramid pyramid_of(void *const *maps, const int64_t *sides, const double *scales, const float *areas,

@@ -54,13 +54,13 @@ def _operator(name: str, schema: str) -> Any:
 nms = _operator("nms", "(Tensor boxes, Tensor scores, float iou_threshold, Tensor? groups, Tensor? valid) -> Tensor")
 roi_align = _operator("roi_align", "(Tensor[] maps, Tensor boxes, Tensor image_index, Tensor? levels, int output_size, "
                       "float[] scales, float[]? level_areas, int sampling_ratio, bool aligned) -> Tensor")
-roi_align_backward = _operator("roi_align_backward", "(Tensor grad, Tensor boxes, Tensor image_index, Tensor? levels, "
-                               "int[] shapes, float[] scales, float[]? level_areas, int sampling_ratio, bool aligned) "
-                               "-> Tensor[]")
+roi_align_backward = _operator("roi_align_backward", "(Tensor grad, Tensor boxes, Tensor image_index, "
+                               "Tensor? levels, SymInt[] shapes, float[] scales, float[]? level_areas, "
+                               "int sampling_ratio, bool aligned) -> Tensor[]")
 crop_masks = _operator("crop_masks", "(Tensor[] masks, Tensor boxes, Tensor index, Tensor image, int size, "
                        "bool aligned, int sampling_ratio) -> Tensor")
-paste_masks = _operator("paste_masks", "(Tensor probabilities, Tensor boxes, int height, int width, float threshold, "
-                        "bool whole_pixels) -> Tensor")
+paste_masks = _operator("paste_masks", "(Tensor probabilities, Tensor boxes, SymInt height, SymInt width, "
+                        "float threshold, bool whole_pixels) -> Tensor")
 
 
 @nms.register_fake

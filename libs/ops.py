@@ -4,6 +4,7 @@ Each has the signature, the checks and the results of its reference. MASKRCNN_OP
 the references.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +34,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
     """Non-maximum suppression: see `maskrcnn.libs.reference.nms`."""
     check_nms(boxes, scores, iou_threshold, groups, valid)
     if compiled(boxes):
-        return torch.ops.maskrcnn.nms(boxes, scores, iou_threshold, groups, valid)
+        return torch.ops.maskrcnn.nms(boxes.detach(), scores.detach(), iou_threshold, groups, valid)
     return reference.nms(boxes, scores, iou_threshold, groups, valid)
 
 
@@ -44,9 +45,10 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
     maps = [features] if isinstance(features, Tensor) else list(features)
     factors = [float(scales)] if isinstance(scales, (int, float)) else [float(scale) for scale in scales]
     check_roi_align(maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio)
-    dtype = maps[0].dtype
-    if dtype in HALVES and maps[0].device.type == "cpu":
-        maps = [m.float() for m in maps]  # no processor is fast with them
+    dtype = functools.reduce(torch.promote_types, [m.dtype for m in maps])
+    # On the CPU numbers of 16 bits count in float32: no processor is fast with them.
+    common = torch.float32 if dtype in HALVES and maps[0].device.type == "cpu" else dtype
+    maps = [m.to(common) for m in maps]
     if not compiled(maps[0]):
         pooled = reference.roi_align(maps, boxes, image_index, output_size, factors, levels, sampling_ratio, aligned,
                                      level_areas)
@@ -55,7 +57,7 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
         places = boxes.detach().to(torch.float64 if maps[0].dtype == torch.float64 else torch.float32)
         pooled = torch.ops.maskrcnn.roi_align(
             maps, places, image_index.long(), None if levels is None else levels.long(), output_size, factors,
-            None if level_areas is None else [float(area) for area in level_areas], sampling_ratio, aligned)
+            None if not level_areas else [float(area) for area in level_areas], sampling_ratio, aligned)
     return pooled.to(dtype)
 
 
@@ -65,7 +67,8 @@ def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Ten
     check_crop_masks(masks, boxes, index, image, size, sampling_ratio)
     if compiled(boxes):
         whole = [mask.contiguous().view(torch.uint8) for mask in masks]
-        return torch.ops.maskrcnn.crop_masks(whole, boxes, index.long(), image.long(), size, aligned, sampling_ratio)
+        return torch.ops.maskrcnn.crop_masks(whole, boxes.detach(), index.long(), image.long(), size, aligned,
+                                             sampling_ratio)
     return reference_masks.crop_masks(masks, boxes, index, image, size, aligned, sampling_ratio)
 
 
@@ -74,6 +77,6 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
     """Masks in image pixels: see `maskrcnn.libs.reference_masks.paste_masks`."""
     check_paste_masks(probabilities, boxes, height, width, threshold)
     if compiled(boxes):
-        return torch.ops.maskrcnn.paste_masks(probabilities.to(boxes.dtype), boxes, height, width, threshold,
-                                              whole_pixels)
+        return torch.ops.maskrcnn.paste_masks(probabilities.detach().to(boxes.dtype), boxes.detach(), height, width,
+                                              threshold, whole_pixels)
     return reference_masks.paste_masks(probabilities, boxes, height, width, threshold, whole_pixels)

@@ -229,6 +229,32 @@ def test_paste_masks(device, seed, count, height, width, cells, threshold, whole
     same(got, cpu_ops.paste_masks(probabilities, boxes, height, width, threshold, whole_pixels))
 
 
+def test_maps_of_several_dtypes(device):  # noqa: F811
+    """As autocast may leave them: pooled in the wider one, and not read as what they are not."""
+    maps = [m.to(device) for m in pyramid()]
+    mixed = [maps[0], maps[1].bfloat16().requires_grad_(), maps[2].half()]
+    boxes, image = random_boxes(9).to(device), torch.zeros(9, dtype=torch.int64, device=device)
+    got = ops.roi_align(mixed, boxes, image, 3, SCALES, None, 2, True, AREAS)
+    assert got.dtype == torch.float32
+    assert torch.equal(got, ops.roi_align([m.float() for m in mixed], boxes, image, 3, SCALES, None, 2, True, AREAS))
+    got.sum().backward()
+    assert mixed[1].grad.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="features of one dtype"):
+        torch.ops.maskrcnn.roi_align(mixed, boxes, image, None, 3, SCALES, AREAS, 2, True)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (1, 3, 0, 4), (1, 0, 4, 4)])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_maps_of_nothing(device, shape, deterministic):  # noqa: F811
+    maps = torch.zeros(shape, device=device)
+    boxes, image = torch.zeros(2, 4, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+    pooled = torch.ops.maskrcnn.roi_align([maps], boxes, image, None, 2, [1.0], None, 2, True)
+    torch.use_deterministic_algorithms(deterministic)
+    (grad,) = torch.ops.maskrcnn.roi_align_backward(pooled, boxes, image, None, shape, [1.0], None, 2, True)
+    torch.use_deterministic_algorithms(False)
+    assert grad.shape == shape
+
+
 def test_too_many_levels_are_refused(device):  # noqa: F811
     maps = [torch.zeros(1, 1, 2, 2, device=device)] * 17
     with pytest.raises(ValueError, match="at most 16 levels, got 17"):

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from maskrcnn.libs import ops, reference, reference_masks
 
@@ -95,6 +96,32 @@ def test_torch_compile_sees_through():
     arguments = (maps, boxes, image, levels, torch.rand(30), calls()["crop_masks"][0])
     for got, want in zip(torch.compile(run, fullgraph=True)(*arguments), run(*arguments)):
         assert torch.equal(got, want) or torch.allclose(got, want, atol=1e-5)
+
+
+@needs_build
+@pytest.mark.slow
+def test_torch_compile_of_changing_sizes():
+    """One compilation for all of them, forward and backward."""
+    counter = CompileCounterWithBackend("aot_eager")
+    boxes, image = random_boxes(5), torch.zeros(5, dtype=torch.int64)
+
+    @torch.compile(dynamic=True, fullgraph=True, backend=counter)
+    def run(maps):
+        return ops.roi_align(maps, boxes, image, 3, [0.25, 0.125], None, 2, True, [400.0]).square().sum()
+
+    for side in (16, 24, 40, 52):
+        maps = [torch.randn(1, 3, side // s, side // s + 3, requires_grad=True) for s in (1, 2)]
+        run(maps).backward()
+    assert counter.frame_count <= 2
+
+
+@needs_build
+def test_what_needs_a_gradient_elsewhere_is_taken():
+    boxes, masks = random_boxes(3).requires_grad_(), [torch.ones(1, 60, 60, dtype=torch.bool)]
+    zero = torch.zeros(3, dtype=torch.int64)
+    assert not ops.crop_masks(masks, boxes, zero, zero, 7).requires_grad
+    assert not ops.nms(boxes, torch.rand(3, requires_grad=True), 0.5).requires_grad
+    assert not ops.paste_masks(torch.rand(3, 7, 7, requires_grad=True), boxes, 9, 9).requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -63,7 +63,7 @@ static unsigned float_to_bits(float value)
 #define __global__
 #define __device__
 #define __constant__
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __shared__ thread_local /* one copy, as blocks run one after the other; what they share is not `extern` */
 #define HALF_TO_FLOAT(value, bits) value = _cvtsh_ss(bits)
 #define FLOAT_TO_HALF(bits, value) bits = _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT)
@@ -87,8 +87,8 @@ template <class... A> static kernel wrap(void (*function)(A...))
 
 #define KERNEL(name) {#name, wrap(name)}
 static std::map<std::string, kernel> kernels = {
-    KERNEL(nms_overlaps), KERNEL(nms_resolve), KERNEL(roi_align_float_1), KERNEL(roi_align_half_1),
-    KERNEL(roi_align_bfloat_1), KERNEL(roi_align_float_4), KERNEL(roi_align_half_8), KERNEL(roi_align_bfloat_8),
+    KERNEL(nms_begin), KERNEL(nms_overlaps), KERNEL(nms_resolve),
+    KERNEL(roi_align_float_1), KERNEL(roi_align_half_1), KERNEL(roi_align_bfloat_1), KERNEL(roi_align_float_4), KERNEL(roi_align_half_8), KERNEL(roi_align_bfloat_8),
     KERNEL(roi_align_scatter_float), KERNEL(roi_align_scatter_half), KERNEL(roi_align_scatter_bfloat),
     KERNEL(roi_align_gather_float), KERNEL(roi_align_gather_half), KERNEL(roi_align_gather_bfloat),
     KERNEL(crop_masks), KERNEL(paste_masks)};
