@@ -23,14 +23,15 @@ import torch
 from easydict import EasyDict
 from torch import Tensor, nn
 
-from maskrcnn.backbones.fpn import FPN
-from maskrcnn.backbones.resnet import ResNet
+from maskrcnn.backbones.choose import choose_backbone
 from maskrcnn.heads.box import BoxHead
 from maskrcnn.heads.detections import select_detections
 from maskrcnn.heads.losses import box_losses, mask_loss
 from maskrcnn.heads.mask import MaskHead
 from maskrcnn.heads.targets import RoISampler
 from maskrcnn.pooling.roi_align import RoIAlign
+from maskrcnn.pooling.roi_pool import RoIPool
+from maskrcnn.pooling.staged import Staged
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
@@ -79,24 +80,31 @@ class MaskRCNN(nn.Module):
         self.config = cfg = load_config(config)
         if len(cfg.box.delta_weights) != 4 or min(cfg.box.delta_weights) <= 0:
             raise ValueError(f"[box] delta_weights = {cfg.box.delta_weights}; give four positive numbers")
+        if cfg.box.loss not in ("smooth_l1", "giou"):
+            raise ValueError(f"[box] loss = {cfg.box.loss!r}; choose smooth_l1 or giou")
 
         self.transform = Transform(**cfg.transform, mask_threshold=cfg.mask.threshold,
                                    whole_pixel_paste=cfg.mask.whole_pixel_paste)
         self.backbone = backbone if backbone is not None else build_backbone(cfg)
         channels, strides = check_backbone(self.backbone)
         self.proposal: Any = proposal if proposal is not None else build_proposal(cfg, channels, strides)
-        self.box_pool = box_pool if box_pool is not None else build_pool(cfg, cfg.box.pool_size, strides)
+        stage = getattr(self.backbone, "roi_stage", None)   # what a backbone without a pyramid does to each RoI
+        roi_channels = self.backbone.roi_channels if stage else channels
+        side = -(-cfg.box.pool_size // (self.backbone.roi_stride if stage else 1))
+        self.box_pool = box_pool if box_pool is not None else build_pool(cfg, cfg.box.pool_size, strides, stage)
         self.box_head = box_head if box_head is not None else BoxHead(
-            channels, cfg.box.pool_size, cfg.box.hidden, num_classes)
+            roi_channels, side, cfg.box.hidden, num_classes, cfg.box.layers, cfg.box.convs, cfg.box.conv_channels,
+            cfg.box.norm, cfg.box.class_agnostic)
         self.mask_pool: nn.Module | None = None
         self.mask_head: nn.Module | None = None
         if cfg.mask.enabled:
-            self.mask_pool = mask_pool if mask_pool is not None else build_pool(cfg, cfg.mask.pool_size, strides)
+            self.mask_pool = mask_pool if mask_pool is not None else build_pool(cfg, cfg.mask.pool_size, strides, stage)
             self.mask_head = mask_head if mask_head is not None else MaskHead(
-                channels, num_classes, cfg.mask.convs, cfg.mask.channels)
+                roi_channels, num_classes, cfg.mask.convs, cfg.mask.channels, cfg.mask.norm)
         self.sample_rois = RoISampler(cfg.box.samples, cfg.box.positive_fraction, cfg.box.positive_iou,
                                       cfg.box.negative_iou, cfg.box.crowd_overlap)
-        self.box_losses = partial(box_losses, weights=tuple(cfg.box.delta_weights), beta=cfg.box.smooth_l1_beta)
+        self.box_losses = partial(box_losses, weights=tuple(cfg.box.delta_weights), beta=cfg.box.smooth_l1_beta,
+                                  kind=cfg.box.loss)
         self.select_detections = partial(
             select_detections, weights=tuple(cfg.box.delta_weights), score_threshold=cfg.box.score_threshold,
             pre_nms=cfg.box.pre_nms, nms_iou=cfg.box.nms_iou, max_detections=cfg.box.max_detections,
@@ -234,13 +242,9 @@ class MaskRCNN(nn.Module):
 
 
 def build_backbone(cfg: EasyDict) -> nn.Module:
-    """The trunk that [backbone] names, with the pyramid of [fpn] on top."""
-    settings = cfg.backbone
-    depth = settings.name.removeprefix("resnet")
-    if settings.name == depth or not depth.isdecimal():
-        raise ValueError(f"[backbone] name = {settings.name!r}; choose resnet10, 18, 34, 50, 101 or 152")
-    trunk = ResNet(int(depth), settings.width, settings.norm, settings.freeze_at, len(cfg.transform.mean))
-    return FPN(trunk, cfg.fpn.channels, cfg.fpn.norm)
+    """The trunk and the neck of [backbone]; [fpn] is that of a pyramid."""
+    return choose_backbone(**cfg.backbone, in_channels=len(cfg.transform.mean), pyramid_channels=cfg.fpn.channels,
+                           pyramid_norm=cfg.fpn.norm)
 
 
 def build_proposal(cfg: EasyDict, channels: int, strides: Sequence[int]) -> RPN:
@@ -254,11 +258,18 @@ def build_proposal(cfg: EasyDict, channels: int, strides: Sequence[int]) -> RPN:
                samples=rpn.samples, positive_fraction=rpn.positive_fraction, smooth_l1_beta=rpn.smooth_l1_beta)
 
 
-def build_pool(cfg: EasyDict, output_size: int, strides: Sequence[int]) -> RoIAlign:
-    """The RoIAlign of [pooling] with outputs of this size."""
+def build_pool(cfg: EasyDict, output_size: int, strides: Sequence[int], stage: Any = None) -> nn.Module:
+    """The pooling of [pooling] with outputs of this size, and what the backbone then does to them."""
     pooling = cfg.pooling
-    return RoIAlign(output_size, strides[: pooling.levels], pooling.sampling_ratio, pooling.aligned,
-                    pooling.canonical_size, pooling.canonical_level)
+    if pooling.kind not in ("align", "max"):
+        raise ValueError(f"[pooling] kind = {pooling.kind!r}; choose align or max")
+    if pooling.kind == "max":
+        pool: nn.Module = RoIPool(output_size, strides[: pooling.levels], pooling.canonical_size,
+                                  pooling.canonical_level)
+    else:
+        pool = RoIAlign(output_size, strides[: pooling.levels], pooling.sampling_ratio, pooling.aligned,
+                        pooling.canonical_size, pooling.canonical_level)
+    return pool if stage is None else Staged(pool, stage)
 
 
 if __name__ == "__main__":  # python -m maskrcnn

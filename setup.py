@@ -74,7 +74,7 @@ setup(
         "matplotlib>=3.6",
         "faster-coco-eval>=1.6",
     ],
-    extras_require={"test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4"]},
+    extras_require={"timm": ["timm>=1.0"], "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4", "timm>=1.0"]},
     entry_points={"console_scripts": ["maskrcnn = maskrcnn.engine.cli:main"]},
     options={"editable_wheel": {"mode": "compat"}},
 )

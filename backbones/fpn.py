@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .norm import make_norm
+from ..tools.norm import make_norm
 
 
 class FPN(nn.Module):
@@ -14,7 +14,7 @@ class FPN(nn.Module):
     Args:
         trunk: a module that maps images to L maps, finest first, and declares `channels` and `strides`.
         channels: of every level of the pyramid.
-        norm: behind each convolution: none, batch or group.
+        norm: behind each convolution: none, batch, sync, group or layer.
 
     Attributes:
         channels, strides: of the L + 1 outputs; the last is the coarsest level, subsampled once more for the RPN.
@@ -23,7 +23,7 @@ class FPN(nn.Module):
     def __init__(self, trunk: Any, channels: int = 256, norm: str = "none") -> None:
         super().__init__()
         if norm == "frozen":
-            raise ValueError("FPN: norm frozen would stay the identity; choose none, batch or group")
+            raise ValueError("FPN: norm frozen would stay the identity; choose none, batch, sync, group or layer")
         self.trunk = trunk
         bias = norm == "none"
         self.lateral = nn.ModuleList(

@@ -1,31 +1,54 @@
 """Box head: pooled features to class logits and box deltas."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..tools.norm import make_norm
+
 
 class BoxHead(nn.Module):
-    """Two fully connected layers, then classification and per-class regression (FPN, section 4.2).
+    """3x3 convolutions, fully connected layers, then classification and regression.
+
+    Two layers without convolutions are the head of FPN (Lin et al., section 4.2), four convolutions and one layer that
+    of Group Normalization (Wu and He, section 4.2), and neither, after a mean over the bins, that of C4.
 
     Args:
         channels: of the pooled features.
-        pool_size: their side.
-        hidden: width of the two layers.
+        side: of the pooled features, in bins.
+        hidden: width of the fully connected layers.
         num_classes: K, foreground classes.
+        layers: number of fully connected layers. Without any, the mean over the bins takes their place.
+        convs, conv_channels: number of convolutions, and their width.
+        norm: behind each convolution; see `make_norm`.
+        class_agnostic: one box for all classes instead of one each.
     """
 
-    def __init__(self, channels: int, pool_size: int, hidden: int, num_classes: int) -> None:
+    def __init__(self, channels: int, side: int, hidden: int, num_classes: int, layers: int = 2, convs: int = 0,
+                 conv_channels: int = 256, norm: str = "none", class_agnostic: bool = False) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels * pool_size**2, hidden)
-        self.fc2 = nn.Linear(hidden, hidden)
-        self.classification = nn.Linear(hidden, num_classes + 1)
-        self.regression = nn.Linear(hidden, num_classes * 4)
+        widths = [channels] + [conv_channels] * convs
+        self.convs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=norm == "none"), make_norm(norm, b))
+            for a, b in pairwise(widths))
+        sizes = [widths[-1] * (side**2 if layers else 1)] + [hidden] * layers
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.classification = nn.Linear(sizes[-1], num_classes + 1)
+        self.regression = nn.Linear(sizes[-1], (1 if class_agnostic else num_classes) * 4)
+        self.num_classes = num_classes
+        for conv, _ in self.convs:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         for layer, std in ((self.classification, 0.01), (self.regression, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """[R, C, s, s] -> logits [R, 1 + K], background first, and deltas [R, K, 4]"""
-        x = F.relu(self.fc1(pooled.flatten(1)))
-        x = F.relu(self.fc2(x))
-        return self.classification(x), self.regression(x).unflatten(1, (-1, 4))
+        x = pooled
+        for conv in self.convs:
+            x = F.relu(conv(x))
+        x = x.flatten(1) if len(self.layers) else x.mean(dim=(2, 3))
+        for layer in self.layers:
+            x = F.relu(layer(x))
+        return self.classification(x), self.regression(x).unflatten(1, (-1, 4)).expand(-1, self.num_classes, 4)

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
 
-from ..tools.boxes import encode
+from ..tools.boxes import decode, encode
 
 
 def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, valid: Tensor, boxes: Tensor, truth: Tensor,
-               weights: Sequence[float], beta: float) -> dict[str, Tensor]:
+               weights: Sequence[float], beta: float, kind: str = "smooth_l1") -> dict[str, Tensor]:
     """Classification and box loss (Fast R-CNN, section 2.3), both averaged over all sampled RoIs.
 
     Args:
@@ -20,13 +21,20 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, valid: Tensor, bo
         valid: [R]; the others are padding.
         boxes: [R, 4], the RoIs, and truth [R, 4], the ground truth matched with each.
         weights, beta: of the deltas, see `encode`, and of the smooth L1 loss.
+        kind: smooth_l1 of the deltas, or giou: 1 - generalised IoU (Rezatofighi et al., equation 1) of the boxes.
     """
     count = valid.sum().clamp(min=1)
     classification = F.cross_entropy(logits, labels, reduction="none")
     own = deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)]
     positive = (labels > 0) & valid
-    targets = torch.where(positive[:, None], encode(truth, boxes, weights), 0.0)
-    box = F.smooth_l1_loss(own, targets, reduction="none", beta=beta).sum(dim=1)
+    if kind == "giou":
+        # Slots that do not count get a box of their own: an empty one has no gradient.
+        truth = torch.where(positive[:, None], truth, truth.new_tensor([0.0, 0.0, 1.0, 1.0]))
+        boxes = torch.where(positive[:, None], boxes, truth)
+        box = generalized_box_iou_loss(decode(own, boxes, weights), truth)
+    else:
+        targets = torch.where(positive[:, None], encode(truth, boxes, weights), 0.0)
+        box = F.smooth_l1_loss(own, targets, reduction="none", beta=beta).sum(dim=1)
     return {"loss_classifier": torch.where(valid, classification, 0.0).sum() / count,
             "loss_box_reg": torch.where(positive, box, 0.0).sum() / count}
 

@@ -5,6 +5,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..tools.norm import make_norm
+
 
 class MaskHead(nn.Module):
     """A few 3x3 convolutions, twofold upsampling, and a mask for each class (Mask R-CNN, figure 4, right).
@@ -14,17 +16,22 @@ class MaskHead(nn.Module):
         num_classes: K, foreground classes.
         convs: number of 3x3 convolutions.
         channels: of them and of the upsampling.
+        norm: behind each 3x3 convolution; see `make_norm`.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256) -> None:
+    def __init__(self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256,
+                 norm: str = "none") -> None:
         super().__init__()
         widths = [in_channels] + [channels] * convs
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.convs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=norm == "none"), make_norm(norm, b))
+            for a, b in pairwise(widths))
         self.upsample = nn.ConvTranspose2d(widths[-1], channels, 2, 2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
-        for conv in [*self.convs, self.upsample, self.logits]:
+        for conv in [*(conv for conv, _ in self.convs), self.upsample, self.logits]:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(conv.bias)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
         nn.init.normal_(self.logits.weight, std=0.001)  # every pixel starts undecided
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:

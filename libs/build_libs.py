@@ -37,9 +37,16 @@ def build_target(target: str) -> Path:
         return build(target)
     architecture = int(target.removeprefix("sm_"))
     path = compile_cuda.write(compile_cuda.cubin_path(architecture), compile_cuda.compile_cubin(architecture))
-    if load("cuda") is None:
+    if not _loads("cuda"):
         build("cuda")
     return path
+
+
+def _loads(name: str) -> bool:
+    try:
+        return load(name) is not None
+    except ImportError:  # a damaged file: built again
+        return False
 
 
 def own_targets() -> list[str]:
@@ -51,7 +58,9 @@ def own_targets() -> list[str]:
 
 def own_architectures() -> list[int]:
     """The architectures of the GPUs in this machine, 90 for sm_90."""
-    module = load("cuda") or (build("cuda") and load("cuda"))
+    if not _loads("cuda"):
+        build("cuda")
+    module = load("cuda")
     if module.lib.open_driver(DRIVER.encode()):
         return []
     numbers = module.ffi.new("int[]", 64)
@@ -94,9 +103,12 @@ def check() -> int:
             said = _agreement("cpu") if name == "cpu" else ""
             failed |= "differ" in said
             print(f"{name}: up to date, loads{said}")
-    own = own_architectures() if load("cuda") is not None else []
-    for path in [path for folder in (HERE, compile_cuda.cache_folder()) for path in sorted(folder.glob("_cuda.sm_*"))]:
-        architecture = int(path.name.split("_")[-1].removesuffix(".cubin"))
+    own = own_architectures() if _loads("cuda") else []
+    folders = (HERE, compile_cuda.cache_folder())
+    for path in [path for folder in folders for path in sorted(folder.glob("_cuda.sm_*.cubin"))]:
+        if not (found := re.fullmatch(r"_cuda\.sm_(\d+)\.cubin", path.name)):
+            continue
+        architecture = int(found[1])
         if not compile_cuda.is_current(path):
             print(f"sm_{architecture}: from other sources, is not used: {path}")
             failed |= path.parent == HERE
@@ -130,8 +142,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true",
                         help="is what is built up to date, does it load, and agree with the operators in PyTorch?")
     options = parser.parse_args(arguments)
+    if options.list + options.check + bool(options.targets) > 1:
+        parser.error("give targets to build, or --list, or --check")
     for target in options.targets:
-        if target not in MODULES and not re.fullmatch(r"sm_\d{2,3}", target):
+        if target not in MODULES and not re.fullmatch(r"sm_[1-9][0-9]{1,2}", target):
             parser.error(f"unknown target {target}: choose cpu, cuda or architectures such as sm_62")
     try:
         if options.list:
@@ -139,14 +153,14 @@ def main(arguments: list[str] | None = None) -> int:
         if options.check:
             return check()
         targets = options.targets or own_targets()
-    except BuildError as error:
+    except (BuildError, ImportError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     failed = 0
-    for target in targets:
+    for target in dict.fromkeys(targets):
         try:
             print(f"{target}: {build_target(target)}", flush=True)
-        except BuildError as error:
+        except (BuildError, OSError) as error:
             print(f"{target}: {error}", file=sys.stderr, flush=True)
             failed = 1
     return failed

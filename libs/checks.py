@@ -1,10 +1,12 @@
 """What the operators accept: checked once, whichever version then runs. Errors restate the call."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+# Bins a side and samples a bin and direction: more would not end within anyone's patience.
+LARGEST = 1024
 
 
 def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> None:
@@ -12,7 +14,12 @@ def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tenso
     if boxes.shape[:-1] != scores.shape or boxes.shape[-1:] != (4,) or scores.dim() not in (1, 2):
         raise ValueError(f"nms(boxes [P, 4], scores [P]) or nms(boxes [N, P, 4], scores [N, P]) got boxes "
                          f"{list(boxes.shape)} and scores {list(scores.shape)}")
-    if not math.isfinite(iou_threshold):
+    if not (boxes.is_floating_point() and scores.is_floating_point()):
+        raise ValueError(f"nms needs floating-point boxes and scores, got {boxes.dtype} and {scores.dtype}")
+    if valid is not None and valid.dtype != torch.bool:
+        raise ValueError(f"nms needs valid as bool, got {valid.dtype}")
+    _integers("nms", groups=groups)
+    if not _finite(iou_threshold):
         raise ValueError(f"nms needs a finite iou_threshold, got {iou_threshold}")
     for name, tensor in (("groups", groups), ("valid", valid)):
         if tensor is not None and tensor.shape != scores.shape:
@@ -30,9 +37,11 @@ def check_roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, 
     if not maps or len(maps) != len(scales) or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps):
         raise ValueError(f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
                          f"{[list(m.shape) for m in maps]} and scales {list(scales)}")
-    if not boxes.is_floating_point() or output_size < 1 or sampling_ratio < 0:
-        raise ValueError(f"roi_align needs floating-point boxes, output_size >= 1 and sampling_ratio >= 0, got "
-                         f"{boxes.dtype}, {output_size} and {sampling_ratio}")
+    if not all(t.is_floating_point() for t in (boxes, *maps)):
+        raise ValueError(f"roi_align needs floating-point features and boxes, got {[m.dtype for m in maps]} and "
+                         f"{boxes.dtype}")
+    _sizes("roi_align", output_size=output_size, sampling_ratio=sampling_ratio)
+    _integers("roi_align", image_index=image_index, levels=levels)
     if len(maps) > 1 and (levels is None) == (level_areas is None):
         raise ValueError(f"roi_align over {len(maps)} levels needs either levels [R] or level_areas, got "
                          f"{'neither' if levels is None else 'both'}")
@@ -57,18 +66,20 @@ def check_crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, imag
                          f"{[(list(mask.shape), mask.dtype) for mask in masks]}")
     _same_device("crop_masks", boxes=boxes, index=index, image=image,
                  **{f"masks[{i}]": mask for i, mask in enumerate(masks)})
-    if not boxes.is_floating_point() or size < 1 or sampling_ratio < 0:
-        raise ValueError(f"crop_masks needs floating-point boxes, size >= 1 and sampling_ratio >= 0, got "
-                         f"{boxes.dtype}, {size} and {sampling_ratio}")
+    if not boxes.is_floating_point():
+        raise ValueError(f"crop_masks needs floating-point boxes, got {boxes.dtype}")
+    _sizes("crop_masks", size=size, sampling_ratio=sampling_ratio)
+    _integers("crop_masks", index=index, image=image)
 
 
 def check_paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> None:
     """Raises ValueError unless the arguments fit `reference_masks.paste_masks`."""
     square = probabilities.dim() == 3 and probabilities.shape[1] == probabilities.shape[2] > 0
-    if not square or boxes.shape != (len(probabilities), 4) or not boxes.is_floating_point():
+    paired = boxes.dim() == 2 and boxes.shape[1] == 4 and boxes.shape[0] == probabilities.shape[0]
+    if not square or not paired or not boxes.is_floating_point():
         raise ValueError(f"paste_masks(probabilities [D, m, m], boxes [D, 4]) got probabilities "
                          f"{list(probabilities.shape)} and boxes {list(boxes.shape)} of {boxes.dtype}")
-    if height < 1 or width < 1 or not math.isfinite(threshold):
+    if height < 1 or width < 1 or not _finite(threshold):
         raise ValueError(f"paste_masks needs an image of at least one pixel and a finite threshold, got height "
                          f"{height}, width {width} and threshold {threshold}")
     _same_device("paste_masks", probabilities=probabilities, boxes=boxes)
@@ -95,6 +106,24 @@ def check_mask_index(index: Tensor, image: Tensor, masks: Sequence[Tensor]) -> N
         if int(index.min()) < 0 or bool((index >= counts).any()):
             raise ValueError(f"crop_masks: index {index.tolist()} reaches outside of images that have "
                              f"{counts.tolist()} masks")
+
+
+def _finite(number: float) -> bool:
+    return number - number == 0  # which torch.compile follows for numbers that it does not know, unlike math.isfinite
+
+
+def _sizes(name: str, **sizes: int) -> None:
+    """Sides of outputs are at least 1, samples at least 0, where 0 means as many as there are cells."""
+    for key, value in sizes.items():
+        low = 0 if key == "sampling_ratio" else 1
+        if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or value < low or value > LARGEST:
+            raise ValueError(f"{name} needs {key} as an integer in {low}..{LARGEST}, got {value!r}")
+
+
+def _integers(name: str, **tensors: Tensor | None) -> None:
+    for key, tensor in tensors.items():
+        if tensor is not None and (tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.is_complex()):
+            raise ValueError(f"{name} needs {key} of integers, got {tensor.dtype}")
 
 
 def _same_device(name: str, **tensors: Tensor | None) -> None:

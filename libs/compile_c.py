@@ -3,15 +3,22 @@
 Needs a C compiler and Python's headers, but no PyTorch: all that is compiled takes pointers and numbers.
 """
 
+import contextlib
 import hashlib
 import importlib.machinery
 import importlib.util
+import io
 import os
+import shlex
+import shutil
+import subprocess
 import sys
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 if __package__:
     from .compile_cuda import HERE, BuildError, write
@@ -64,6 +71,7 @@ int crop_masks(const struct kernels *kernels, void *stream, const uint8_t *const
 int paste_masks(const struct kernels *kernels, void *stream, const float *grids, int cells, const float *corners,
     int64_t count, int64_t height, int64_t width, double threshold, uint8_t *out);
 """
+OPTIMISE = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 _OPENMP = [] if sys.platform in ("darwin", "win32") else ["-fopenmp"]
 _LINKED = [] if sys.platform in ("darwin", "win32") else ["-ldl", "-lm"]
 MODULES = {
@@ -88,29 +96,62 @@ def build(name: str, folder: Path = HERE) -> Path:
 
     Raises:
         BuildError: cffi or a C compiler is missing, or the compiler failed.
+        OSError: the file cannot be written.
     """
     try:
         from cffi import FFI
     except ImportError:
         raise BuildError("cffi is not installed: pip install cffi") from None
     module, errors = MODULES[name], []
+    ffi = FFI()
+    ffi.cdef("const char *source_hash(void);" + module.declarations)
+    carried = f'static const char *source_hash(void) {{ return "{source_hash(name)}"; }}'
+    ffi.set_source(f"_{name}", f'#include "{module.sources[0]}"\n{carried}', include_dirs=[str(HERE)],
+                   extra_compile_args=["/O2"])
     for flags in module.options:
-        ffi = FFI()
-        ffi.cdef("const char *source_hash(void);" + module.declarations)
-        carried = f'static const char *source_hash(void) {{ return "{source_hash(name)}"; }}'
-        ffi.set_source(f"_{name}", f'#include "{module.sources[0]}"\n{carried}', include_dirs=[str(HERE)],
-                       extra_compile_args=_optimise() + flags,
-                       extra_link_args=[*_LINKED, *(flag for flag in flags if flag != "-DPLAIN")])
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                with _quiet(Path(scratch) / "log") as log:
-                    built = Path(ffi.compile(tmpdir=scratch))
-            except Exception as error:  # cffi lets through whatever setuptools or distutils raise
-                errors.append(f"{error}\n{log.read_text(errors='replace')[-2000:]}")
-                continue
-            return write(folder / built.name, built.read_bytes())
+                return write(folder / _file_name(name), _compile(ffi, Path(scratch), name, flags).read_bytes())
+            except BuildError as error:
+                errors.append(str(error))
     raise BuildError(f"the C compiler failed; is one installed (gcc, clang or MSVC), and the headers of Python?\n"
-                     f"{errors[-1]}")
+                     f"{errors[-1][-2000:]}")
+
+
+def _file_name(name: str) -> str:
+    return f"_{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+
+def _compile(ffi: Any, scratch: Path, name: str, flags: list[str]) -> Path:
+    """One call of the compiler. cffi would do this through setuptools, which newer versions of Python no longer bring
+    along; where the compiler is not to be found by its name, on Windows, it still does."""
+    if sys.platform == "win32":
+        try:
+            return Path(ffi.compile(tmpdir=str(scratch)))
+        except Exception as error:  # whatever setuptools raises
+            raise BuildError(f"{error} (setuptools, which finds it, is needed too: pip install setuptools)") from error
+    source, built = scratch / f"_{name}.c", scratch / _file_name(name)
+    with contextlib.redirect_stdout(io.StringIO()):  # it says what it writes
+        ffi.emit_c_code(str(source))
+    names = [os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc", "gcc", "clang"]
+    compiler = next((command for text in names if text and shutil.which((command := shlex.split(text))[0])), None)
+    if os.environ.get("CC"):  # what was asked for, or nothing
+        compiler = shlex.split(os.environ["CC"])
+    if compiler is None:
+        raise BuildError("no cc, gcc or clang was found")
+    paths = sysconfig.get_paths()
+    command = [*compiler, *OPTIMISE, "-fPIC", *(["-bundle", "-undefined", "dynamic_lookup"]
+                                                if sys.platform == "darwin" else ["-shared"]),
+               *shlex.split(os.environ.get("CFLAGS", "")), *flags, f"-I{HERE}",
+               *(f"-I{paths[key]}" for key in ("include", "platinclude")), str(source), "-o", str(built),
+               *shlex.split(os.environ.get("LDFLAGS", "")), *_LINKED]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        raise BuildError(str(error)) from error
+    if done.returncode:
+        raise BuildError(done.stderr)
+    return built
 
 
 def load(name: str, folder: Path = HERE) -> ModuleType | None:
@@ -128,30 +169,3 @@ def load(name: str, folder: Path = HERE) -> ModuleType | None:
             loader.exec_module(module)
             return module
     return None
-
-
-def _optimise() -> list[str]:
-    if sys.platform == "win32":
-        return ["/O2"]
-    return ["-O3", "-std=c11", "-fno-math-errno", "-fno-trapping-math"]
-
-
-class _quiet:
-    """Sends what the compiler prints to a file: it is of interest only where it fails."""
-
-    def __init__(self, log: Path) -> None:
-        self.log = log
-
-    def __enter__(self) -> Path:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.kept = os.dup(1), os.dup(2)
-        with open(self.log, "wb") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        return self.log
-
-    def __exit__(self, *exception: object) -> None:
-        for number, copy in zip((1, 2), self.kept):
-            os.dup2(copy, number)
-            os.close(copy)

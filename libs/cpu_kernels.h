@@ -91,7 +91,7 @@ VECTORISED static void NAME(pool_roi, scalar)(scalar *restrict map, int side_y, 
                     scalar *c01 = map + ((int64_t)y[0] * side_x + x[1]) * channels;
                     scalar *c10 = map + ((int64_t)y[1] * side_x + x[0]) * channels;
                     scalar *c11 = map + ((int64_t)y[1] * side_x + x[1]) * channels;
-                    scalar *bin = out + (i * bins + j) * channels;
+                    scalar *bin = out + ((int64_t)i * bins + j) * channels;
                     if (!backward)
                         for (int64_t c = first; c < last; c++)
                             bin[c] += w00 * c00[c] + w01 * c01[c] + w10 * c10[c] + w11 * c11[c];
@@ -153,6 +153,8 @@ int NAME(crop_masks, scalar)(const uint8_t *const *masks, const int64_t *sides, 
 #pragma omp parallel for schedule(dynamic) reduction(| : failed)
     for (int64_t r = 0; r < count; r++) {
         int64_t width = sides[2 * r + 1];
+        if (width == 0 || sides[2 * r] == 0)
+            continue; /* no pixel to read: its target is zero */
         scalar low_x, low_y, length_x, length_y;
         roi_extent(boxes[4 * r], boxes[4 * r + 2], 1, aligned, &low_x, &length_x);
         roi_extent(boxes[4 * r + 1], boxes[4 * r + 3], 1, aligned, &low_y, &length_y);

@@ -19,7 +19,10 @@ SCALARS = {torch.float32: "float", torch.float64: "double"}
 
 def _load() -> Any:
     """The compiled module, or None; one line in the log says which."""
-    if os.environ.get("MASKRCNN_OPS", "") == "reference":
+    asked = os.environ.get("MASKRCNN_OPS", "")
+    if asked not in ("", "reference"):
+        log.warning("MASKRCNN_OPS=%s is not known; choose reference, or leave it out", asked)
+    if asked == "reference":
         log.info("operators: pure PyTorch, as MASKRCNN_OPS=reference asks for")
         return None
     try:
@@ -106,6 +109,8 @@ def _pool(name: str, maps: list[Tensor], sides: Tensor, boxes: Tensor, image_ind
           scales: Sequence[float], level_areas: Sequence[float] | None, sampling_ratio: int, aligned: bool,
           pooled: Tensor) -> None:
     """Forward or backward: maps of channels last, pooled [R, s, s, C]."""
+    if len(maps) > 1 and levels is None and not level_areas:
+        raise ValueError(f"roi_align over {len(maps)} levels needs either levels [R] or level_areas, got neither")
     areas = torch.tensor(level_areas, dtype=pooled.dtype) if level_areas else None
     _call(name, pooled.dtype, maps, sides, torch.tensor(scales, dtype=torch.float64), areas, len(maps), pooled.shape[3],
           boxes.contiguous(), image_index.contiguous(), None if levels is None else levels.contiguous(), len(boxes),

@@ -139,6 +139,8 @@ def _pool(name: str, variant: bool, maps: list[Tensor], shapes: Sequence[Sequenc
           image_index: Tensor, levels: Tensor | None, scales: Sequence[float], level_areas: Sequence[float] | None,
           sampling_ratio: int, aligned: bool, pooled: Tensor) -> None:
     """Forward or backward: maps of channels last, pooled [R, s, s, C]."""
+    if len(maps) > 1 and levels is None and not level_areas:
+        raise ValueError(f"roi_align over {len(maps)} levels needs either levels [R] or level_areas, got neither")
     if len(maps) > MAX_LEVELS:
         raise ValueError(f"roi_align on CUDA pools from at most {MAX_LEVELS} levels, got {len(maps)}")
     if pooled.numel() == 0:

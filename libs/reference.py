@@ -149,6 +149,8 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
     maps = [features] if isinstance(features, Tensor) else list(features)
     factors = [scales] if isinstance(scales, (int, float)) else list(scales)
     check_roi_align(maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio)
+    # Half precision cannot tell pixels apart.
+    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
     if levels is None:
         levels = (area(boxes)[:, None] >= boxes.new_tensor(level_areas or [])).sum(dim=1)
     check_index("roi_align: image_index", image_index, maps[0].shape[0])

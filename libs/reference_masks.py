@@ -72,7 +72,9 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
         columns = _window(low[part, 0], high[part, 0], width)
         vertical = _interpolation(rows, low[part, 1], high[part, 1], grid.shape[-1])
         horizontal = _interpolation(columns, low[part, 0], high[part, 0], grid.shape[-1])
-        values = vertical @ grid[part] @ horizontal.mT > threshold
+        # Weights are zero outside the box, where nothing is set, not even if the threshold is negative.
+        inside = (vertical.sum(dim=2) > 0)[:, :, None] & (horizontal.sum(dim=2) > 0)[:, None, :]
+        values = (vertical @ grid[part] @ horizontal.mT > threshold) & inside
         out[part[:, None, None], rows[:, :, None], columns[:, None, :]] = values
     return out
 

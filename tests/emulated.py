@@ -1,6 +1,7 @@
 """The CUDA operators for tests: on a GPU where there is one, and on every CPU, where emulator/driver.cpp stands in for
 CUDA's driver."""
 
+import atexit
 import functools
 import os
 import shutil
@@ -24,6 +25,7 @@ def stand_in() -> tuple:
     if shutil.which("g++") is None:
         pytest.skip("no C++ compiler for the stand-in of CUDA's driver")
     folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     flags = [*FLAGS, *os.environ.get("CXXFLAGS", "").split(), f"-I{ROOT / 'libs'}", "-o", str(folder / "driver.so")]
     built = subprocess.run(["g++", *flags, str(ROOT / "tests" / "emulator" / "driver.cpp")], capture_output=True,
                            text=True)

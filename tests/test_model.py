@@ -41,8 +41,8 @@ def test_training_step(counts):
         assert parameter.grad.isfinite().all(), name
     if sum(counts):
         # Every part learns: in the 2018 code the mask branch had no gradient through its pyramid.
-        for part in ("backbone.trunk.conv1", "backbone.lateral.0.0", "proposal.convs.0", "box_head.fc1",
-                     "mask_head.convs.0", "mask_head.logits"):
+        for part in ("backbone.trunk.conv1", "backbone.lateral.0.0", "proposal.convs.0", "box_head.layers.0",
+                     "mask_head.convs.0.0", "mask_head.logits"):
             assert model.get_submodule(part).weight.grad.abs().sum() > 0, part
 
 
@@ -309,7 +309,7 @@ def test_bad_input_is_refused_by_forward():
     {"num_classes": 0}, {"num_classes": 2.0}, {"num_classes": 2, "class_names": ["a"]},
     {"num_classes": 2, "config": {"backbone": {"name": "resnet51"}}},
     {"num_classes": 2, "config": {"backbone": {"name": "vgg"}}},
-    {"num_classes": 2, "config": {"backbone": {"norm": "layer"}}},
+    {"num_classes": 2, "config": {"backbone": {"norm": "instance"}}},
     {"num_classes": 2, "config": {"backbone": {"freeze_at": 6}}},
     {"num_classes": 2, "config": {"rpn": {"anchor_sizes": [32, 64]}}},
     {"num_classes": 2, "config": {"transform": {"std": [1.0]}}},

@@ -74,7 +74,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path):
         MaskRCNN.load(tmp_path / "model.pt")
     model = small_model(changes={"mask": {"convs": 2}})
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"missing mask_head.convs.1.weight"):
+    with pytest.raises(ValueError, match=r"missing mask_head.convs.1.0.weight"):
         weights.load_state(model, small_model().state_dict(), "somewhere")
     with pytest.raises(ValueError, match=r"unknown extra"):
         weights.load_state(model, {**model.state_dict(), "extra": torch.zeros(1)}, "somewhere")
@@ -131,14 +131,14 @@ def test_damaged_weights(tmp_path):
     model = small_model()
     model.save(path)
     content = bytearray(path.read_bytes())
-    place = content.find(model.box_head.fc1.weight.detach().numpy().tobytes()[:64])
+    place = content.find(model.box_head.layers[0].weight.detach().numpy().tobytes()[:64])
     content[place + 5] ^= 0x10
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.pt is no readable checkpoint"):
         MaskRCNN.load(path)
-    model.box_head.fc1.weight.data[0, 0] = float("nan")
+    model.box_head.layers[0].weight.data[0, 0] = float("nan")
     model.save(path)
-    with pytest.raises(ValueError, match=r"box_head\.fc1\.weight holds NaN"):
+    with pytest.raises(ValueError, match=r"box_head\.layers\.0\.weight holds NaN"):
         MaskRCNN.load(path)
 
 
@@ -160,6 +160,41 @@ def test_tensors_that_are_no_checkpoint(tmp_path):
         small_model(pretrained=str(tmp_path / "other.pt"))
 
 
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_classes_of_the_same_name_keep_their_weights(tmp_path, caplog, agnostic):
+    """Others are added around them, in any order; the background stays too."""
+    changes = {"box": {"class_agnostic": agnostic}}
+    old = small_model(3, class_names=["cat", "dog", "cow"], changes=changes)
+    for parameter in old.parameters():
+        torch.nn.init.normal_(parameter)
+    old.save(tmp_path / "old.pt")
+    new = small_model(4, class_names=["cow", "hen", "cat", "fox"], changes=changes, pretrained=tmp_path / "old.pt")
+    before, after, fresh = old.state_dict(), new.state_dict(), small_model(4, changes=changes).state_dict()
+    message = caplog.messages[-1]
+    assert "are for other classes" in message
+    assert message.endswith("but for cow, cat")
+    assert ("box_head.regression" in message) == (not agnostic)
+    rows = {"box_head.classification": [(0, 0), (3, 1), (1, 3)], "mask_head.logits": [(2, 0), (0, 2)]}
+    for kind in ("weight", "bias"):
+        for layer, pairs in rows.items():
+            for there, here in pairs:
+                assert torch.equal(after[f"{layer}.{kind}"][here], before[f"{layer}.{kind}"][there])
+        assert torch.equal(after[f"box_head.classification.{kind}"][2], fresh[f"box_head.classification.{kind}"][2])
+        boxes, had = after[f"box_head.regression.{kind}"], before[f"box_head.regression.{kind}"]
+        if agnostic:
+            assert torch.equal(boxes, had)
+        else:
+            assert torch.equal(boxes[:4], had[8:])
+            assert torch.equal(boxes[8:12], had[:4])
+    assert new.class_names == ["cow", "hen", "cat", "fox"]
+    # As many classes of other names are other classes too; in the same order they are the same.
+    small_model(3, class_names=["a", "b", "c"], changes=changes, pretrained=tmp_path / "old.pt")
+    assert "are for other classes" in caplog.messages[-1]
+    again = small_model(3, changes=changes, pretrained=tmp_path / "old.pt")
+    assert again.class_names == ["cat", "dog", "cow"]
+    assert same(again.state_dict(), before)
+
+
 def test_fine_tuning_renews_only_the_class_layers(tmp_path, caplog):
     source = small_model(5, class_names=list("abcde"))
     source.save(tmp_path / "five.pt")
@@ -176,13 +211,13 @@ def test_fine_tuning_renews_only_the_class_layers(tmp_path, caplog):
         else:
             assert torch.equal(value, source.state_dict()[key]), key
     assert "box_head.classification" in message
-    assert "box_head.fc1" not in message
+    assert "box_head.layers.0" not in message
     assert model.class_names is None
 
 
 def test_fine_tuning_with_another_configuration_names_the_settings(tmp_path, caplog):
     small_model(3).save(tmp_path / "three.pt")
-    with pytest.raises(ValueError, match=r"box_head.fc1[\s\S]*saved with \[box\] hidden = 16: give its config"):
+    with pytest.raises(ValueError, match=r"box_head.layers.0[\s\S]*saved with \[box\] hidden = 16: give its config"):
         small_model(3, pretrained=tmp_path / "three.pt", changes={"box": {"hidden": 8}})
     assert not caplog.records
 
@@ -244,7 +279,7 @@ def test_downloads_are_checked(monkeypatch):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"name": "resnet10"}, "no weights ResNet10"), ({"name": "resnet18", "width": 8}, "do not fit")])
+    ({"name": "resnet10"}, "no weights for 'resnet10'"), ({"name": "resnet18", "width": 8}, "do not fit")])
 def test_trunks_without_imagenet_weights(hub, changes, message):
     torch.save(torchvision.models.resnet18().state_dict(), hub / "resnet18-f37072fd.pth")
     with pytest.raises(ValueError, match=message):
@@ -291,7 +326,7 @@ def test_coco_weights(hub, published, caplog):
 
     few = MaskRCNN(3, INI, "coco")
     assert "box_head.classification, box_head.regression, mask_head.logits" in caplog.records[-1].getMessage()
-    assert torch.equal(few.box_head.fc1.weight, published["roi_heads.box_head.fc6.weight"])
+    assert torch.equal(few.box_head.layers[0].weight, published["roi_heads.box_head.fc6.weight"])
     assert few.class_names is None
 
 
@@ -312,6 +347,8 @@ def test_old_names_of_torchvision(published):
 def test_converting_leaves_nothing_over(published):
     converted = from_torchvision(published)
     own = MaskRCNN(90, INI).state_dict()
-    assert {key: value.shape for key, value in converted.items()} == {key: value.shape for key, value in own.items()}
-    with pytest.raises(ValueError, match=r"not keys of torchvision's maskrcnn_resnet50_fpn: backbone\.head, other"):
+    used = {key: value for key, value in converted.items() if not key.startswith("unused.")}
+    assert len(converted) == len(used) + 4
+    assert {key: value.shape for key, value in used.items()} == {key: value.shape for key, value in own.items()}
+    with pytest.raises(ValueError, match=r"not keys of torchvision's .+: backbone\.head, other"):
         from_torchvision({**published, "backbone.head": torch.zeros(1), "other": torch.zeros(1)})

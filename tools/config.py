@@ -17,13 +17,14 @@ Source = str | os.PathLike | Mapping[str, Any] | None
 # No number of the configuration is negative. These are at least 1, and those at most 1.
 AT_LEAST_ONE = {"transform": ("min_size", "max_size", "size_divisor"), "backbone": ("width",), "fpn": ("channels",),
                 "rpn": ("pre_nms_train", "pre_nms_test", "post_nms_train", "post_nms_test", "samples"),
-                "pooling": ("levels", "canonical_size"), "box": ("pool_size", "hidden", "samples", "max_detections"),
+                "pooling": ("levels", "canonical_size"),
+                "box": ("pool_size", "hidden", "conv_channels", "samples", "max_detections"),
                 "mask": ("pool_size", "channels"), "train": ("epochs", "batch_size"),
                 "evaluate": ("batch_size", "max_detections")}
 AT_MOST_ONE = {"rpn": ("positive_iou", "negative_iou", "crowd_overlap", "positive_fraction", "nms_iou"),
                "box": ("positive_iou", "negative_iou", "crowd_overlap", "positive_fraction", "nms_iou",
                        "score_threshold"),
-               "mask": ("threshold",), "data": ("flip",),
+               "mask": ("threshold",), "backbone": ("drop_path",), "data": ("flip",),
                "train": ("momentum", "gamma", "warmup_start_factor")}
 
 

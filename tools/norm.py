@@ -36,8 +36,17 @@ class FrozenBatchNorm(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Norm over the channels of each cell."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]"""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 def make_norm(name: str, channels: int) -> nn.Module:
-    """The norm layer `name`: frozen, batch, group (32 groups, or as many as divide the channels) or none.
+    """The norm layer `name`: frozen, batch, sync (batch norm over all processes), group (32 groups, or as many as
+    divide the channels), layer or none.
 
     Raises:
         ValueError: for another name.
@@ -46,8 +55,12 @@ def make_norm(name: str, channels: int) -> nn.Module:
         return FrozenBatchNorm(channels)
     if name == "batch":
         return nn.BatchNorm2d(channels)
+    if name == "sync":
+        return nn.SyncBatchNorm(channels)
+    if name == "layer":
+        return LayerNorm(channels, eps=1e-6)
     if name == "group":
         return nn.GroupNorm(math.gcd(32, channels), channels)
     if name == "none":
         return nn.Identity()
-    raise ValueError(f"unknown norm {name!r}; choose frozen, batch, group or none")
+    raise ValueError(f"unknown norm {name!r}; choose frozen, batch, sync, group, layer or none")

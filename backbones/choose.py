@@ -1,0 +1,40 @@
+"""A backbone by name."""
+
+from torch import nn
+
+from .fpn import FPN
+from .resnet import VARIANTS, ResNet
+from .single import C4, DC5
+from .timm import Timm
+from .vgg import VGG16
+from .vit import SimplePyramid
+
+
+def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int, stride_in_1x1: bool, drop_path: float,
+                    checkpointing: bool, in_channels: int, pyramid_channels: int, pyramid_norm: str) -> nn.Module:
+    """The trunk of this name with this neck; what the arguments mean stands in config.ini.
+
+    Raises:
+        ValueError: names that are not known, or a neck or setting that the trunk cannot have.
+    """
+    if neck not in ("fpn", "c4", "dc5"):
+        raise ValueError(f"[backbone] neck = {neck!r}; choose fpn, c4 or dc5")
+    if neck != "fpn" and name not in VARIANTS:
+        raise ValueError(f"[backbone] neck = {neck} needs a trunk whose last stage can be set apart, "
+                         f"{', '.join(VARIANTS)}; not {name!r}")
+    if drop_path and not name.startswith("timm/"):
+        raise ValueError(f"[backbone] drop_path = {drop_path}: {name} has no stochastic depth, models of timm may")
+    trunk: nn.Module
+    if name.startswith("timm/"):
+        trunk = Timm(name.removeprefix("timm/"), norm, freeze_at, in_channels, drop_path, checkpointing)
+    elif name in VARIANTS:
+        trunk = ResNet(name, width, norm, freeze_at, in_channels, stride_in_1x1, neck == "dc5", checkpointing)
+    elif name == "vgg16":
+        trunk = VGG16(width, "none" if norm == "frozen" else norm, freeze_at, in_channels)
+    else:
+        raise ValueError(f"[backbone] name = {name!r}; choose {', '.join(VARIANTS)}, vgg16, or timm/ and the name of "
+                         f"a model of timm")
+    if neck == "fpn":
+        plain = trunk.strides == (16,)
+        return SimplePyramid(trunk, pyramid_channels) if plain else FPN(trunk, pyramid_channels, pyramid_norm)
+    return C4(trunk) if neck == "c4" else DC5(trunk)

@@ -1,0 +1,115 @@
+"""Any model of timm that has feature maps, as a trunk."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+# What makes models with fixed input sizes take any: of Swin and its kin, and of plain vision transformers.
+ANY_SIZE = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
+
+
+class Timm(nn.Module):
+    """The feature maps of strides 4, 8, 16 and 32 of a model of timm, or the last one of a plain vision transformer.
+
+    Args:
+        name: of the model in timm, such as convnext_tiny.
+        norm: frozen turns the model's batch norms into fixed numbers, sync shares their statistics between processes,
+            batch leaves all norms as they are.
+        freeze_at: 0 trains everything, 1 freezes what comes before the stage of the first map, 2 that stage too, and so
+            on up to 5; of a plain transformer the embedding of patches is all that is frozen.
+        in_channels: of the images.
+        drop_path: rate of stochastic depth, for models that have it.
+        checkpointing: compute activations anew for the backward pass instead of keeping them.
+
+    Attributes:
+        channels, strides: of the outputs.
+
+    Raises:
+        ValueError: timm is not installed or has no such model, the model has no maps that serve, or cannot do what
+            was asked for.
+    """
+
+    def __init__(self, name: str, norm: str = "batch", freeze_at: int = 0, in_channels: int = 3,
+                 drop_path: float = 0.0, checkpointing: bool = False) -> None:
+        super().__init__()
+        if norm not in ("frozen", "batch", "sync"):
+            raise ValueError(f"timm/{name} has norms of its own: choose norm frozen, batch or sync, not {norm!r}")
+        self.name, self.in_channels = name, in_channels
+        self.model = create_model(name, in_channels, drop_path)
+        info = self.model.feature_info
+        last = {stride: i for i, stride in enumerate(info.reduction())}  # of several maps of a stride the deepest
+        self.chosen = [i for stride, i in sorted(last.items()) if stride in (4, 8, 16, 32)]
+        if not self.chosen:
+            raise ValueError(f"timm/{name} has maps of strides {info.reduction()}; a trunk needs some of 4, 8, 16, 32")
+        self.channels = tuple(info.channels()[i] for i in self.chosen)
+        self.strides = tuple(info.reduction()[i] for i in self.chosen)
+        self.channels_last = "NHWC" in str(getattr(self.model, "output_fmt", ""))
+        if checkpointing:
+            getattr(self.model, "model", self.model).set_grad_checkpointing(True)
+        if norm != "batch":
+            self._convert_norms(norm)
+        self._freeze(freeze_at)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[N, in_channels, H, W] -> maps [N, C, H / s, W / s], finest first"""
+        maps = self.model(images)
+        return [maps[i].permute(0, 3, 1, 2) if self.channels_last else maps[i] for i in self.chosen]
+
+    def published(self) -> dict[str, Tensor]:
+        """timm's own weights for this trunk, downloaded if need be."""
+        model = create_model(self.name, self.in_channels, pretrained=True)
+        return {f"model.{key}": value for key, value in model.state_dict().items()}
+
+    def train(self, mode: bool = True) -> "Timm":
+        """Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen:
+            part.train(False)
+        return self
+
+    def _convert_norms(self, norm: str) -> None:
+        from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+
+        self.model = freeze_batch_norm_2d(self.model) if norm == "frozen" else convert_sync_batchnorm(self.model)
+
+    def _freeze(self, freeze_at: int) -> None:
+        if not 0 <= freeze_at <= 5:
+            raise ValueError(f"timm/{self.name}: freeze_at {freeze_at} must be in 0..5")
+        names = [name for name, _ in self.model.named_parameters()]  # in the order of computation
+        if len(self.chosen) == 1:  # a plain transformer: its patches' embedding comes before all blocks
+            count = next(i for i, name in enumerate(names) if "blocks." in name) if freeze_at else 0
+        else:
+            ends = [self.model.feature_info.module_name()[i] for i in self.chosen]
+            stages = [[i for i, name in enumerate(names) if name.startswith((f"{end}.", f"{end.replace('.', '_')}."))]
+                      for end in ends]
+            count = [0, stages[0][0], *(stage[-1] + 1 for stage in stages)][min(freeze_at, len(stages) + 1)]
+        frozen = set(names[:count])
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        # With whatever lies within them: batch norms that were turned into buffers need no mode.
+        self._frozen = [part for part in self.model.modules() if list(part.parameters())
+                        and not any(parameter.requires_grad for parameter in part.parameters())]
+
+
+def create_model(name: str, in_channels: int = 3, drop_path: float = 0.0, pretrained: bool = False) -> Any:
+    """timm's model of this name with its feature maps as outputs. Raises ValueError as `Timm` does."""
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(f"timm/{name} needs timm: pip install timm") from None
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+        raise ValueError(f"timm has no model {name!r}; it has {', '.join(near) or 'others'}, ...")
+    asked: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    problem: Exception = ValueError("no features")
+    for sizes in ANY_SIZE:
+        try:
+            return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **asked,
+                                     **sizes)
+        except TypeError as error:  # an argument that this model does not have
+            problem = error
+        except (RuntimeError, AssertionError, AttributeError) as error:
+            problem = error
+            break
+    raise ValueError(f"timm/{name} cannot serve as a trunk" + (f" with drop_path {drop_path}" if drop_path else "")
+                     + f": {problem}") from problem

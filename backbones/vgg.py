@@ -1,0 +1,61 @@
+"""VGG16 (Simonyan and Zisserman, table 1, column D), with the key names of torchvision's weights."""
+
+from torch import Tensor, nn
+
+from ..tools.norm import make_norm
+
+
+class VGG16(nn.Module):
+    """Images to the maps behind the last three groups of convolutions and the last pooling.
+
+    Args:
+        width: channels of the first group; 64 is the published network.
+        norm: behind each convolution: none, as published, or another that `make_norm` knows.
+        freeze_at: 0 trains everything, 1 freezes the first group of convolutions, up to 5.
+        in_channels: of the images.
+
+    Attributes:
+        channels, strides: of the four outputs.
+
+    Raises:
+        ValueError: freeze_at outside 0..5.
+    """
+
+    def __init__(self, width: int = 64, norm: str = "none", freeze_at: int = 0, in_channels: int = 3) -> None:
+        super().__init__()
+        if not 0 <= freeze_at <= 5:
+            raise ValueError(f"VGG16: freeze_at {freeze_at} must be in 0..5")
+        layers: list[nn.Module] = []
+        self.ends = []  # of each group, behind its last activation
+        channels = in_channels
+        for convs, factor in ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8)):
+            for _ in range(convs):
+                conv = nn.Conv2d(channels, width * factor, 3, padding=1)
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(conv.bias)
+                normed = [] if norm == "none" else [make_norm(norm, width * factor)]
+                layers += [conv, *normed, nn.ReLU(inplace=True)]
+                channels = width * factor
+            self.ends.append(len(layers))
+            layers.append(nn.MaxPool2d(2, 2))
+        self.features = nn.Sequential(*layers)
+        self.channels, self.strides = (4 * width, 8 * width, 8 * width, 8 * width), (4, 8, 16, 32)
+        self._frozen = self.features[: self.ends[freeze_at - 1]] if freeze_at else []
+        for part in self._frozen:
+            part.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[N, in_channels, H, W] -> 4 maps [N, C, H / s, W / s]"""
+        outputs, x = [], images
+        for i, layer in enumerate(self.features, 1):
+            x = layer(x)
+            if i in self.ends[2:] or i == len(self.features):
+                outputs.append(x)
+        return outputs
+
+    def train(self, mode: bool = True) -> "VGG16":
+        """Frozen parts stay in evaluation mode."""
+        super().train(mode)
+        for part in self._frozen:
+            part.train(False)
+        return self

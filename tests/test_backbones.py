@@ -1,0 +1,228 @@
+"""Every backbone: builds from a line of configuration, trains a step, and predicts."""
+
+import pytest
+import torch
+import torchvision
+from small import overlay, small_data, small_model
+
+from maskrcnn import MaskRCNN
+from maskrcnn.backbones.resnet import VARIANTS, ResNet
+from maskrcnn.backbones.timm import Timm
+from maskrcnn.backbones.vgg import VGG16
+
+ONE_LEVEL = {"rpn": {"anchor_sizes": [16, 32, 64]}, "box": {"layers": 0, "pool_size": 14}, "mask": {"convs": 0}}
+# Groups need a width that they divide.
+RESNETS = {name: 4 if groups == 1 else 16 for name, (_, _, groups, _) in VARIANTS.items()}
+TIMM = ["convnext_atto", "swin_tiny_patch4_window7_224", "efficientnet_b0", "mobilenetv3_small_100",
+        "vit_tiny_patch16_224", "regnety_002", "resnet10t", "pvt_v2_b0"]
+
+
+def settings(name, neck="fpn", **more):
+    backbone = {"name": name, "neck": neck, "norm": "batch", "width": RESNETS.get(name, 4), **more}
+    return {"backbone": backbone, **({} if neck == "fpn" else ONE_LEVEL)}
+
+
+@pytest.mark.parametrize(("name", "neck"), [
+    *((name, neck) for name in RESNETS for neck in ("fpn", "c4", "dc5")), ("vgg16", "fpn"),
+    *((f"timm/{name}", "fpn") for name in TIMM)])
+def test_every_backbone_trains_and_predicts(name, neck):
+    if name.startswith("timm/"):
+        pytest.importorskip("timm")
+    model = small_model(changes=settings(name, neck)).train()
+    images, targets = small_data((2, 2))
+    losses = model(images, targets)
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+    maps = model.backbone(torch.rand(1, 3, 96, 64))
+    assert [tuple(x.shape[1:]) for x in maps] == [(c, -(-96 // s), -(-64 // s))
+                                                 for c, s in zip(model.backbone.channels, model.backbone.strides)]
+    detections = model.predict([image.mul(255).byte() for image in images])
+    assert [set(one) for one in detections] == [{"boxes", "labels", "scores", "masks"}] * 2
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "resnet10"])
+def test_resnets_are_torchvisions(name):
+    """The same keys and, for one random input, the same maps."""
+    theirs = torchvision.models.get_model(name, weights=None).eval()
+    ours = ResNet(name, norm="batch").eval()
+    ours.load_state_dict({key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")})
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        want = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
+        for stage, got in zip((theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4), ours(x)):
+            want = stage(want)
+            assert torch.allclose(got, want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+
+
+def test_the_dilated_stage_is_torchvisions():
+    theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, False, True]).eval()
+    ours = ResNet("resnet50", norm="batch", dilated=True).eval()
+    ours.load_state_dict({key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")})
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        want = theirs.layer4(ours(x)[2])
+        assert torch.allclose(ours(x)[3], want, rtol=1e-4, atol=1e-4 * want.abs().max().item())
+    assert ours.strides == (4, 8, 16, 16)
+
+
+def test_vgg16_is_torchvisions():
+    theirs, ours = torchvision.models.vgg16(weights=None).eval(), VGG16().eval()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k.startswith("features.")})
+    x = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        got = ours(x)
+        assert torch.allclose(got[-1], theirs.features(x), atol=1e-5)
+        assert torch.allclose(got[2], theirs.features[:30](x), atol=1e-5)
+    assert [tuple(m.shape[1:]) for m in got] == [(c, 64 // s, 96 // s) for c, s in zip(ours.channels, ours.strides)]
+
+
+def test_stride_in_the_first_convolution():
+    """As in the paper: the same shapes, another place of the stride."""
+    early, late = ResNet("resnet50", 8, stride_in_1x1=True), ResNet("resnet50", 8)
+    assert early.layer2[0].conv1.step == 2
+    assert early.layer2[0].conv2.stride == (1, 1)
+    x = torch.rand(1, 3, 64, 64)
+    assert [a.shape for a in early(x)] == [b.shape for b in late(x)]
+
+
+def test_the_last_stage_of_c4_is_in_the_heads_and_owned_by_the_backbone():
+    model = small_model(changes=settings("resnet10", "c4"))
+    assert not any("stage" in name for name, _ in model.named_parameters())
+    pooled = model.box_pool(model.backbone(torch.rand(1, 3, 64, 64)), torch.tensor([[0.0, 0, 32, 32]]),
+                            torch.zeros(1).long())
+    assert pooled.shape == (1, model.backbone.trunk.channels[3], 7, 7)
+    before = [p.clone() for p in model.backbone.trunk.layer4.parameters()]
+    sum(model.train()(*small_data()).values()).backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.backbone.trunk.layer4.parameters())
+    assert len(before) == len(list(model.backbone.trunk.layer4.parameters()))
+
+
+@pytest.mark.parametrize("neck", ["c4", "dc5"])
+def test_checkpoints_of_single_maps(tmp_path, neck):
+    model = small_model(changes=settings("resnet10", neck)).eval()
+    model.save(tmp_path / "model.pt")
+    images = small_data()[0]
+    with torch.no_grad():
+        for a, b in zip(model(images), MaskRCNN.load(tmp_path / "model.pt")(images)):
+            assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("name", ["resnet10", "timm/mobilenetv3_small_100", "timm/vit_tiny_patch16_224"])
+def test_checkpointing_changes_no_gradient(name):
+    pytest.importorskip("timm")
+    results = []
+    for checkpointing in (False, True):
+        norm = "group" if name == "resnet10" else "frozen"
+        model = small_model(changes=settings(name, norm=norm, checkpointing=checkpointing)).train()
+        torch.manual_seed(1)
+        sum(model(*small_data()).values()).backward()
+        results.append({key: p.grad for key, p in model.named_parameters()})
+    for key, grad in results[0].items():
+        assert torch.allclose(grad, results[1][key], rtol=1e-4, atol=1e-5), key
+
+
+@pytest.mark.parametrize(("name", "freeze_at", "frozen", "trained"), [
+    ("mobilenetv3_small_100", 1, ("conv_stem", "bn1"), ("blocks.0", "blocks.5")),
+    ("mobilenetv3_small_100", 2, ("conv_stem", "bn1", "blocks.0"), ("blocks.1", "blocks.5")),
+    ("convnext_atto", 3, ("stem", "stages_0", "stages_1"), ("stages_2", "stages_3")),
+    ("convnext_atto", 5, ("stem", "stages"), ()),
+    ("vit_tiny_patch16_224", 2, ("model.patch_embed", "model.pos_embed", "model.cls_token"), ("model.blocks",)),
+])
+def test_freezing_models_of_timm(name, freeze_at, frozen, trained):
+    pytest.importorskip("timm")
+    trunk = Timm(name, freeze_at=freeze_at).train()
+    for key, parameter in trunk.model.named_parameters():
+        if key.startswith(frozen):
+            assert not parameter.requires_grad, key
+        else:
+            assert parameter.requires_grad, key
+            assert not trained or key.startswith(trained) or "norm" in key or freeze_at < 5
+    for key, part in trunk.model.named_modules():
+        if key.startswith(frozen) and list(part.parameters()) and not key.endswith("blocks"):
+            assert not part.training, key
+    assert trunk.model.training == (freeze_at < 5)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "sync"])
+def test_norms_of_models_of_timm(norm):
+    pytest.importorskip("timm")
+    trunk = Timm("mobilenetv3_small_100", norm)
+    kinds = {type(part).__name__ for part in trunk.modules() if "Norm" in type(part).__name__}
+    assert all(kind.startswith("Frozen" if norm == "frozen" else "Sync") for kind in kinds), kinds
+    assert len(kinds) > 0
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_with_other_than_three_channels(channels):
+    pytest.importorskip("timm")
+    for name in ("resnet10", "vgg16", "timm/mobilenetv3_small_100"):
+        transform = {"mean": [0.5] * channels, "std": [0.25] * channels}
+        model = MaskRCNN(3, overlay(settings(name), {"transform": transform})).eval()
+        images = [torch.rand(channels, 64, 70)]
+        assert len(model(images)) == len(model.predict(images)) == 1
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"name": "resnet51"}, "choose resnet10, resnet18"), ({"name": "timm/no_such"}, "timm has no model 'no_such'"),
+    ({"neck": "fnp"}, "choose fpn, c4 or dc5"), ({"name": "vgg16", "neck": "c4"}, "last stage can be set apart"),
+    ({"drop_path": 0.1}, "has no stochastic depth"), ({"name": "resnext50_32x4d", "width": 6}, "does not divide"),
+    ({"name": "timm/convnext_atto", "norm": "group"}, "norms of its own"),
+    ({"name": "timm/vit_small_patch14_dinov2"}, r"strides \[14, 14, 14\]"),
+])
+def test_what_cannot_be_built(change, message):
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=message):
+        small_model(changes={"backbone": change})
+
+
+@pytest.mark.parametrize(("name", "channels"), [("timm/mobilenetv3_small_100", 3), ("timm/mobilenetv3_small_100", 4),
+                                                ("vgg16", 1), ("resnet18", 1), ("resnet18", 5), ("resnext50_32x4d", 3)])
+def test_published_weights(monkeypatch, name, channels):
+    """Of torchvision or timm, with the first convolution for as many channels as images have."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(5)
+    if name.startswith("timm/"):
+        source = timm.create_model(name[5:], features_only=True, in_chans=channels).state_dict()
+
+        def create(asked, pretrained, **arguments):
+            model = original(asked, **arguments)
+            if pretrained:
+                model.load_state_dict(source)
+            return model
+
+        original = timm.create_model
+        monkeypatch.setattr(timm, "create_model", create)
+    else:
+        source = torchvision.models.get_model(name, weights=None).state_dict()
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: source)
+    transform = {"mean": [0.5] * channels, "std": [0.25] * channels}
+    norm = "none" if name == "vgg16" else "batch"
+    model = small_model(changes={"transform": transform, "backbone": {"name": name, "width": 64, "norm": norm}},
+                        pretrained="imagenet")
+    got = model.backbone.trunk.state_dict()
+    first = "features.0.weight" if name == "vgg16" else "conv1.weight"
+    for key, value in source.items():
+        if name.startswith("timm/"):
+            assert torch.equal(got[f"model.{key}"], value), key
+        elif key != first and not key.startswith(("fc.", "classifier.")):
+            assert torch.equal(got[key], value), key
+    if not name.startswith("timm/") and channels != 3:
+        assert got[first].shape[1] == channels
+        grey = torch.rand(1, 1, 16, 16)
+        conv = torch.nn.functional.conv2d
+        want = conv(grey.expand(-1, 3, -1, -1), source[first])
+        if channels == 1:
+            assert torch.allclose(conv(grey, got[first]), want, atol=1e-5)
+        else:
+            assert conv(grey.expand(-1, channels, -1, -1), got[first]).std() / want.std() == pytest.approx(1, rel=0.3)
+
+
+def test_stochastic_depth():
+    pytest.importorskip("timm")
+    trunk = Timm("convnext_atto", drop_path=0.5)
+    x = torch.rand(1, 3, 64, 64)
+    assert not torch.equal(trunk.train()(x)[-1], trunk(x)[-1])
+    assert torch.equal(trunk.eval()(x)[-1], trunk(x)[-1])

@@ -1,0 +1,206 @@
+"""Weights of detectron2's models: its names and shapes, and each of its conventions that is another one than ours."""
+
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from small import overlay
+
+from maskrcnn import MaskRCNN
+from maskrcnn.proposal.anchors import Anchors
+from maskrcnn.tools.config import load_config
+from maskrcnn.tools.conversion import from_detectron2, load_arrays
+
+COCO = ROOT / "examples" / "coco"
+MODELS = {"r50-c4": ((3, 4, 6, 3), 1, 64, True), "r50-fpn": ((3, 4, 6, 3), 1, 64, False),
+          "r101-fpn": ((3, 4, 23, 3), 1, 64, False), "x101-fpn": ((3, 4, 23, 3), 32, 256, False)}
+
+
+def their_state(name, classes=80):
+    """A random state dict with detectron2's names and shapes, as its configuration of this model has them."""
+    blocks, groups, inner, c4 = MODELS[name]
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+
+    def layer(key, *shape, bias=True, norm=False):
+        state[f"{key}.weight"] = torch.randn(*shape, generator=generator) * 0.01
+        if bias:
+            state[f"{key}.bias"] = torch.randn(shape[0], generator=generator) * 0.01
+        if norm:
+            for part in ("weight", "bias", "running_mean", "running_var"):
+                state[f"{key}.norm.{part}"] = torch.rand(shape[0], generator=generator) + 0.5
+
+    prefix = "backbone" if c4 else "backbone.bottom_up"
+    layer(f"{prefix}.stem.conv1", 64, 3, 7, 7, bias=False, norm=True)
+    channels = 64
+    for stage, count in enumerate(blocks):
+        where = f"roi_heads.res{stage + 2}" if c4 and stage == 3 else f"{prefix}.res{stage + 2}"
+        width, out = inner * 2**stage, 256 * 2**stage
+        for block in range(count):
+            if block == 0:
+                layer(f"{where}.0.shortcut", out, channels, 1, 1, bias=False, norm=True)
+            layer(f"{where}.{block}.conv1", width, channels, 1, 1, bias=False, norm=True)
+            layer(f"{where}.{block}.conv2", width, width // groups, 3, 3, bias=False, norm=True)
+            layer(f"{where}.{block}.conv3", out, width, 1, 1, bias=False, norm=True)
+            channels = out
+    if not c4:
+        for level in range(2, 6):
+            layer(f"backbone.fpn_lateral{level}", 256, 256 * 2 ** (level - 2), 1, 1)
+            layer(f"backbone.fpn_output{level}", 256, 256, 3, 3)
+    deep, anchors = (1024, 15) if c4 else (256, 3)
+    layer("proposal_generator.rpn_head.conv", deep, deep, 3, 3)
+    layer("proposal_generator.rpn_head.objectness_logits", anchors, deep, 1, 1)
+    layer("proposal_generator.rpn_head.anchor_deltas", 4 * anchors, deep, 1, 1)
+    if not c4:
+        layer("roi_heads.box_head.fc1", 1024, 256 * 49)
+        layer("roi_heads.box_head.fc2", 1024, 1024)
+        for conv in range(1, 5):
+            layer(f"roi_heads.mask_head.mask_fcn{conv}", 256, 256, 3, 3)
+    pooled = 2048 if c4 else 1024
+    layer("roi_heads.box_predictor.cls_score", classes + 1, pooled)
+    layer("roi_heads.box_predictor.bbox_pred", 4 * classes, pooled)
+    state["roi_heads.mask_head.deconv.weight"] = torch.randn(2048 if c4 else 256, 256, 2, 2, generator=generator)
+    state["roi_heads.mask_head.deconv.bias"] = torch.zeros(256)
+    layer("roi_heads.mask_head.predictor", classes, 256, 1, 1)
+    state["pixel_mean"], state["pixel_std"] = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    state["proposal_generator.anchor_generator.cell_anchors.0"] = torch.zeros(anchors, 4)
+    return state
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_weight_has_its_place(name):
+    model = MaskRCNN(80, COCO / f"detectron2-{name}.ini")
+    state = their_state(name)
+    converted = from_detectron2(state)
+    assert {key: value.shape for key, value in converted.items()} == {
+        key: value.shape for key, value in model.state_dict().items()}
+    constants = 3
+    assert len(converted) == len(state) - constants
+    model.load_state_dict(converted)
+
+
+def test_a_file_of_the_model_zoo(tmp_path):
+    """A pickle of arrays, and a file that torch.save wrote: for 80 classes, and as a start for three."""
+    state = their_state("r50-c4")
+    arrays = {key: value.numpy() for key, value in state.items()}
+    with open(tmp_path / "zoo.pkl", "wb") as file:
+        pickle.dump({"model": OrderedDict(arrays), "__author__": "them", "matching_heuristics": False}, file)
+    torch.save({"model": state, "iteration": 3}, tmp_path / "own.pth")
+    want = from_detectron2(state)
+    for file in ("zoo.pkl", "own.pth"):
+        model = MaskRCNN(80, COCO / "detectron2-r50-c4.ini", tmp_path / file)
+        assert all(torch.equal(value, want[key]) for key, value in model.state_dict().items())
+    few = MaskRCNN(3, COCO / "detectron2-r50-c4.ini", tmp_path / "zoo.pkl").state_dict()
+    assert torch.equal(few["mask_head.upsample.weight"], want["mask_head.upsample.weight"])
+    assert few["mask_head.logits.weight"].shape[0] == 3
+
+
+class Harmful:
+    def __reduce__(self):
+        return (open, ("/tmp/harm", "w"))
+
+
+@pytest.mark.parametrize("content", [Harmful(), {"model": {"a": Harmful()}}, np.array([Harmful()], dtype=object)])
+def test_a_pickle_that_would_run_code_is_refused_by_name(tmp_path, content):
+    with open(tmp_path / "bad.pkl", "wb") as file:
+        pickle.dump(content, file)
+    with pytest.raises(ValueError, match=r"bad\.pkl is refused: it holds a pickled (_?io|builtins)\.open"):
+        load_arrays(tmp_path / "bad.pkl")
+    with pytest.raises(ValueError, match=r"bad\.pkl is refused"):
+        MaskRCNN(3, pretrained=tmp_path / "bad.pkl")
+
+
+def test_damaged_and_other_pickles(tmp_path):
+    for content in (b"", b"not a pickle", pickle.dumps({"model": np.zeros(9)})[:-20]):
+        (tmp_path / "bad.pkl").write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\.pkl"):
+            load_arrays(tmp_path / "bad.pkl")
+    (tmp_path / "other.pkl").write_bytes(pickle.dumps({"model": {"a": np.zeros(2)}}))
+    with pytest.raises(ValueError, match="neither a checkpoint"):
+        MaskRCNN(3, pretrained=tmp_path / "other.pkl")
+
+
+def test_unknown_keys_are_listed():
+    with pytest.raises(ValueError, match=r"not keys of detectron2's Mask R-CNN: roi_heads\.keypoint_head\.a"):
+        from_detectron2({"roi_heads.keypoint_head.a": torch.zeros(1)})
+
+
+# ------------------------------------------------------------------------------- conventions, from its documentation
+
+
+@pytest.mark.parametrize(("name", "mean", "std"), [
+    ("r50-fpn", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)), ("r50-c4", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),
+    ("x101-fpn", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395))])
+def test_pixels_are_blue_green_red_in_0_to_255(name, mean, std):
+    """MODEL.PIXEL_MEAN and PIXEL_STD count in INPUT.FORMAT BGR: the first convolution sees the same numbers."""
+    cfg = load_config(COCO / f"detectron2-{name}.ini")
+    image = torch.rand(1, 3, 32, 32, dtype=torch.float64)  # red, green, blue in 0..1
+    weight = torch.randn(4, 3, 7, 7, dtype=torch.float64)
+    blue_first = (image.flip(1) * 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    want = torch.nn.functional.conv2d(blue_first, weight)
+    converted = from_detectron2({"backbone.bottom_up.stem.conv1.weight": weight})["backbone.trunk.conv1.weight"]
+    ours = (image - torch.tensor(cfg.transform.mean).view(3, 1, 1)) / torch.tensor(cfg.transform.std).view(3, 1, 1)
+    assert torch.allclose(torch.nn.functional.conv2d(ours, converted), want, rtol=1e-4, atol=1e-4 * want.abs().max())
+
+
+def test_the_background_is_their_last_class():
+    weight = torch.arange(4.0)[:, None]
+    got = from_detectron2({"roi_heads.box_predictor.cls_score.weight": weight})["box_head.classification.weight"]
+    assert got.flatten().tolist() == [3, 0, 1, 2]
+
+
+def test_their_anchors_go_by_size_and_then_by_ratio():
+    """DefaultAnchorGenerator.generate_cell_anchors: for size in sizes: for ratio in ratios; w = sqrt(size^2 / ratio),
+    h = ratio * w; centred on the corner of each cell (offset 0), unrounded."""
+    cfg = load_config(COCO / "detectron2-r50-c4.ini").rpn
+    theirs = []
+    for size in (32, 64, 128, 256, 512):
+        for ratio in (0.5, 1.0, 2.0):
+            w = (size**2 / ratio) ** 0.5
+            h = ratio * w
+            theirs.append([-w / 2, -h / 2, w / 2, h / 2])
+    anchors = Anchors(cfg.anchor_sizes, cfg.anchor_ratios, (16,), cfg.anchor_centered, cfg.anchor_rounded)
+    ours = anchors([(2, 2)], (32, 32))[0].view(2, 2, 15, 4)
+    # Outputs that hold the number of the anchor they are for, in their order.
+    order = from_detectron2({
+        "proposal_generator.rpn_head.objectness_logits.weight": torch.arange(15.0).view(15, 1, 1, 1),
+        "proposal_generator.rpn_head.anchor_deltas.bias": torch.arange(60.0)})
+    numbers = order["proposal.objectness.weight"].flatten().long()
+    assert torch.allclose(ours[0, 0], torch.tensor(theirs)[numbers], atol=1e-3)
+    assert torch.allclose(ours[1, 0] - ours[0, 0], torch.tensor([0.0, 16, 0, 16]), atol=1e-4)
+    deltas = order["proposal.regression.bias"].view(15, 4)
+    assert torch.equal(deltas, numbers[:, None] * 4.0 + torch.arange(4))
+
+
+@pytest.mark.parametrize(("name", "early"), [("r50-fpn", True), ("r101-fpn", True), ("r50-c4", True),
+                                             ("x101-fpn", False)])
+def test_the_stride_of_their_blocks(name, early):
+    """MODEL.RESNETS.STRIDE_IN_1X1."""
+    trunk = MaskRCNN(1, COCO / f"detectron2-{name}.ini").backbone.trunk
+    assert [trunk.layer2[0].conv1.step, trunk.layer2[0].conv2.stride[0]] == ([2, 1] if early else [1, 2])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_settings(name):
+    """MODEL.RPN, ROI_HEADS, ROI_BOX_HEAD and ROI_MASK_HEAD of detectron2's defaults and of the model's own file."""
+    cfg, c4 = load_config(COCO / f"detectron2-{name}.ini"), name.endswith("c4")
+    assert (cfg.rpn.pre_nms_train, cfg.rpn.pre_nms_test) == ((12000, 6000) if c4 else (2000, 1000))
+    assert (cfg.rpn.post_nms_train, cfg.rpn.post_nms_test) == ((2000, 1000) if c4 else (1000, 1000))
+    assert (cfg.rpn.nms_iou, cfg.rpn.min_size, cfg.rpn.smooth_l1_beta) == (0.7, 0.0, 0.0)
+    assert (cfg.rpn.samples, cfg.rpn.positive_fraction) == (256, 0.5)
+    assert (cfg.rpn.positive_iou, cfg.rpn.negative_iou) == (0.7, 0.3)
+    assert (cfg.pooling.aligned, cfg.pooling.sampling_ratio) == (True, 0)
+    assert (cfg.box.score_threshold, cfg.box.nms_iou, cfg.box.max_detections, cfg.box.pre_nms) == (0.05, 0.5, 100, 0)
+    assert list(cfg.box.delta_weights) == [10, 10, 5, 5]
+    assert (cfg.box.pool_size, cfg.mask.pool_size) == ((14, 14) if c4 else (7, 14))
+    assert (cfg.box.samples, cfg.box.positive_fraction, cfg.box.smooth_l1_beta) == (512, 0.25, 0.0)
+
+
+def test_a_small_c4_predicts_with_these_settings():
+    cfg = load_config(COCO / "detectron2-r50-c4.ini", overlay({"rpn": {"anchor_sizes": [8, 16, 32, 64, 128]}}),
+                      {"backbone": {"neck": "c4"}})
+    model = MaskRCNN(3, cfg).eval()
+    assert len(model.predict([np.zeros((50, 70, 3), dtype=np.uint8)])) == 1

@@ -1,0 +1,210 @@
+"""Weights of other libraries under the names and conventions of this one, and back."""
+
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Eps of every batch norm in this library, and of torchvision's. torchvision sets it to 0 for its published v1 weights.
+NORM_EPS = 1e-5
+# Weights that a converted file has and that nothing reads: kept under this prefix, for the way back.
+UNUSED = "unused."
+
+# torchvision's maskrcnn_resnet50_fpn and, where they differ, maskrcnn_resnet50_fpn_v2: its name and ours. {i} is a
+# number that both share, and {rest} the end of the name.
+TORCHVISION_BOTH = [
+    ("backbone.body.{rest}", "backbone.trunk.{rest}"),
+    ("backbone.fpn.inner_blocks.{i}.{rest}", "backbone.lateral.{i}.{rest}"),
+    ("backbone.fpn.layer_blocks.{i}.{rest}", "backbone.smooth.{i}.{rest}"),
+    ("rpn.head.conv.{i}.0.{rest}", "proposal.convs.{i}.{rest}"),
+    ("rpn.head.cls_logits.{rest}", "proposal.objectness.{rest}"),
+    ("rpn.head.bbox_pred.{rest}", "proposal.regression.{rest}"),
+    ("roi_heads.box_predictor.cls_score.{rest}", "box_head.classification.{rest}"),
+    ("roi_heads.box_predictor.bbox_pred.{rest}", "box_head.regression.{rest}"),
+    ("roi_heads.mask_head.{i}.{rest}", "mask_head.convs.{i}.{rest}"),
+    ("roi_heads.mask_predictor.conv5_mask.{rest}", "mask_head.upsample.{rest}"),
+    ("roi_heads.mask_predictor.mask_fcn_logits.{rest}", "mask_head.logits.{rest}"),
+]
+TORCHVISION_V1 = [("roi_heads.box_head.fc6.{rest}", "box_head.layers.0.{rest}"),
+                  ("roi_heads.box_head.fc7.{rest}", "box_head.layers.1.{rest}"), *TORCHVISION_BOTH]
+TORCHVISION_V2 = [("roi_heads.box_head.5.{rest}", "box_head.layers.0.{rest}"),  # behind four convolutions and a flatten
+                  ("roi_heads.box_head.{i}.{rest}", "box_head.convs.{i}.{rest}"), *TORCHVISION_BOTH]
+# Checkpoints from before torchvision 0.14 name some layers of v1 otherwise.
+TORCHVISION_OLD = [
+    (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
+    (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}"),
+]
+
+# detectron2's GeneralizedRCNN, with ResNet-FPN or C4: patterns, and our names.
+DETECTRON2_STAGE = r"(?:backbone\.(?:bottom_up\.)?|roi_heads\.)res(\d)\.(\d+)\."
+DETECTRON2 = [
+    (r"backbone\.(?:bottom_up\.)?stem\.conv1\.weight", "backbone.trunk.conv1.weight"),
+    (r"backbone\.(?:bottom_up\.)?stem\.conv1\.norm\.(\w+)", r"backbone.trunk.bn1.\1"),
+    (DETECTRON2_STAGE + r"conv(\d)\.weight", lambda m: f"backbone.trunk.layer{int(m[1]) - 1}.{m[2]}.conv{m[3]}.weight"),
+    (DETECTRON2_STAGE + r"conv(\d)\.norm\.(\w+)",
+     lambda m: f"backbone.trunk.layer{int(m[1]) - 1}.{m[2]}.bn{m[3]}.{m[4]}"),
+    (DETECTRON2_STAGE + r"shortcut\.weight",
+     lambda m: f"backbone.trunk.layer{int(m[1]) - 1}.{m[2]}.downsample.0.weight"),
+    (DETECTRON2_STAGE + r"shortcut\.norm\.(\w+)",
+     lambda m: f"backbone.trunk.layer{int(m[1]) - 1}.{m[2]}.downsample.1.{m[3]}"),
+    (r"backbone\.fpn_lateral(\d)\.(weight|bias)", lambda m: f"backbone.lateral.{int(m[1]) - 2}.0.{m[2]}"),
+    (r"backbone\.fpn_lateral(\d)\.norm\.(\w+)", lambda m: f"backbone.lateral.{int(m[1]) - 2}.1.{m[2]}"),
+    (r"backbone\.fpn_output(\d)\.(weight|bias)", lambda m: f"backbone.smooth.{int(m[1]) - 2}.0.{m[2]}"),
+    (r"backbone\.fpn_output(\d)\.norm\.(\w+)", lambda m: f"backbone.smooth.{int(m[1]) - 2}.1.{m[2]}"),
+    (r"proposal_generator\.rpn_head\.conv\.(weight|bias)", r"proposal.convs.0.\1"),
+    (r"proposal_generator\.rpn_head\.objectness_logits\.(weight|bias)", r"proposal.objectness.\1"),
+    (r"proposal_generator\.rpn_head\.anchor_deltas\.(weight|bias)", r"proposal.regression.\1"),
+    (r"roi_heads\.box_head\.fc(\d)\.(weight|bias)", lambda m: f"box_head.layers.{int(m[1]) - 1}.{m[2]}"),
+    (r"roi_heads\.box_head\.conv(\d)\.(weight|bias)", lambda m: f"box_head.convs.{int(m[1]) - 1}.0.{m[2]}"),
+    (r"roi_heads\.box_head\.conv(\d)\.norm\.(\w+)", lambda m: f"box_head.convs.{int(m[1]) - 1}.1.{m[2]}"),
+    (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"box_head.classification.\1"),
+    (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"box_head.regression.\1"),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", lambda m: f"mask_head.convs.{int(m[1]) - 1}.0.{m[2]}"),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.norm\.(\w+)", lambda m: f"mask_head.convs.{int(m[1]) - 1}.1.{m[2]}"),
+    (r"roi_heads\.mask_head\.deconv\.(weight|bias)", r"mask_head.upsample.\1"),
+    (r"roi_heads\.mask_head\.predictor\.(weight|bias)", r"mask_head.logits.\1"),
+]
+# What a pickle of arrays and plain data calls.
+ARRAYS = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict"),
+          ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"),
+          ("numpy._core.numeric", "_frombuffer")}
+# Constants that its configuration holds, and ours.
+DETECTRON2_CONSTANTS = r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\.cell_anchors\.\d+"
+
+
+def from_torchvision(state_dict: Mapping[str, Tensor], norm_eps: float = NORM_EPS) -> dict[str, Tensor]:
+    """Weights of torchvision's `maskrcnn_resnet50_fpn` or `maskrcnn_resnet50_fpn_v2` under the names of this library.
+
+    torchvision has outputs for the background in its box regression and its masks that nothing ever reads: they are
+    kept as "unused.*", which loading passes over and `to_torchvision` puts back. Use with examples/coco/torchvision.ini
+    or torchvision-v2.ini, and `num_classes` one less than torchvision's.
+
+    Args:
+        state_dict: of the torchvision model, of any torchvision version.
+        norm_eps: the eps of its batch norms. Norms here add 1e-5 to the variance, as torchvision's do by default, but
+            for its published v1 weights torchvision sets 0: the difference is then worked into the norms' weights.
+
+    Raises:
+        ValueError: listing keys that are not of these models.
+    """
+    modern = {_renamed(key, TORCHVISION_OLD) or key: value for key, value in state_dict.items()}
+    names = TORCHVISION_V1 if "roi_heads.box_head.fc6.weight" in modern else TORCHVISION_V2
+    patterns = [(_pattern(theirs), _template(ours)) for theirs, ours in names]
+    converted = _convert(modern, patterns, "torchvision's maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2")
+    for key, rows in (("box_head.regression", 4), ("mask_head.logits", 1)):
+        for kind in (f"{key}.weight", f"{key}.bias"):
+            if kind in converted:
+                converted[UNUSED + kind], converted[kind] = converted[kind][:rows], converted[kind][rows:]
+    if norm_eps != NORM_EPS:
+        for key in [k for k in converted if k.endswith("running_var")]:
+            weight = key.replace("running_var", "weight")
+            converted[weight] = converted[weight] * ((converted[key] + NORM_EPS) / (converted[key] + norm_eps)).sqrt()
+    return converted
+
+
+def to_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a model built with examples/coco/torchvision.ini or torchvision-v2.ini under torchvision's names for
+    `maskrcnn_resnet50_fpn` (with batch norms of eps 1e-5) or `maskrcnn_resnet50_fpn_v2`: the inverse of
+    `from_torchvision`. What torchvision has for the background and nothing reads is zero where it is not known.
+
+    Raises:
+        ValueError: listing keys that have no place in these models.
+    """
+    names = TORCHVISION_V2 if "box_head.convs.0.0.weight" in state_dict else TORCHVISION_V1
+    own = {key: value for key, value in state_dict.items() if not key.startswith(UNUSED)}
+    for key, rows in (("box_head.regression", 4), ("mask_head.logits", 1)):
+        for kind in (f"{key}.weight", f"{key}.bias"):
+            if kind in own:
+                background = state_dict.get(UNUSED + kind, own[kind].new_zeros(rows, *own[kind].shape[1:]))
+                own[kind] = torch.cat([background, own[kind]])
+    patterns = [(_pattern(ours), _template(theirs)) for theirs, ours in names]
+    return _convert(own, patterns, "a model that torchvision's maskrcnn_resnet50_fpn or _v2 can be")
+
+
+def from_detectron2(state_dict: Mapping[str, Any], anchor_ratios: int = 3) -> dict[str, Tensor]:
+    """Weights of detectron2's Mask R-CNN or Faster R-CNN, with ResNet and FPN or C4, under the names of this library.
+
+    Use with the configuration under examples/coco/ of that model. Beside the names, these differ: detectron2 takes
+    images in BGR order (the first convolution's input channels are turned around), has the background as its last
+    class, and in C4 orders anchors by size and then by ratio.
+
+    Args:
+        state_dict: tensors or arrays by detectron2's names.
+        anchor_ratios: the number of ratios of its anchors.
+
+    Raises:
+        ValueError: listing keys that are not of these models.
+    """
+    state = {key: torch.as_tensor(value) for key, value in state_dict.items()
+             if not re.fullmatch(DETECTRON2_CONSTANTS, key)}
+    converted = _convert(state, DETECTRON2, "detectron2's Mask R-CNN")
+    stem = "backbone.trunk.conv1.weight"
+    if stem in converted:
+        converted[stem] = converted[stem].flip(1)
+    for kind in ("weight", "bias"):
+        key = f"box_head.classification.{kind}"
+        if key in converted:
+            converted[key] = converted[key].roll(1, dims=0)  # background last -> first
+        for key, numbers in ((f"proposal.objectness.{kind}", 1), (f"proposal.regression.{kind}", 4)):
+            if key in converted:
+                sizes = len(converted[key]) // (anchor_ratios * numbers)
+                by_size = converted[key].unflatten(0, (sizes, anchor_ratios, numbers))
+                converted[key] = by_size.transpose(0, 1).flatten(0, 2)
+    return converted
+
+
+class _Arrays(pickle.Unpickler):
+    """Builds arrays and plain data, and nothing else: a pickle could name any function to be called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module = module.replace("numpy.core.", "numpy._core.")  # the name before NumPy 2
+        if (module, name) not in ARRAYS:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        if module.startswith("numpy._core.") and int(np.__version__.split(".")[0]) < 2:
+            module = module.replace("numpy._core.", "numpy.core.")
+        return super().find_class(module, name)
+
+
+def load_arrays(path: str | Path) -> Any:
+    """A pickle of arrays and plain data, as detectron2's model zoo has them.
+
+    Raises:
+        ValueError: it holds anything else, which is named and not run, or is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _Arrays(file, encoding="latin1").load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is refused: it holds a pickled {error}. Only arrays and plain data are loaded, as "
+                         f"other objects could run code; or the file is damaged") from error
+    except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+        raise ValueError(f"{path} is no readable pickle: {error}") from error
+
+
+def _convert(state: Mapping[str, Tensor], patterns: Sequence[tuple], source: str) -> dict[str, Tensor]:
+    names = {key: _renamed(key, patterns) for key in state}
+    unknown = [key for key, name in names.items() if name is None]
+    if unknown:
+        raise ValueError(f"not keys of {source}: {', '.join(unknown)}")
+    return {name: state[key] for key, name in names.items() if name is not None}
+
+
+def _renamed(key: str, patterns: Sequence[tuple]) -> str | None:
+    for pattern, name in patterns:
+        if re.fullmatch(pattern, key):
+            return re.sub(pattern, name, key)
+    return None
+
+
+def _pattern(name: str) -> str:
+    return re.escape(name).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{rest\}", "(?P<rest>.+)")
+
+
+def _template(name: str) -> str:
+    return name.replace("{i}", r"\g<i>").replace("{rest}", r"\g<rest>")
