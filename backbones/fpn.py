@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tools.norm import make_norm
+from ..tools.norm import conv_norm
 
 
 class FPN(nn.Module):
@@ -22,15 +22,9 @@ class FPN(nn.Module):
 
     def __init__(self, trunk: Any, channels: int = 256, norm: str = "none") -> None:
         super().__init__()
-        if norm == "frozen":
-            raise ValueError("FPN: norm frozen would stay the identity; choose none, batch, sync, group or layer")
         self.trunk = trunk
-        bias = norm == "none"
-        self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, channels, 1, bias=bias), make_norm(norm, channels)) for c in trunk.channels)
-        self.smooth = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=bias), make_norm(norm, channels))
-            for _ in trunk.channels)
+        self.lateral = nn.ModuleList(conv_norm(c, channels, 1, norm) for c in trunk.channels)
+        self.smooth = nn.ModuleList(conv_norm(channels, channels, 3, norm) for _ in trunk.channels)
         self.channels = (channels,) * (len(trunk.channels) + 1)
         self.strides = (*trunk.strides, trunk.strides[-1] * 2)
         for module in [*self.lateral.modules(), *self.smooth.modules()]:

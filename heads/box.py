@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tools.norm import make_norm
+from ..tools.norm import conv_norm
 
 
 class BoxHead(nn.Module):
@@ -21,7 +21,7 @@ class BoxHead(nn.Module):
         num_classes: K, foreground classes.
         layers: number of fully connected layers. Without any, the mean over the bins takes their place.
         convs, conv_channels: number of convolutions, and their width.
-        norm: behind each convolution; see `make_norm`.
+        norm: behind each convolution; see `conv_norm`.
         class_agnostic: one box for all classes instead of one each.
     """
 
@@ -29,9 +29,7 @@ class BoxHead(nn.Module):
                  conv_channels: int = 256, norm: str = "none", class_agnostic: bool = False) -> None:
         super().__init__()
         widths = [channels] + [conv_channels] * convs
-        self.convs = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=norm == "none"), make_norm(norm, b))
-            for a, b in pairwise(widths))
+        self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
         sizes = [widths[-1] * (side**2 if layers else 1)] + [hidden] * layers
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.classification = nn.Linear(sizes[-1], num_classes + 1)

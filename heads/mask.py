@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tools.norm import make_norm
+from ..tools.norm import conv_norm
 
 
 class MaskHead(nn.Module):
@@ -16,16 +16,14 @@ class MaskHead(nn.Module):
         num_classes: K, foreground classes.
         convs: number of 3x3 convolutions.
         channels: of them and of the upsampling.
-        norm: behind each 3x3 convolution; see `make_norm`.
+        norm: behind each 3x3 convolution; see `conv_norm`.
     """
 
     def __init__(self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256,
                  norm: str = "none") -> None:
         super().__init__()
         widths = [in_channels] + [channels] * convs
-        self.convs = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=norm == "none"), make_norm(norm, b))
-            for a, b in pairwise(widths))
+        self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
         self.upsample = nn.ConvTranspose2d(widths[-1], channels, 2, 2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
         for conv in [*(conv for conv, _ in self.convs), self.upsample, self.logits]:

@@ -64,3 +64,15 @@ def make_norm(name: str, channels: int) -> nn.Module:
     if name == "none":
         return nn.Identity()
     raise ValueError(f"unknown norm {name!r}; choose frozen, batch, sync, group, layer or none")
+
+
+def conv_norm(in_channels: int, out_channels: int, size: int, norm: str) -> nn.Sequential:
+    """A convolution that keeps the resolution, and the norm behind it, in whose place `none` leaves a bias.
+
+    Raises:
+        ValueError: for the norm frozen: it is for weights that were trained with it, and else stays the identity.
+    """
+    if norm == "frozen":
+        raise ValueError("norm frozen would stay the identity here; choose none, batch, sync, group or layer")
+    conv = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=norm == "none")
+    return nn.Sequential(conv, make_norm(norm, out_channels))
