@@ -186,7 +186,8 @@ class MaskRCNN(nn.Module):
         return losses
 
     def predict(self, images: Sequence[Any], batch_size: int = 4) -> list[dict[str, Tensor]]:
-        """Detections of image files, PIL images, [h, w, 3] uint8 arrays or [3, h, w] tensors; see `forward`.
+        """Detections of image files, PIL images, [h, w, 3] arrays of uint8 or uint16, or [3, h, w] tensors; see
+        `forward`. A model for other than three channels takes images with as many.
 
         The modes of the model and its parts (training or evaluation) are left as they were.
 
@@ -200,7 +201,7 @@ class MaskRCNN(nn.Module):
         results = []
         with evaluating(self), torch.no_grad():
             for start in range(0, len(images), batch_size):
-                chunk = [as_image(image, f"images[{i}]")
+                chunk = [as_image(image, f"images[{i}]", len(self.transform.mean))
                          for i, image in enumerate(images[start : start + batch_size], start)]
                 check_images(chunk, len(self.transform.mean), start)
                 results += self(chunk)

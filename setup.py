@@ -70,6 +70,7 @@ setup(
         "pillow>=10.1",
         "easydict>=1.10",
         "numpy>=1.23",
+        "safetensors>=0.4",
         "tqdm>=4.60",
         "matplotlib>=3.6",
         "faster-coco-eval>=1.6",

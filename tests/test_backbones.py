@@ -1,14 +1,18 @@
 """Every backbone: builds from a line of configuration, trains a step, and predicts."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from small import overlay, small_data, small_model
 
 from maskrcnn import MaskRCNN
 from maskrcnn.backbones.resnet import VARIANTS, ResNet
 from maskrcnn.backbones.timm import Timm
 from maskrcnn.backbones.vgg import VGG16
+from maskrcnn.tools.images import as_image, read_image
+from maskrcnn.tools.visualize import draw
 
 ONE_LEVEL = {"rpn": {"anchor_sizes": [16, 32, 64]}, "box": {"layers": 0, "pool_size": 14}, "mask": {"convs": 0}}
 # Groups need a width that they divide.
@@ -163,6 +167,32 @@ def test_images_with_other_than_three_channels(channels):
         model = MaskRCNN(3, overlay(settings(name), {"transform": transform})).eval()
         images = [torch.rand(channels, 64, 70)]
         assert len(model(images)) == len(model.predict(images)) == 1
+
+
+def test_files_with_other_than_three_channels(tmp_path):
+    """Grey of 8 and 16 bits, and four bands: nothing is rounded, and nothing made up."""
+    grey, deep = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20, np.arange(12, dtype=np.uint16).reshape(3, 4) * 5001
+    bands = np.random.default_rng(0).integers(0, 256, (3, 4, 4), dtype=np.uint8)
+    for name, array in (("grey.png", grey), ("deep.png", deep), ("bands.png", bands)):
+        Image.fromarray(array).save(tmp_path / name)
+    assert torch.equal(read_image(tmp_path / "grey.png", 1)[0], torch.from_numpy(grey))
+    want = torch.from_numpy(deep.astype(np.float32) / 65535)
+    for image in (tmp_path / "deep.png", Image.open(tmp_path / "deep.png"), deep, deep[:, :, None]):
+        assert torch.allclose(as_image(image, channels=1)[0], want)
+    for image in (tmp_path / "bands.png", Image.open(tmp_path / "bands.png"), bands):
+        assert torch.equal(as_image(image, channels=4), torch.from_numpy(bands.transpose(2, 0, 1).copy()))
+    assert as_image(tmp_path / "bands.png", channels=1).shape == (1, 3, 4)
+    assert as_image(deep).dtype == torch.float32
+    for image in (tmp_path / "grey.png", Image.fromarray(grey), grey):
+        with pytest.raises(ValueError, match=r"1 bands \(L\), and 4 are needed|\[h, w, 4\]"):
+            as_image(image, channels=4)
+    model = small_model(changes={"transform": {"mean": [0.5] * 4, "std": [0.2] * 4}})
+    found = model.predict([tmp_path / "bands.png", bands])
+    assert len(found) == 2
+    for image in (torch.from_numpy(bands.transpose(2, 0, 1).copy()), torch.rand(1, 3, 4), torch.rand(2, 3, 4)):
+        assert draw(image, found[0]).mode == "RGB"
+    with pytest.raises(ValueError, match=r"grey\.png: it has 1 bands"):
+        model.predict([tmp_path / "grey.png"])
 
 
 @pytest.mark.parametrize(("change", "message"), [

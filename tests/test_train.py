@@ -351,6 +351,23 @@ def test_the_published_sample(tmp_path):
     assert metrics["test/mask_AP50"] > 0.8
 
 
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return cst.generate(tmp_path_factory.mktemp("shapes") / "cst", cst.SIZES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [
+    {"backbone": {"neck": "c4"}, "box": {"layers": 0, "pool_size": 14}, "mask": {"convs": 0}},
+    {"backbone": {"name": "timm/mobilenetv3_small_100"}}], ids=["C4", "MobileNetV3"])
+def test_very_different_backbones_learn_the_example(shapes, tmp_path, changes):
+    """By its configuration and a few lines more, from scratch; each takes about two minutes on two cores."""
+    metrics = train(ROOT / "examples" / "cst-dataset" / "config.ini", **changes, data={"root": str(shapes)},
+                    train={"output": str(tmp_path / "run"), "epochs": 4})
+    assert metrics["test/mask_AP50"] >= 0.5
+    assert metrics["test/box_AP50"] >= 0.5
+
+
 @pytest.mark.slow
 def test_the_main_job(tmp_path, monkeypatch):
     """What the README promises: data, training and evaluation by one command, with these figures."""

@@ -4,6 +4,7 @@ import pickle
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from conftest import ROOT
@@ -37,6 +38,29 @@ def test_save_and_load(tmp_path):
     stricter = MaskRCNN.load(tmp_path / "model.pt", {"box": {"score_threshold": 0.9}})
     assert stricter.config.box.score_threshold == 0.9
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_safetensors(tmp_path):
+    """The same model in that format; also as weights to start from, and tensors of other origin."""
+    model = small_model(class_names=["a", "b", "c"]).eval()
+    model.save(tmp_path / "model.safetensors")
+    loaded = MaskRCNN.load(tmp_path / "model.safetensors")
+    assert loaded.class_names == ["a", "b", "c"]
+    assert loaded.config == model.config
+    assert same(loaded.state_dict(), model.state_dict())
+    assert same(small_model(pretrained=tmp_path / "model.safetensors").state_dict(), model.state_dict())
+    trunk = torchvision.models.resnet18().state_dict()
+    safetensors.torch.save_file(trunk, tmp_path / "trunk.safetensors")
+    started = small_model(pretrained=tmp_path / "trunk.safetensors",
+                          changes={"backbone": {"name": "resnet18", "width": 64}})
+    assert torch.equal(started.backbone.trunk.conv1.weight, trunk["conv1.weight"])
+    with pytest.raises(ValueError, match="no checkpoint of this library"):
+        MaskRCNN.load(tmp_path / "trunk.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    for damaged in (b"", b"abc", content[: len(content) // 2], content[:-1]):
+        (tmp_path / "bad.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"bad\.safetensors is no readable file of safetensors"):
+            MaskRCNN.load(tmp_path / "bad.safetensors")
 
 
 def test_an_injected_part_is_given_again(tmp_path):

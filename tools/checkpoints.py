@@ -1,5 +1,6 @@
-"""Checkpoint files: tensors and plain data, whole or refused."""
+"""Checkpoint files: tensors and plain data, whole or refused. What ends in .safetensors is of that format."""
 
+import json
 import os
 import pickle
 import re
@@ -8,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -20,7 +23,12 @@ def save_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None
     """Tensors and plain data into one file, atomically: after a crash the file is the old one or the new one."""
     with atomic(path) as part:
         try:
-            torch.save(dict(content), part)
+            if Path(path).suffix == ".safetensors":
+                plain = json.dumps({key: value for key, value in content.items() if key != "model"})
+                tensors = {key: value.contiguous() for key, value in content["model"].items()}
+                safetensors.torch.save_file(tensors, part, {"maskrcnn": plain})
+            else:
+                torch.save(dict(content), part)
         except RuntimeError as error:  # torch's own way of saying that the disk is full
             raise OSError(f"cannot write {path}: {str(error).partition(chr(10))[0]}") from error
 
@@ -46,9 +54,18 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def load_tensors(path: str | os.PathLike) -> Any:
-    """What torch.save wrote, as long as it is tensors and plain data. Raises ValueError as `load_checkpoint` does."""
+    """What torch.save wrote, as long as it is tensors and plain data, or a file of safetensors: a checkpoint, or, of
+    other origin, a dict of tensors. Raises ValueError as `load_checkpoint` does."""
     if not Path(path).is_file():
         raise ValueError(f"no checkpoint file {path}")
+    if Path(path).suffix == ".safetensors":
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no dict
+                plain = (file.metadata() or {}).get("maskrcnn")
+            return tensors if plain is None else {**json.loads(plain), "model": tensors}
+        except (safetensors.SafetensorError, ValueError, OSError) as error:
+            raise ValueError(f"{path} is no readable file of safetensors: {error}") from error
     try:
         if zipfile.is_zipfile(path):  # torch itself does not look at the check sums
             with zipfile.ZipFile(path) as archive:

@@ -128,6 +128,8 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
 def _pixels(image: Any) -> Tensor:
     """An image of any accepted kind as a uint8 tensor [3, h, w] on the CPU."""
     pixels = as_image(image).detach().cpu()
+    if pixels.ndim == 3 and 0 < pixels.shape[0] <= 16:  # grey, or more bands than can be shown
+        pixels = pixels[:3] if pixels.shape[0] >= 3 else pixels[:1].expand(3, -1, -1)
     if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.numel() == 0:
         raise ValueError(f"image must be a tensor [3, h, w], or an array [h, w, 3], got {list(pixels.shape)}")
     if pixels.is_floating_point() and -0.01 <= pixels.min() <= pixels.max() <= 1.01:  # resizing may overshoot a little
