@@ -24,6 +24,8 @@ def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int,
                          f"{', '.join(VARIANTS)}; not {name!r}")
     if drop_path and not name.startswith("timm/"):
         raise ValueError(f"[backbone] drop_path = {drop_path}: {name} has no stochastic depth, models of timm may")
+    if checkpointing and name == "vgg16":
+        raise ValueError("[backbone] checkpointing = yes: vgg16 cannot do that")
     trunk: nn.Module
     if name.startswith("timm/"):
         trunk = Timm(name.removeprefix("timm/"), norm, freeze_at, in_channels, drop_path, checkpointing)

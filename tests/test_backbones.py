@@ -200,6 +200,7 @@ def test_files_with_other_than_three_channels(tmp_path):
     ({"neck": "fnp"}, "choose fpn, c4 or dc5"), ({"name": "vgg16", "neck": "c4"}, "last stage can be set apart"),
     ({"drop_path": 0.1}, "has no stochastic depth"), ({"name": "resnext50_32x4d", "width": 6}, "does not divide"),
     ({"name": "timm/convnext_atto", "norm": "group"}, "norms of its own"),
+    ({"name": "vgg16", "checkpointing": True}, "vgg16 cannot"),
     ({"name": "timm/vit_small_patch14_dinov2"}, r"strides \[14, 14, 14\]"),
 ])
 def test_what_cannot_be_built(change, message):

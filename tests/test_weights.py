@@ -9,7 +9,12 @@ import torch
 import torchvision
 from conftest import ROOT
 from small import small_data, small_model
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights, maskrcnn_resnet50_fpn
+from torchvision.models.detection import (
+    MaskRCNN_ResNet50_FPN_V2_Weights,
+    MaskRCNN_ResNet50_FPN_Weights,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
+)
 
 from maskrcnn import MaskRCNN
 from maskrcnn.tools import weights
@@ -321,6 +326,18 @@ def published():
         elif key.endswith("running_mean"):
             value.normal_()
     return {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+
+
+def test_coco_weights_of_v2(hub):
+    """Found by the architecture, which is that of torchvision-v2.ini."""
+    meta = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
+    state = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None).state_dict()
+    torch.save(state, hub / meta.url.rsplit("/", 1)[1])
+    model = MaskRCNN(80, INI.with_name("torchvision-v2.ini"), "coco")
+    row = meta.meta["categories"].index("toothbrush")
+    assert torch.equal(model.box_head.classification.bias[80], state["roi_heads.box_predictor.cls_score.bias"][row])
+    assert torch.equal(model.box_head.convs[3][1].running_var, state["roi_heads.box_head.3.1.running_var"])
+    assert torch.equal(model.mask_head.convs[0][0].weight, state["roi_heads.mask_head.0.0.weight"])
 
 
 def test_coco_weights(hub, published, caplog):
