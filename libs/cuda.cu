@@ -225,6 +225,35 @@ DEVICE static inline place place_of(const pyramid &pyramid, const rois &rois, in
     return at;
 }
 
+/* Where, from the beginning of a map, the four cells around a sample begin, and what share each has in it. */
+struct sample {
+    int64_t c00, c01, c10, c11;
+    float w00, w01, w10, w11;
+};
+
+/* Calls visit(sample) for every sample of bin i, j that lies on the map. */
+template <class Visit>
+DEVICE static inline void each_sample(const place &at, int bins, int i, int j, int64_t channels, Visit visit)
+{
+    for (int ky = 0; ky < at.count_y; ky++) {
+        int y0, y1;
+        float wy0, wy1;
+        linear(at.low_y, at.length_y, bins, at.count_y, i, ky, at.height, &y0, &y1, &wy0, &wy1);
+        if (wy0 == 0 && wy1 == 0)
+            continue;
+        for (int kx = 0; kx < at.count_x; kx++) {
+            int x0, x1;
+            float wx0, wx1;
+            linear(at.low_x, at.length_x, bins, at.count_x, j, kx, at.width, &x0, &x1, &wx0, &wx1);
+            if (wx0 == 0 && wx1 == 0)
+                continue;
+            int64_t upper = (int64_t)y0 * at.width, lower = (int64_t)y1 * at.width;
+            visit(sample{(upper + x0) * channels, (upper + x1) * channels, (lower + x0) * channels,
+                         (lower + x1) * channels, wy0 * wx0, wy0 * wx1, wy1 * wx0, wy1 * wx1});
+        }
+    }
+}
+
 /* One warp an output bin: its lanes take the channels, WIDTH neighbours in each of PACKS places, so that every access is
  * to consecutive memory. An index that reaches outside gives NaN: to stop for it, the host would have to wait for the
  * device. */
@@ -246,37 +275,20 @@ DEVICE static void roi_align(const pyramid &pyramid, const rois &rois, T *pooled
         for (int p = 0; p < PACKS; p++)
             for (int v = 0; v < WIDTH; v++)
                 sum[p][v] = at.map < 0 ? BITS_TO_FLOAT(0x7fc00000) : 0;
-        for (int ky = 0; ky < at.count_y; ky++) {
-            int y0, y1;
-            float wy0, wy1;
-            linear(at.low_y, at.length_y, rois.bins, at.count_y, i, ky, at.height, &y0, &y1, &wy0, &wy1);
-            if (wy0 == 0 && wy1 == 0)
-                continue;
-            for (int kx = 0; kx < at.count_x; kx++) {
-                int x0, x1;
-                float wx0, wx1;
-                linear(at.low_x, at.length_x, rois.bins, at.count_x, j, kx, at.width, &x0, &x1, &wx0, &wx1);
-                if (wx0 == 0 && wx1 == 0)
-                    continue;
-                float w00 = wy0 * wx0, w01 = wy0 * wx1, w10 = wy1 * wx0, w11 = wy1 * wx1;
-                const T *upper = map + (int64_t)y0 * at.width * channels + first;
-                const T *lower = map + (int64_t)y1 * at.width * channels + first;
+        each_sample(at, rois.bins, i, j, channels, [&](const sample &s) {
 #pragma unroll
-                for (int p = 0; p < PACKS; p++) {
-                    int64_t c = 32 * WIDTH * p;
-                    if (first + c >= channels)
-                        break;
-                    cell c00 = *(const cell *)(upper + x0 * channels + c);
-                    cell c01 = *(const cell *)(upper + x1 * channels + c);
-                    cell c10 = *(const cell *)(lower + x0 * channels + c);
-                    cell c11 = *(const cell *)(lower + x1 * channels + c);
+            for (int p = 0; p < PACKS; p++) {
+                const T *from = map + first + 32 * WIDTH * p;
+                if (first + 32 * WIDTH * p >= channels)
+                    break;
+                cell c00 = *(const cell *)(from + s.c00), c01 = *(const cell *)(from + s.c01);
+                cell c10 = *(const cell *)(from + s.c10), c11 = *(const cell *)(from + s.c11);
 #pragma unroll
-                    for (int v = 0; v < WIDTH; v++)
-                        sum[p][v] += w00 * widen(c00.at[v]) + w01 * widen(c01.at[v]) + w10 * widen(c10.at[v]) +
-                                     w11 * widen(c11.at[v]);
-                }
+                for (int v = 0; v < WIDTH; v++)
+                    sum[p][v] += s.w00 * widen(c00.at[v]) + s.w01 * widen(c01.at[v]) + s.w10 * widen(c10.at[v]) +
+                                 s.w11 * widen(c11.at[v]);
             }
-        }
+        });
 #pragma unroll
         for (int p = 0; p < PACKS; p++) {
             cell out;
@@ -303,32 +315,15 @@ template <class T> DEVICE static void roi_align_scatter(const pyramid &pyramid, 
     int64_t channels = pyramid.channels;
     float *map = (float *)pyramid.maps[at.level] + at.map * at.height * at.width * channels;
 
-    for (int ky = 0; ky < at.count_y; ky++) {
-        int y0, y1;
-        float wy0, wy1;
-        linear(at.low_y, at.length_y, rois.bins, at.count_y, i, ky, at.height, &y0, &y1, &wy0, &wy1);
-        if (wy0 == 0 && wy1 == 0)
-            continue;
-        for (int kx = 0; kx < at.count_x; kx++) {
-            int x0, x1;
-            float wx0, wx1;
-            linear(at.low_x, at.length_x, rois.bins, at.count_x, j, kx, at.width, &x0, &x1, &wx0, &wx1);
-            if (wx0 == 0 && wx1 == 0)
-                continue;
-            float w00 = wy0 * wx0, w01 = wy0 * wx1, w10 = wy1 * wx0, w11 = wy1 * wx1;
-            float *c00 = map + ((int64_t)y0 * at.width + x0) * channels;
-            float *c01 = map + ((int64_t)y0 * at.width + x1) * channels;
-            float *c10 = map + ((int64_t)y1 * at.width + x0) * channels;
-            float *c11 = map + ((int64_t)y1 * at.width + x1) * channels;
-            for (int64_t c = threadIdx.x % 32; c < channels; c += 32) {
-                float gradient = widen(pooled[bin * channels + c]);
-                atomicAdd(c00 + c, w00 * gradient);
-                atomicAdd(c01 + c, w01 * gradient);
-                atomicAdd(c10 + c, w10 * gradient);
-                atomicAdd(c11 + c, w11 * gradient);
-            }
+    each_sample(at, rois.bins, i, j, channels, [&](const sample &s) {
+        for (int64_t c = threadIdx.x % 32; c < channels; c += 32) {
+            float gradient = widen(pooled[bin * channels + c]);
+            atomicAdd(map + s.c00 + c, s.w00 * gradient);
+            atomicAdd(map + s.c01 + c, s.w01 * gradient);
+            atomicAdd(map + s.c10 + c, s.w10 * gradient);
+            atomicAdd(map + s.c11 + c, s.w11 * gradient);
         }
-    }
+    });
 }
 
 /* How much of a cell a bin holds, along one axis. */
