@@ -29,9 +29,7 @@ from maskrcnn.heads.detections import select_detections
 from maskrcnn.heads.losses import box_losses, mask_loss
 from maskrcnn.heads.mask import MaskHead
 from maskrcnn.heads.targets import RoISampler
-from maskrcnn.pooling.roi_align import RoIAlign
-from maskrcnn.pooling.roi_pool import RoIPool
-from maskrcnn.pooling.staged import Staged
+from maskrcnn.pooling.choose import choose_pool
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
@@ -59,7 +57,7 @@ class MaskRCNN(nn.Module):
         class_names: K names, kept in checkpoints.
         backbone, proposal, box_pool, mask_pool, box_head, mask_head: modules that replace those that the
             configuration would build. A backbone maps [N, 3, H, W] to a list of maps and declares `channels` and
-            `strides`, one of each a map.
+            `strides`, one of each a map; it may have a stage of its own for pooled features, as `C4` does.
 
     Raises:
         ValueError: for arguments, configuration or weights that do not fit.
@@ -88,17 +86,18 @@ class MaskRCNN(nn.Module):
         self.backbone = backbone if backbone is not None else build_backbone(cfg)
         channels, strides = check_backbone(self.backbone)
         self.proposal: Any = proposal if proposal is not None else build_proposal(cfg, channels, strides)
-        stage = getattr(self.backbone, "roi_stage", None)   # what a backbone without a pyramid does to each RoI
-        roi_channels = self.backbone.roi_channels if stage else channels
-        side = -(-cfg.box.pool_size // (self.backbone.roi_stride if stage else 1))
-        self.box_pool = box_pool if box_pool is not None else build_pool(cfg, cfg.box.pool_size, strides, stage)
+        # A backbone without a pyramid may have a stage of its own for each RoI.
+        pool = partial(choose_pool, strides=strides, stage=getattr(self.backbone, "roi_stage", None), **cfg.pooling)
+        roi_channels = getattr(self.backbone, "roi_channels", channels)
+        side = -(-cfg.box.pool_size // getattr(self.backbone, "roi_stride", 1))
+        self.box_pool = box_pool if box_pool is not None else pool(cfg.box.pool_size)
         self.box_head = box_head if box_head is not None else BoxHead(
             roi_channels, side, cfg.box.hidden, num_classes, cfg.box.layers, cfg.box.convs, cfg.box.conv_channels,
             cfg.box.norm, cfg.box.class_agnostic)
         self.mask_pool: nn.Module | None = None
         self.mask_head: nn.Module | None = None
         if cfg.mask.enabled:
-            self.mask_pool = mask_pool if mask_pool is not None else build_pool(cfg, cfg.mask.pool_size, strides, stage)
+            self.mask_pool = mask_pool if mask_pool is not None else pool(cfg.mask.pool_size)
             self.mask_head = mask_head if mask_head is not None else MaskHead(
                 roi_channels, num_classes, cfg.mask.convs, cfg.mask.channels, cfg.mask.norm)
         self.sample_rois = RoISampler(cfg.box.samples, cfg.box.positive_fraction, cfg.box.positive_iou,
@@ -257,20 +256,6 @@ def build_proposal(cfg: EasyDict, channels: int, strides: Sequence[int]) -> RPN:
                post_nms=(rpn.post_nms_train, rpn.post_nms_test), nms_iou=rpn.nms_iou, min_size=rpn.min_size,
                positive_iou=rpn.positive_iou, negative_iou=rpn.negative_iou, crowd_overlap=rpn.crowd_overlap,
                samples=rpn.samples, positive_fraction=rpn.positive_fraction, smooth_l1_beta=rpn.smooth_l1_beta)
-
-
-def build_pool(cfg: EasyDict, output_size: int, strides: Sequence[int], stage: Any = None) -> nn.Module:
-    """The pooling of [pooling] with outputs of this size, and what the backbone then does to them."""
-    pooling = cfg.pooling
-    if pooling.kind not in ("align", "max"):
-        raise ValueError(f"[pooling] kind = {pooling.kind!r}; choose align or max")
-    if pooling.kind == "max":
-        pool: nn.Module = RoIPool(output_size, strides[: pooling.levels], pooling.canonical_size,
-                                  pooling.canonical_level)
-    else:
-        pool = RoIAlign(output_size, strides[: pooling.levels], pooling.sampling_ratio, pooling.aligned,
-                        pooling.canonical_size, pooling.canonical_level)
-    return pool if stage is None else Staged(pool, stage)
 
 
 if __name__ == "__main__":  # python -m maskrcnn

@@ -1,5 +1,8 @@
 """Every backbone: builds from a line of configuration, trains a step, and predicts."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +105,13 @@ def test_the_last_stage_of_c4_is_in_the_heads_and_owned_by_the_backbone():
     sum(model.train()(*small_data()).values()).backward()
     assert all(p.grad.abs().sum() > 0 for p in model.backbone.trunk.layer4.parameters())
     assert len(before) == len(list(model.backbone.trunk.layer4.parameters()))
+
+
+def test_a_copy_of_c4_has_a_last_stage_of_its_own():
+    model = small_model(changes=settings("resnet10", "c4"))
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.box_pool.stage.__self__ is twin.mask_pool.stage.__self__ is twin.backbone
+        assert twin.backbone is not model.backbone
 
 
 @pytest.mark.parametrize("neck", ["c4", "dc5"])

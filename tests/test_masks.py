@@ -31,7 +31,7 @@ def random_boxes(generator, count, height, width):
 # -------------------------------------------------------------------------------------------------------------- paste
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=150)
 @given(seed=seeds, count=st.integers(0, 6), height=st.integers(1, 50), width=st.integers(1, 50),
        cells=st.sampled_from([1, 2, 7, 28]))
 def test_paste_over_whole_pixels_is_torchvisions(seed, count, height, width, cells):
@@ -62,7 +62,7 @@ def read(grid, box, x, y):
     return value
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=100)
 @given(seed=seeds, count=st.integers(0, 3), height=st.integers(1, 20), width=st.integers(1, 20),
        cells=st.integers(1, 5), threshold=st.sampled_from([0.1, 0.5, 0.7]))
 def test_paste_reads_every_pixel_centre(seed, count, height, width, cells, threshold):

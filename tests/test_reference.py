@@ -18,7 +18,7 @@ from maskrcnn.pooling.roi_align import level_areas
 DOUBLE = torch.float64
 NAN, INF = math.nan, math.inf
 seeds = st.integers(0, 2**31)
-thorough = settings(deadline=None, max_examples=60)
+thorough = settings(deadline=None, max_examples=250)
 VERSIONS = {"nms": (reference.nms, libs_ops.nms), "roi_align": (reference.roi_align, libs_ops.roi_align)}
 
 
