@@ -34,7 +34,7 @@ from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
 from maskrcnn.tools.checkpoints import load_checkpoint, save_checkpoint
-from maskrcnn.tools.checks import check_backbone, check_images, check_targets
+from maskrcnn.tools.checks import check_backbone, check_class_names, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
 from maskrcnn.tools.images import as_image
 from maskrcnn.tools.masks import crop
@@ -71,10 +71,9 @@ class MaskRCNN(nn.Module):
         super().__init__()
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f"num_classes = {num_classes!r}; give the number of foreground classes, at least 1")
-        if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"{len(class_names)} class_names for num_classes = {num_classes}")
+        check_class_names(class_names, num_classes)
         self.num_classes = num_classes
-        self.class_names = [str(name) for name in class_names] if class_names is not None else None
+        self.class_names = list(class_names) if class_names is not None else None
         self.config = cfg = load_config(config)
         if len(cfg.box.delta_weights) != 4 or min(cfg.box.delta_weights) <= 0:
             raise ValueError(f"[box] delta_weights = {cfg.box.delta_weights}; give four positive numbers")

@@ -45,7 +45,10 @@ class Timm(nn.Module):
         self.strides = tuple(info.reduction()[i] for i in self.chosen)
         self.channels_last = "NHWC" in str(getattr(self.model, "output_fmt", ""))
         if checkpointing:
-            getattr(self.model, "model", self.model).set_grad_checkpointing(True)
+            try:
+                getattr(self.model, "model", self.model).set_grad_checkpointing(True)
+            except (AssertionError, AttributeError) as error:
+                raise ValueError(f"timm/{name} has no gradient checkpointing: {error}") from error
         if norm != "batch":
             self._convert_norms(norm)
         self._freeze(freeze_at)
@@ -75,20 +78,31 @@ class Timm(nn.Module):
     def _freeze(self, freeze_at: int) -> None:
         if not 0 <= freeze_at <= 5:
             raise ValueError(f"timm/{self.name}: freeze_at {freeze_at} must be in 0..5")
-        names = [name for name, _ in self.model.named_parameters()]  # in the order of computation
+        self._frozen: list[nn.Module] = []
+        if freeze_at == 0:
+            return
+        modules = [name for name, _ in self.model.named_modules()]  # in the order of computation
         if len(self.chosen) == 1:  # a plain transformer: its patches' embedding comes before all blocks
-            count = next(i for i, name in enumerate(names) if "blocks." in name) if freeze_at else 0
+            end = next((i for i, name in enumerate(modules) if name.endswith("blocks")), 0)
         else:
-            ends = [self.model.feature_info.module_name()[i] for i in self.chosen]
-            stages = [[i for i, name in enumerate(names) if name.startswith((f"{end}.", f"{end.replace('.', '_')}."))]
-                      for end in ends]
-            count = [0, stages[0][0], *(stage[-1] + 1 for stage in stages)][min(freeze_at, len(stages) + 1)]
-        frozen = set(names[:count])
+            stages = [self._places(modules, self.model.feature_info.module_name()[i]) for i in self.chosen]
+            end = 0 if not all(stages) else stages[0][0] if freeze_at == 1 else \
+                stages[min(freeze_at - 2, len(stages) - 1)][-1] + 1
+        if end == 0:
+            raise ValueError(f"timm/{self.name}: what comes before its maps is not known, so none of it can be frozen; "
+                             f"set [backbone] freeze_at = 0")
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name not in frozen)
+            parameter.requires_grad_(modules.index(name.rpartition(".")[0]) >= end)
         # With whatever lies within them: batch norms that were turned into buffers need no mode.
         self._frozen = [part for part in self.model.modules() if list(part.parameters())
                         and not any(parameter.requires_grad for parameter in part.parameters())]
+
+    @staticmethod
+    def _places(modules: list[str], name: str) -> list[int]:
+        """Where a module that `feature_info` names and its parts stand: timm flattens or wraps some of these names."""
+        names = {name, name.replace(".", "_"), name.replace(".", "_", 1), f"model.{name}"}
+        return [i for i, module in enumerate(modules)
+                if module in names or module.startswith(tuple(f"{each}." for each in names))]
 
 
 def create_model(name: str, in_channels: int = 3, drop_path: float = 0.0, pretrained: bool = False) -> Any:

@@ -16,7 +16,12 @@ class Staged(nn.Module):
     def __init__(self, pool: nn.Module, stage: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.pool = pool
-        self.stage = stage  # a method of the backbone, which owns the weights
+        self._stage = (stage,)  # in a tuple, so that a module is not registered here too: it is the backbone's
+
+    @property
+    def stage(self) -> Callable[[Tensor], Tensor]:
+        """What pooled features are sent through."""
+        return self._stage[0]
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
         """Maps, boxes [R, 4] in input pixels and the image of each [R] -> [R, C', s', s']"""

@@ -107,6 +107,57 @@ def test_the_last_stage_of_c4_is_in_the_heads_and_owned_by_the_backbone():
     assert len(before) == len(list(model.backbone.trunk.layer4.parameters()))
 
 
+class Staged(torch.nn.Module):
+    """One map, and a stage for RoIs that is a module."""
+
+    channels, strides, roi_channels, roi_stride = (8,), (16,), 12, 1
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 8, 3, 16, 1)
+        self.roi_stage = torch.nn.Conv2d(8, 12, 1)
+
+    def forward(self, images):
+        return [self.conv(images)]
+
+
+def test_a_stage_for_rois_of_ones_own(tmp_path):
+    model = small_model(backbone=Staged(), changes={"box": {"pool_size": 7}}).eval()
+    assert sum("roi_stage" in key for key in model.state_dict()) == 2
+    assert not any("stage" in key for key in model.box_pool.state_dict())
+    model.save(tmp_path / "own.safetensors")
+    again = MaskRCNN.load(tmp_path / "own.safetensors", backbone=Staged())
+    with torch.no_grad():
+        a, b = model(small_data()[0])[0], again(small_data()[0])[0]
+    assert torch.equal(a["boxes"], b["boxes"])
+    undeclared = Staged()
+    undeclared.roi_channels = None
+    with pytest.raises(ValueError, match="must declare roi_channels"):
+        small_model(backbone=undeclared)
+
+
+@pytest.mark.parametrize("name", ["repvgg_a0", "vgg11", "hrnet_w18_small", "mobilevitv2_050", "xception41",
+                                  "pit_ti_224", "test_byobnet"])
+def test_trunks_whose_maps_come_from_odd_places(name):
+    """They build; and freezing either works or says what to change."""
+    timm = pytest.importorskip("timm")
+    if not timm.is_model(name):
+        pytest.skip(f"this version of timm has no {name}")
+    trunk = Timm(name)
+    assert all(parameter.requires_grad for parameter in trunk.parameters())
+    trained, count = frozen_share(name)
+    assert trained == "set [backbone] freeze_at = 0" or 0 < trained < count
+
+
+def frozen_share(name):
+    """Parameters that are trained of all with part of the trunk frozen, or what to do where that cannot be."""
+    try:
+        parameters = list(Timm(name, freeze_at=2).parameters())
+    except ValueError as error:
+        return str(error).rpartition("; ")[2], 0
+    return sum(parameter.requires_grad for parameter in parameters), len(parameters)
+
+
 def test_a_copy_of_c4_has_a_last_stage_of_its_own():
     model = small_model(changes=settings("resnet10", "c4"))
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

@@ -13,6 +13,7 @@ from maskrcnn import MaskRCNN
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.tools.config import load_config
 from maskrcnn.tools.conversion import from_detectron2, load_arrays
+from maskrcnn.tools.transform import Transform
 
 COCO = ROOT / "examples" / "coco"
 MODELS = {"r50-c4": ((3, 4, 6, 3), 1, 64, True), "r50-fpn": ((3, 4, 6, 3), 1, 64, False),
@@ -189,7 +190,8 @@ def test_settings(name):
     cfg, c4 = load_config(COCO / f"detectron2-{name}.ini"), name.endswith("c4")
     assert (cfg.rpn.pre_nms_train, cfg.rpn.pre_nms_test) == ((12000, 6000) if c4 else (2000, 1000))
     assert (cfg.rpn.post_nms_train, cfg.rpn.post_nms_test) == ((2000, 1000) if c4 else (1000, 1000))
-    assert (cfg.rpn.nms_iou, cfg.rpn.min_size, cfg.rpn.smooth_l1_beta) == (0.7, 0.0, 0.0)
+    assert (cfg.rpn.nms_iou, cfg.rpn.smooth_l1_beta) == (0.7, 0.0)
+    assert 0 < cfg.rpn.min_size == cfg.box.min_size < 1e-3  # what has no area is dropped: boxes.nonempty()
     assert (cfg.rpn.samples, cfg.rpn.positive_fraction) == (256, 0.5)
     assert (cfg.rpn.positive_iou, cfg.rpn.negative_iou) == (0.7, 0.3)
     assert (cfg.pooling.aligned, cfg.pooling.sampling_ratio) == (True, 0)
@@ -197,6 +199,15 @@ def test_settings(name):
     assert list(cfg.box.delta_weights) == [10, 10, 5, 5]
     assert (cfg.box.pool_size, cfg.mask.pool_size) == ((14, 14) if c4 else (7, 14))
     assert (cfg.box.samples, cfg.box.positive_fraction, cfg.box.smooth_l1_beta) == (512, 0.25, 0.0)
+
+
+@pytest.mark.parametrize(("height", "width", "want"), [(480, 640, (800, 1067)), (375, 500, (800, 1067)),
+                                                       (640, 425, (1205, 800)), (800, 1066, (800, 1066))])
+def test_sizes_are_rounded(height, width, want):
+    """ResizeShortestEdge.get_output_shape: int(new + 0.5)."""
+    cfg = load_config(COCO / "detectron2-r50-c4.ini")
+    batch = Transform(**cfg.transform)([torch.rand(3, height, width)])
+    assert tuple(batch.images.shape[2:]) == want
 
 
 def test_a_small_c4_predicts_with_these_settings():

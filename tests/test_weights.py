@@ -68,6 +68,51 @@ def test_safetensors(tmp_path):
             MaskRCNN.load(tmp_path / "bad.safetensors")
 
 
+@pytest.mark.parametrize(("content", "message"), [
+    ({"proposal_generator.rpn_head.objectness_logits.weight": torch.zeros(3, 2, 1, 1)}, "weights that do not fit"),
+    ({"rpn.head.cls_logits.weight": torch.zeros(3, 2, 1, 1)}, "weights that do not fit"),
+    ({"layer1.0.conv1.weight": 5}, "weights that do not fit"), (torch.zeros(3), "weights that do not fit|neither"),
+    ({}, "neither a checkpoint"), ({3: torch.zeros(1)}, "neither a checkpoint")])
+def test_files_that_are_almost_weights(tmp_path, content, message):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message):
+        small_model(pretrained=tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("change", [
+    {"num_classes": "3"}, {"num_classes": 0}, {"class_names": ["a"]}, {"class_names": ["a", "a", "b"]},
+    {"class_names": "abc"}])
+def test_checkpoints_whose_classes_do_not_count(tmp_path, change):
+    small_model(class_names=["a", "b", "c"]).save(tmp_path / "a.pt")
+    torch.save(load_checkpoint(tmp_path / "a.pt") | change, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt is no checkpoint of this library"):
+        small_model(pretrained=tmp_path / "a.pt")
+
+
+def test_weights_of_another_dtype():
+    model = small_model()
+    state = {key: value.bool() if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"is torch\.bool, not torch\.float32"):
+        weights.load_state(model, state, "somewhere")
+    state = {key: value.double() * 1e300 if "conv" in key else value for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="holds NaN or infinite numbers"):
+        weights.load_state(model, state, "somewhere")
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ({"box": {"class_agnostic": True}}, {}), ({}, {"box": {"hidden": 8}}), ({}, {"mask": {"channels": 4}})])
+def test_classes_by_name_do_not_hide_another_architecture(tmp_path, old, new):
+    small_model(3, class_names=["a", "b", "c"], changes=old).save(tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="do not fit this architecture"):
+        small_model(4, class_names=["b", "c", "a", "d"], changes=new, pretrained=tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("names", ["abc", ["a", "a", "b"], ["a", "b", 3], {"a", "b", "c"}, 5])
+def test_class_names_are_different_texts(names):
+    with pytest.raises(ValueError, match="class_names"):
+        small_model(3, class_names=names)
+
+
 def test_an_injected_part_is_given_again(tmp_path):
     part = small_model().mask_head
     model = small_model(mask_head=part)

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from .checks import check_class_names
 from .files import atomic
 
 CHECKPOINT_KEYS = {"num_classes", "class_names", "config", "model"}
@@ -30,7 +31,7 @@ def save_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None
             else:
                 torch.save(dict(content), part)
         except RuntimeError as error:  # torch's own way of saying that the disk is full
-            raise OSError(f"cannot write {path}: {str(error).partition(chr(10))[0]}") from error
+            raise OSError(f"cannot write {path}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -44,12 +45,15 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     missing = CHECKPOINT_KEYS - set(content) if isinstance(content, dict) else CHECKPOINT_KEYS
     if missing:
         raise ValueError(f"{path} is no checkpoint of this library: it lacks {', '.join(sorted(missing))}")
-    names, state = content["class_names"], content["model"]
-    if not (isinstance(content["config"], dict) and isinstance(state, dict)
-            and all(isinstance(value, Tensor) for value in state.values())
-            and (names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)))):
-        raise ValueError(f"{path} is no checkpoint of this library: config must be a dict, class_names a list of text "
-                         f"or None, and model a dict of tensors")
+    count, state = content["num_classes"], content["model"]
+    if not (isinstance(content["config"], dict) and isinstance(state, dict) and isinstance(count, int) and count > 0
+            and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items())):
+        raise ValueError(f"{path} is no checkpoint of this library: config must be a dict, num_classes a number, and "
+                         f"model a dict of tensors")
+    try:
+        check_class_names(content["class_names"], count)
+    except ValueError as error:
+        raise ValueError(f"{path} is no checkpoint of this library: {error}") from error
     return content
 
 
@@ -64,7 +68,7 @@ def load_tensors(path: str | os.PathLike) -> Any:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no dict
                 plain = (file.metadata() or {}).get("maskrcnn")
             return tensors if plain is None else {**json.loads(plain), "model": tensors}
-        except (safetensors.SafetensorError, ValueError, OSError) as error:
+        except (safetensors.SafetensorError, ValueError, TypeError, RecursionError, OSError) as error:
             raise ValueError(f"{path} is no readable file of safetensors: {error}") from error
     try:
         if zipfile.is_zipfile(path):  # torch itself does not look at the check sums

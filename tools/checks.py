@@ -48,6 +48,23 @@ def _check_range(image: Tensor, i: int) -> None:
         raise ValueError(f"images[{i}] {what}; float images are expected in 0..1, unnormalised (uint8 in 0..255)")
 
 
+def check_class_names(names: Any, num_classes: int) -> None:
+    """Class names are None, or a list of as many different texts as there are classes.
+
+    Raises:
+        ValueError: saying which is wrong.
+    """
+    if names is None:
+        return
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"class_names = {names!r} should be a list of text")
+    if len(names) != num_classes:
+        raise ValueError(f"{len(names)} class_names for num_classes = {num_classes}")
+    twice = [name for name in names if list(names).count(name) > 1]
+    if twice:
+        raise ValueError(f"class_names has {twice[0]!r} more than once")
+
+
 def check_backbone(backbone: Any) -> tuple[int, tuple[int, ...]]:
     """The number of channels, equal on all levels, and the strides that a backbone declares.
 
@@ -62,6 +79,11 @@ def check_backbone(backbone: Any) -> tuple[int, tuple[int, ...]]:
     if len(set(channels)) != 1 or len(channels) != len(strides):
         raise ValueError(f"backbone {type(backbone).__name__} declares channels {channels} and strides {strides}; "
                          f"the heads need the same channels on every level: put an FPN on top")
+    if getattr(backbone, "roi_stage", None) is not None:
+        for name in ("roi_channels", "roi_stride"):
+            if not isinstance(getattr(backbone, name, None), int) or getattr(backbone, name) < 1:
+                raise ValueError(f"backbone {type(backbone).__name__} has a roi_stage: it must declare {name}, an "
+                                 f"integer of at least 1, for what comes out of it")
     return channels[0], strides
 
 

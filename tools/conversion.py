@@ -183,7 +183,8 @@ def load_arrays(path: str | Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is refused: it holds a pickled {error}. Only arrays and plain data are loaded, as "
                          f"other objects could run code; or the file is damaged") from error
-    except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, ImportError) as error:
+    except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, MemoryError,
+            OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is no readable pickle: {error}") from error
 
 

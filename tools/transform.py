@@ -54,6 +54,7 @@ class Transform(nn.Module):
             takes the last.
         max_size: the longer side gets no longer than this, unless the shorter one would fall below a pixel.
         mean, std: per channel, for images in 0..1.
+        round_size: sizes after resizing are rounded to the nearest pixel, else down.
         size_divisor: the padded height and width are multiples of this.
         resize_masks: resample ground-truth masks (nearest) to the input size, as torchvision does. Otherwise mask
             targets are cropped from the masks as they are, which keeps detail.
@@ -65,14 +66,14 @@ class Transform(nn.Module):
 
     def __init__(self, min_size: Sequence[int], max_size: int, mean: Sequence[float], std: Sequence[float],
                  size_divisor: int = 32, resize_masks: bool = False, mask_threshold: float = 0.5,
-                 whole_pixel_paste: bool = False) -> None:
+                 whole_pixel_paste: bool = False, round_size: bool = False) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must have one number a channel, and "
                              f"those of std be positive")
         self.min_size, self.max_size, self.size_divisor = tuple(min_size), max_size, size_divisor
         self.resize_masks, self.mask_threshold = resize_masks, mask_threshold
-        self.whole_pixel_paste = whole_pixel_paste
+        self.whole_pixel_paste, self.round_size = whole_pixel_paste, round_size
         self.mean, self.std = tuple(mean), tuple(std)
         # Knows the model's device and dtype. The numbers above stay Python's: a float32 buffer would round them.
         self.register_buffer("like", torch.empty(0), persistent=False)
@@ -136,7 +137,10 @@ class Transform(nn.Module):
         if whole:
             image = image / 255
         factor = self._factor(image.shape[1], image.shape[2], min_size)
-        if factor != 1:
+        if self.round_size:
+            size = [int(side * factor + 0.5) for side in image.shape[1:]]
+            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+        elif factor != 1:
             image = F.interpolate(image[None], scale_factor=factor, mode="bilinear", align_corners=False,
                                   recompute_scale_factor=True)[0]
         return (image - image.new_tensor(self.mean).view(-1, 1, 1)) / image.new_tensor(self.std).view(-1, 1, 1)

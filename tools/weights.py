@@ -33,8 +33,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     wrong += [f"unknown {key}" for key in state if key not in own and not key.endswith("num_batches_tracked")]
     wrong += [f"{key} is {list(state[key].shape)}, not {list(own[key].shape)}"
               for key in own if key in state and own[key].shape != state[key].shape]
-    wrong += [f"{key} holds NaN or infinite numbers" for key in own
-              if key in state and state[key].is_floating_point() and not state[key].isfinite().all()]
+    kinds = {key: (state[key].dtype, own[key].dtype) for key in own if key in state}
+    wrong += [f"{key} is {got}, not {want}" for key, (got, want) in kinds.items()
+              if got.is_floating_point != want.is_floating_point or got.is_complex]
+    if not wrong:
+        wrong = [f"{key} holds NaN or infinite numbers" for key in kinds
+                 if not state[key].to(own[key]).isfinite().all()]
     if wrong:
         listing = "\n  ".join(wrong[:20] + ([f"... and {len(wrong) - 20} more"] if len(wrong) > 20 else []))
         raise ValueError(f"the weights of {source} do not fit this architecture:\n  {listing}")
@@ -70,7 +74,10 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
             log.warning("torchvision's COCO weights are meant for the conventions of examples/coco/torchvision.ini")
         load_matching(model, _select_classes(state, rows), "torchvision's COCO weights", names)
     else:
-        _load_file(model, source)
+        try:
+            _load_file(model, source)
+        except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # tensors of unexpected shapes, or none
+            raise ValueError(f"pretrained = {source}: weights that do not fit: {error!r}") from error
 
 
 def _load_file(model: Any, path: str) -> None:
@@ -115,9 +122,12 @@ def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_na
         if model.class_names is None and class_names is not None:
             model.class_names = list(class_names)
         return
-    fresh = {key: own[key].clone() for key in own if key.startswith(CLASS_LAYERS) and not _shared(key, own, model)}
+    # What does not fit for other reasons than the classes is left for `load_state` to report.
+    fresh = {key: own[key].clone() for key in own if key.startswith(CLASS_LAYERS) and key in state
+             and len(own[key]) == _rows(key, model.num_classes) and len(state[key]) == _rows(key, num_classes)
+             and own[key].shape[1:] == state[key].shape[1:]}
     kept = [name for name in mine if name in theirs]
-    for key in [key for key in fresh if kept and key in state]:
+    for key in fresh if kept else ():
         _copy_classes(key, state[key], fresh[key], [theirs.index(name) for name in kept],
                       [mine.index(name) for name in kept])
     load_state(model, {**state, **fresh}, source)
@@ -126,9 +136,9 @@ def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_na
                 f", but for {', '.join(kept)}" if kept else "")
 
 
-def _shared(key: str, own: Mapping[str, Tensor], model: Any) -> bool:
-    """Whether all classes share the outputs of this layer, as they do where the box regression is class-agnostic."""
-    return key.startswith("box_head.regression.") and len(own[key]) != 4 * model.num_classes
+def _rows(key: str, classes: int) -> int:
+    """Outputs of a layer that has some for each class."""
+    return classes + 1 if key.startswith("box_head.classification.") else classes * (4 if "regression" in key else 1)
 
 
 def _copy_classes(key: str, source: Tensor, to: Tensor, there: list[int], here: list[int]) -> None:
