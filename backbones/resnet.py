@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..tools.norm import make_norm
+from .trunk import Trunk
 
 Norm = Callable[[int], nn.Module]
 
@@ -111,7 +112,7 @@ VARIANTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, i
 }
 
 
-class ResNet(nn.Module):
+class ResNet(Trunk):
     """Images to the outputs of the four stages, C2 to C5.
 
     Args:
@@ -178,13 +179,6 @@ class ResNet(nn.Module):
             features.append(x)
         return features
 
-    def train(self, mode: bool = True) -> "ResNet":
-        """Frozen parts stay in evaluation mode, so that their batch norms neither use nor collect batch statistics."""
-        super().train(mode)
-        for part in self._frozen:
-            part.train(False)
-        return self
-
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -192,6 +186,4 @@ class ResNet(nn.Module):
 
     def _freeze(self, freeze_at: int) -> None:
         parts = [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
-        self._frozen: list[nn.Module] = parts[: freeze_at + 1] if freeze_at else []
-        for part in self._frozen:
-            part.requires_grad_(False)
+        self.freeze(parts[: freeze_at + 1] if freeze_at else ())

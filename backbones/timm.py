@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from .trunk import Trunk
 
 # What makes models with fixed input sizes take any: of Swin and its kin, and of plain vision transformers.
 ANY_SIZE = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
 
-class Timm(nn.Module):
+class Timm(Trunk):
     """The feature maps of strides 4, 8, 16 and 32 of a model of timm, or the last one of a plain vision transformer.
 
     Args:
@@ -63,13 +65,6 @@ class Timm(nn.Module):
         model = create_model(self.name, self.in_channels, pretrained=True)
         return {f"model.{key}": value for key, value in model.state_dict().items()}
 
-    def train(self, mode: bool = True) -> "Timm":
-        """Frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for part in self._frozen:
-            part.train(False)
-        return self
-
     def _convert_norms(self, norm: str) -> None:
         from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 
@@ -78,7 +73,6 @@ class Timm(nn.Module):
     def _freeze(self, freeze_at: int) -> None:
         if not 0 <= freeze_at <= 5:
             raise ValueError(f"timm/{self.name}: freeze_at {freeze_at} must be in 0..5")
-        self._frozen: list[nn.Module] = []
         if freeze_at == 0:
             return
         modules = [name for name, _ in self.model.named_modules()]  # in the order of computation
@@ -94,8 +88,8 @@ class Timm(nn.Module):
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(modules.index(name.rpartition(".")[0]) >= end)
         # With whatever lies within them: batch norms that were turned into buffers need no mode.
-        self._frozen = [part for part in self.model.modules() if list(part.parameters())
-                        and not any(parameter.requires_grad for parameter in part.parameters())]
+        self.freeze(part for part in self.model.modules() if list(part.parameters())
+                    and not any(parameter.requires_grad for parameter in part.parameters()))
 
     @staticmethod
     def _places(modules: list[str], name: str) -> list[int]:

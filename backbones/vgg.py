@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from ..tools.norm import make_norm
+from .trunk import Trunk
 
 
-class VGG16(nn.Module):
+class VGG16(Trunk):
     """Images to the maps behind the last three groups of convolutions and the last pooling.
 
     Args:
@@ -40,9 +41,7 @@ class VGG16(nn.Module):
             layers.append(nn.MaxPool2d(2, 2))
         self.features = nn.Sequential(*layers)
         self.channels, self.strides = (4 * width, 8 * width, 8 * width, 8 * width), (4, 8, 16, 32)
-        self._frozen = self.features[: self.ends[freeze_at - 1]] if freeze_at else []
-        for part in self._frozen:
-            part.requires_grad_(False)
+        self.freeze(self.features[: self.ends[freeze_at - 1]] if freeze_at else ())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, in_channels, H, W] -> 4 maps [N, C, H / s, W / s]"""
@@ -52,10 +51,3 @@ class VGG16(nn.Module):
             if i in self.ends[2:] or i == len(self.features):
                 outputs.append(x)
         return outputs
-
-    def train(self, mode: bool = True) -> "VGG16":
-        """Frozen parts stay in evaluation mode."""
-        super().train(mode)
-        for part in self._frozen:
-            part.train(False)
-        return self
