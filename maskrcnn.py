@@ -34,7 +34,7 @@ from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
 from maskrcnn.tools.checkpoints import load_checkpoint, save_checkpoint
-from maskrcnn.tools.checks import check_backbone, check_class_names, check_images, check_targets
+from maskrcnn.tools.checks import check_backbone, check_class_names, check_features, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
 from maskrcnn.tools.images import as_image
 from maskrcnn.tools.masks import crop
@@ -145,6 +145,7 @@ class MaskRCNN(nn.Module):
         """What detection and losses begin with: images -> batch, features, proposals."""
         batch = self.transform(images)                      # images [N, 3, H, W], sizes [N, 2]
         features = self.backbone(batch.images)              # L x [N, C, H / s, W / s]
+        check_features(features, self.backbone, *batch.images.shape[2:])
         proposals = self.proposal(features, batch)          # boxes [N, P, 4], valid [N, P]
         return batch, features, proposals
 

@@ -3,7 +3,7 @@
 from torch import nn
 
 from .fpn import FPN
-from .resnet import VARIANTS, ResNet
+from .resnet import VARIANTS, BasicBlock, ResNet
 from .single import C4, DC5
 from .timm import Timm
 from .vgg import VGG16
@@ -24,6 +24,8 @@ def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int,
                          f"{', '.join(VARIANTS)}; not {name!r}")
     if drop_path and not name.startswith("timm/"):
         raise ValueError(f"[backbone] drop_path = {drop_path}: {name} has no stochastic depth, models of timm may")
+    if stride_in_1x1 and (name not in VARIANTS or VARIANTS[name][0] is BasicBlock):
+        raise ValueError(f"[backbone] stride_in_1x1 = yes: {name} has no 1x1 convolutions to take it")
     if checkpointing and name == "vgg16":
         raise ValueError("[backbone] checkpointing = yes: vgg16 cannot do that")
     trunk: nn.Module
@@ -36,7 +38,10 @@ def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int,
     else:
         raise ValueError(f"[backbone] name = {name!r}; choose {', '.join(VARIANTS)}, vgg16, or timm/ and the name of "
                          f"a model of timm")
-    if neck == "fpn":
-        plain = trunk.strides == (16,)
-        return SimplePyramid(trunk, pyramid_channels) if plain else FPN(trunk, pyramid_channels, pyramid_norm)
-    return C4(trunk) if neck == "c4" else DC5(trunk)
+    plain = trunk.strides == (16,)
+    if neck == "fpn" and not plain:
+        return FPN(trunk, pyramid_channels, pyramid_norm)
+    if pyramid_norm != "none":
+        what = "the pyramid of a plain transformer has layer norms" if plain else f"neck = {neck} has no pyramid"
+        raise ValueError(f"[fpn] norm = {pyramid_norm}: {what}; leave it at none")
+    return SimplePyramid(trunk, pyramid_channels) if plain else C4(trunk) if neck == "c4" else DC5(trunk)

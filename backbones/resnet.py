@@ -174,10 +174,14 @@ class ResNet(Trunk):
         x = F.max_pool2d(x, 3, 2, 1)
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4)[:stages]:
-            again = self.checkpointing and self.training and torch.is_grad_enabled()
-            x = checkpoint(stage, x, use_reentrant=False) if again else stage(x)
+            x = self.run(stage, x)
             features.append(x)
         return features
+
+    def run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        """One stage, with its activations kept for the backward pass or not."""
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
+        return checkpoint(stage, x, use_reentrant=False) if again else stage(x)
 
     def _initialise(self) -> None:
         for module in self.modules():

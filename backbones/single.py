@@ -24,7 +24,7 @@ class C4(nn.Module):
 
     def roi_stage(self, pooled: Tensor) -> Tensor:
         """[R, C, s, s] -> [R, roi_channels, s / 2, s / 2]"""
-        return self.trunk.layer4(pooled)
+        return self.trunk.run(self.trunk.layer4, pooled)
 
 
 class DC5(nn.Module):

@@ -1,7 +1,9 @@
 """Any model of timm that has feature maps, as a trunk."""
 
+import difflib
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .trunk import Trunk
@@ -45,6 +47,7 @@ class Timm(Trunk):
             raise ValueError(f"timm/{name} has maps of strides {info.reduction()}; a trunk needs some of 4, 8, 16, 32")
         self.channels = tuple(info.channels()[i] for i in self.chosen)
         self.strides = tuple(info.reduction()[i] for i in self.chosen)
+        self.fixed_size = fixed_size(name)
         self.channels_last = "NHWC" in str(getattr(self.model, "output_fmt", ""))
         if checkpointing:
             try:
@@ -57,7 +60,15 @@ class Timm(Trunk):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, in_channels, H, W] -> maps [N, C, H / s, W / s], finest first"""
-        maps = self.model(images)
+        try:
+            maps = self.model(images)
+        except (AssertionError, RuntimeError) as error:
+            if self.fixed_size is None or isinstance(error, torch.OutOfMemoryError):
+                raise
+            side = self.fixed_size
+            raise ValueError(f"timm/{self.name} is made for images of {side} x {side}, and these are "
+                             f"{images.shape[2]} x {images.shape[3]}: set [transform] size_divisor = {side}, or choose "
+                             f"another model ({error})") from error
         return [maps[i].permute(0, 3, 1, 2) if self.channels_last else maps[i] for i in self.chosen]
 
     def published(self) -> dict[str, Tensor]:
@@ -99,6 +110,14 @@ class Timm(Trunk):
                 if module in names or module.startswith(tuple(f"{each}." for each in names))]
 
 
+def fixed_size(name: str) -> int | None:
+    """The side of the images that a model of timm is made for, where it may not take others."""
+    import timm
+
+    settings = timm.get_pretrained_cfg(name)
+    return settings.input_size[-1] if settings is not None and settings.fixed_input_size else None
+
+
 def create_model(name: str, in_channels: int = 3, drop_path: float = 0.0, pretrained: bool = False) -> Any:
     """timm's model of this name with its feature maps as outputs. Raises ValueError as `Timm` does."""
     try:
@@ -106,7 +125,7 @@ def create_model(name: str, in_channels: int = 3, drop_path: float = 0.0, pretra
     except ImportError:
         raise ValueError(f"timm/{name} needs timm: pip install timm") from None
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:8]
+        near = difflib.get_close_matches(name, timm.list_models(), n=6, cutoff=0.4)
         raise ValueError(f"timm has no model {name!r}; it has {', '.join(near) or 'others'}, ...")
     asked: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     problem: Exception = ValueError("no features")

@@ -23,11 +23,16 @@ class BoxHead(nn.Module):
         convs, conv_channels: number of convolutions, and their width.
         norm: behind each convolution; see `conv_norm`.
         class_agnostic: one box for all classes instead of one each.
+
+    Raises:
+        ValueError: an unknown norm, or one without convolutions.
     """
 
     def __init__(self, channels: int, side: int, hidden: int, num_classes: int, layers: int = 2, convs: int = 0,
                  conv_channels: int = 256, norm: str = "none", class_agnostic: bool = False) -> None:
         super().__init__()
+        if norm != "none" and convs == 0:
+            raise ValueError(f"box head: norm {norm} needs convolutions to stand behind; there are none")
         widths = [channels] + [conv_channels] * convs
         self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
         sizes = [widths[-1] * (side**2 if layers else 1)] + [hidden] * layers

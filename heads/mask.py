@@ -17,11 +17,16 @@ class MaskHead(nn.Module):
         convs: number of 3x3 convolutions.
         channels: of them and of the upsampling.
         norm: behind each 3x3 convolution; see `conv_norm`.
+
+    Raises:
+        ValueError: an unknown norm, or one without convolutions.
     """
 
     def __init__(self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256,
                  norm: str = "none") -> None:
         super().__init__()
+        if norm != "none" and convs == 0:
+            raise ValueError(f"mask head: norm {norm} needs convolutions to stand behind; there are none")
         widths = [in_channels] + [channels] * convs
         self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
         self.upsample = nn.ConvTranspose2d(widths[-1], channels, 2, 2)

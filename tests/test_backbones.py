@@ -263,6 +263,9 @@ def test_files_with_other_than_three_channels(tmp_path):
     ({"name": "timm/convnext_atto", "norm": "group"}, "norms of its own"),
     ({"name": "vgg16", "checkpointing": True}, "vgg16 cannot"),
     ({"name": "timm/vit_small_patch14_dinov2"}, r"strides \[14, 14, 14\]"),
+    ({"name": "timm/convnxt_tiny"}, "it has .*convnext_tiny"),
+    ({"stride_in_1x1": True}, "resnet10 has no 1x1"),
+    ({"name": "vgg16", "stride_in_1x1": True}, "vgg16 has no 1x1"),
 ])
 def test_what_cannot_be_built(change, message):
     pytest.importorskip("timm")
@@ -270,8 +273,88 @@ def test_what_cannot_be_built(change, message):
         small_model(changes={"backbone": change})
 
 
+@pytest.mark.parametrize("changes", [
+    settings("resnet10", "c4"), settings("resnet10", "dc5"), settings("timm/vit_tiny_patch16_224")])
+@pytest.mark.parametrize("norm", ["group", "gruop"])
+def test_norms_of_a_pyramid_that_has_none(changes, norm):
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=rf"\[fpn\] norm = {norm}: .* leave it at none"):
+        small_model(changes={**changes, "fpn": {"norm": norm}})
+
+
+@pytest.mark.parametrize(("name", "side"), [("maxvit_tiny_tf_224", 224), ("mixer_s32_224", 224)])
+def test_models_of_timm_for_images_of_one_size(name, side):
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match="images of 224 x 224, and these are 64 x 96: set"):
+        Timm(name)(torch.rand(1, 3, 64, 96))
+    assert len(Timm(name).eval()(torch.rand(1, 3, side, side))) > 0
+
+
+class Declares(torch.nn.Module):
+    """Two maps of 8 channels and strides 4 and 8, whatever it says."""
+
+    def __init__(self, channels, strides):
+        super().__init__()
+        self.channels, self.strides = channels, strides
+        self.convs = torch.nn.ModuleList(torch.nn.Conv2d(3, 8, s, s) for s in (4, 8))
+
+    def forward(self, images):
+        return [conv(images) for conv in self.convs]
+
+
+@pytest.mark.parametrize(("channels", "strides", "message"), [
+    ((8,) * 3, (4, 8, 16), "declares 3 strides .4, 8, 16., so it should return a list of 3 maps, not 2"),
+    ((8,), (4,), "a list of 1 maps, not 2"), ((8, 8), (4, 16), r"map 1 is \[2, 8, 8, 8\].*\[N, 8, 4, 4\]"),
+    ((16, 16), (4, 8), "map 0 is .* declared 16 channels")])
+def test_a_backbone_that_declares_something_else(channels, strides, message):
+    sizes = {"rpn": {"anchor_sizes": [8, 16, 32][: len(strides)]}}
+    images = [torch.rand(3, 64, 64)] * 2
+    right = small_model(backbone=Declares((8, 8), (4, 8)), changes={"rpn": {"anchor_sizes": [8, 16]}})
+    assert len(right.predict(images)) == 2
+    with pytest.raises(ValueError, match=f"backbone Declares.*{message}"):
+        small_model(backbone=Declares(channels, strides), changes=sizes).predict(images)
+
+
+def test_checkpointing_reaches_the_stage_for_rois(monkeypatch):
+    calls = []
+    monkeypatch.setattr("maskrcnn.backbones.resnet.checkpoint",
+                        lambda stage, x, **_: calls.append(stage) or stage(x))
+    model = small_model(changes=settings("resnet10", "c4", checkpointing=True)).train()
+    model(*small_data())
+    assert calls.count(model.backbone.trunk.layer4) == 2
+
+
+@pytest.mark.parametrize(("mode", "channels", "bands"), [("P", 4, 4), ("P", 3, 3), ("P", 1, 1), ("PA", 4, 4),
+                                                         ("LA", 2, 2)])
+def test_images_with_a_palette(mode, channels, bands):
+    """Colours, and not places in the palette."""
+    pixels = np.zeros((3, 4, 4), np.uint8)
+    pixels[1] = 200
+    image = Image.fromarray(pixels).convert("RGB")
+    image = image.convert(mode) if mode == "LA" else image.convert("P", palette=Image.Palette.ADAPTIVE)
+    image = image.convert("PA") if mode == "PA" else image
+    got = as_image(image, channels=channels)
+    assert got.shape == (bands, 3, 4)
+    assert got[0].tolist() == [[0] * 4, [200] * 4, [0] * 4]
+
+
+def test_bands_that_are_no_light():
+    with pytest.raises(ValueError, match="its bands are CMYK, and 4 of light are needed"):
+        as_image(Image.new("CMYK", (4, 4)), channels=4)
+    assert as_image(Image.new("CMYK", (4, 4))).shape == (3, 4, 4)
+
+
+def test_16_bits_as_older_versions_of_pillow_open_them(tmp_path):
+    Image.fromarray(np.full((3, 4), 40000, np.uint16)).save(tmp_path / "a.png")
+    image = Image.fromarray(np.full((3, 4), 40000, np.int32))
+    image.format = "PNG"
+    assert torch.equal(as_image(image, channels=1), as_image(tmp_path / "a.png", channels=1))
+    assert torch.equal(as_image(image), as_image(tmp_path / "a.png"))
+
+
 @pytest.mark.parametrize(("name", "channels"), [("timm/mobilenetv3_small_100", 3), ("timm/mobilenetv3_small_100", 4),
-                                                ("vgg16", 1), ("resnet18", 1), ("resnet18", 5), ("resnext50_32x4d", 3)])
+                                                ("vgg16", 1), ("resnet18", 1), ("resnet18", 5), ("resnext50_32x4d", 3),
+                                                ("vgg16_bn", 3)])
 def test_published_weights(monkeypatch, name, channels):
     """Of torchvision or timm, with the first convolution for as many channels as images have."""
     timm = pytest.importorskip("timm")
@@ -292,8 +375,8 @@ def test_published_weights(monkeypatch, name, channels):
         monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: source)
     transform = {"mean": [0.5] * channels, "std": [0.25] * channels}
     norm = "none" if name == "vgg16" else "batch"
-    model = small_model(changes={"transform": transform, "backbone": {"name": name, "width": 64, "norm": norm}},
-                        pretrained="imagenet")
+    backbone = {"name": name.removesuffix("_bn"), "width": 64, "norm": norm}
+    model = small_model(changes={"transform": transform, "backbone": backbone}, pretrained="imagenet")
     got = model.backbone.trunk.state_dict()
     first = "features.0.weight" if name == "vgg16" else "conv1.weight"
     for key, value in source.items():

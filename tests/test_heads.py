@@ -17,7 +17,7 @@ from maskrcnn.tools.norm import LayerNorm, make_norm
     {"box": {"convs": 4, "conv_channels": 6, "layers": 1, "norm": "group"}}, {"box": {"convs": 1, "layers": 0}},
     {"box": {"class_agnostic": True}}, {"box": {"loss": "giou"}}, {"box": {"smooth_l1_beta": 0.0}},
     {"box": {"loss": "giou", "class_agnostic": True}}, {"mask": {"convs": 3, "norm": "batch"}},
-    {"mask": {"convs": 0, "norm": "layer"}}, {"mask": {"convs": 2, "norm": "group"}}, {"fpn": {"norm": "layer"}},
+    {"mask": {"convs": 0}}, {"mask": {"convs": 2, "norm": "group"}}, {"fpn": {"norm": "layer"}},
     {"pooling": {"kind": "max"}}, {"pooling": {"aligned": False}}, {"backbone": {"norm": "layer"}},
 ], ids=str)
 @pytest.mark.parametrize("counts", [(2, 1), (0, 0)], ids=str)
@@ -102,3 +102,9 @@ def test_layer_norm_is_over_the_channels_of_each_cell():
     assert torch.allclose(y.mean(dim=1), torch.zeros(2, 3, 4), atol=1e-5)
     assert torch.allclose(y.var(dim=1, unbiased=False), torch.ones(2, 3, 4), atol=1e-3)
     assert isinstance(make_norm("sync", 6), torch.nn.SyncBatchNorm)
+
+
+@pytest.mark.parametrize("section", ["box", "mask"])
+def test_norms_without_convolutions(section):
+    with pytest.raises(ValueError, match=f"{section} head: norm group needs convolutions"):
+        small_model(changes={section: {"norm": "group", "convs": 0}})

@@ -286,7 +286,29 @@ def test_fine_tuning_renews_only_the_class_layers(tmp_path, caplog):
             assert torch.equal(value, source.state_dict()[key]), key
     assert "box_head.classification" in message
     assert "box_head.layers.0" not in message
+    assert message.endswith("classes of the same name would keep theirs, if both had class_names")
     assert model.class_names is None
+
+
+@pytest.mark.parametrize(("name", "stem"), [("resnet10", "conv1.weight"),
+                                            ("timm/mobilenetv3_small_100", "model.conv_stem.weight")])
+def test_fine_tuning_with_images_of_other_channels(tmp_path, name, stem):
+    """A checkpoint for three channels: its first convolution is shared out, all else kept."""
+    pytest.importorskip("timm")
+    source = small_model(3, class_names=["a", "b", "c"], changes={"backbone": {"name": name}})
+    source.save(tmp_path / "three.pt")
+    changes = {"transform": {"mean": [0.5] * 4, "std": [0.2] * 4}, "backbone": {"name": name}}
+    model = small_model(3, class_names=["c", "a", "d"], pretrained=tmp_path / "three.pt", changes=changes)
+    before, after = source.state_dict(), model.state_dict()
+    weight = before[f"backbone.trunk.{stem}"]
+    assert torch.equal(after[f"backbone.trunk.{stem}"], torch.cat([weight, weight[:, :1]], dim=1) * 0.75)
+    assert all(torch.equal(after[key], before[key]) for key in before
+               if stem not in key and not key.startswith(weights.CLASS_LAYERS))
+
+
+def test_weights_are_given_by_name():
+    with pytest.raises(ValueError, match='pretrained = 5; give None, "imagenet", "coco" or the path'):
+        small_model(3, pretrained=5)
 
 
 def test_fine_tuning_with_another_configuration_names_the_settings(tmp_path, caplog):

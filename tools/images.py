@@ -57,6 +57,8 @@ def as_image(image: Any, name: str = "image", channels: int = 3) -> Tensor:
 
 def _from_pil(image: Image.Image, channels: int) -> Tensor:
     """Any PIL image, upright. Pillow's own conversion would clip what has more than 8 bits to white."""
+    if image.mode == "I" and image.format == "PNG":  # 16 bits, as older versions of Pillow open them
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
     if image.mode in ("I", "F"):
         raise ValueError(f"images of mode {image.mode} have no fixed range of values; convert them to 8 or 16 bits")
     deep = image.mode.startswith("I;16")
@@ -67,6 +69,11 @@ def _from_pil(image: Image.Image, channels: int) -> Tensor:
         image = image.convert("RGB")
     elif channels == 1 and not deep:
         image = image.convert("L")
+    elif image.mode in ("P", "PA"):  # what is stored are places in a palette
+        transparent = image.mode == "PA" or "transparency" in image.info
+        image = image.convert("RGBA" if transparent or channels == 4 else "RGB")
+    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        raise ValueError(f"its bands are {image.mode}, and {channels} of light are needed; give an array instead")
     array = np.array(image)
     array = array[:, :, None] if array.ndim == 2 else array
     if array.shape[2] != channels:

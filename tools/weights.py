@@ -58,6 +58,8 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
     Raises:
         ValueError: weights that do not fit the architecture, or a file that is none of these.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"pretrained = {source!r}; give None, \"imagenet\", \"coco\" or the path of a checkpoint")
     source = os.fspath(source)
     if source == "":
         return
@@ -113,6 +115,7 @@ def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_na
     mask head's weights out.
     """
     own = model.state_dict()
+    state = _fit_stem(state, own, "backbone.")
     if model.mask_head is None:
         state = {key: value for key, value in state.items() if not key.removeprefix(UNUSED).startswith("mask_head.")}
     num_classes = len(class_names or []) if num_classes is None else num_classes
@@ -132,8 +135,9 @@ def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_na
                       [mine.index(name) for name in kept])
     load_state(model, {**state, **fresh}, source)
     layers = sorted({key.rpartition(".")[0] for key in fresh})
+    hint = "" if theirs and mine else "; classes of the same name would keep theirs, if both had class_names"
     log.warning("%s are for other classes: %s start from fresh weights%s", source, ", ".join(layers),
-                f", but for {', '.join(kept)}" if kept else "")
+                f", but for {', '.join(kept)}" if kept else hint)
 
 
 def _rows(key: str, classes: int) -> int:
@@ -172,6 +176,8 @@ def _imagenet(model: Any, trunk: str) -> tuple[Mapping[str, Tensor], str]:
     """The published weights of a trunk, and whose they are."""
     if hasattr(_trunk(model), "published"):
         return _trunk(model).published(), "timm's weights"
+    if trunk == "vgg16" and "features.1.running_mean" in _trunk(model).state_dict():
+        trunk = "vgg16_bn"
     if trunk not in torchvision.models.list_models(torchvision.models):
         raise ValueError(f"torchvision has no weights for {trunk!r}; train from scratch, or choose a backbone that it "
                          f"or timm has weights for")
@@ -184,18 +190,22 @@ def _trunk(model: Any) -> Any:
 
 
 def _load_trunk(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Without the classifier. For images with other than three channels the first convolution's are shared out."""
+    """Without the classifier."""
     trunk = _trunk(model)
     state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
-    for key in {"conv1.weight", "features.0.weight"} & set(state):
-        channels = trunk.state_dict()[key].shape[1] if key in trunk.state_dict() else state[key].shape[1]
-        if channels != state[key].shape[1]:
-            state[key] = _with_channels(state[key], channels)
-    load_state(trunk, state, source)
+    load_state(trunk, _fit_stem(state, trunk.state_dict(), ""), source)
+
+
+def _fit_stem(state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
+    """Weights whose first convolution is for images of as many channels as the model's own."""
+    stem = next((key for key in own if key.startswith(prefix) and own[key].dim() == 4), "")
+    if stem not in state or state[stem].dim() != 4 or state[stem].shape[1] == own[stem].shape[1]:
+        return state
+    return {**state, stem: _with_channels(state[stem], own[stem].shape[1])}
 
 
 def _with_channels(weight: Tensor, channels: int) -> Tensor:
-    """A convolution's weights [O, 3, k, k] for images of other channels: the sum of all for a single one, else those of
+    """A convolution's weights [O, C, k, k] for images of other channels: the sum of all for a single one, else those of
     red, green and blue in turn, scaled so that outputs keep their size."""
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
