@@ -156,8 +156,8 @@ def prepare_data(cfg: EasyDict) -> None:
 
 def make_loader(dataset: Dataset, cfg: EasyDict) -> DataLoader:
     """Shuffled batches (images, targets, files), in an order that follows from the seed."""
-    if cfg.data.flip > 0:
-        dataset = Flipped(dataset, cfg.data.flip)
+    if cfg.augment.flip > 0:
+        dataset = Flipped(dataset, cfg.augment.flip)
     return DataLoader(WithFiles(dataset), cfg.train.batch_size, shuffle=True, num_workers=cfg.data.workers,
                       collate_fn=_transpose, persistent_workers=cfg.data.workers > 0,
                       generator=torch.Generator().manual_seed(cfg.train.seed))

@@ -157,7 +157,7 @@ def test_values_of_another_type_are_errors(tmp_path, section, key, kind, value):
 
 @pytest.mark.parametrize(("section", "key", "value", "right"), [
     ("rpn", "samples", 0, "at least 1"), ("rpn", "samples", -1, "at least 1"),
-    ("rpn", "nms_iou", 1.5, "between 0 and 1"), ("data", "flip", -0.1, "between 0 and 1"),
+    ("rpn", "nms_iou", 1.5, "between 0 and 1"), ("augment", "flip", -0.1, "between 0 and 1"),
     ("train", "seed", -1, "at least 0"), ("transform", "min_size", [800, 0], "at least 1"),
     ("transform", "std", "0.2, -0.2, 0.2", "at least 0"),
 ])

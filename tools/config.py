@@ -19,13 +19,14 @@ AT_LEAST_ONE = {"transform": ("min_size", "max_size", "size_divisor"), "backbone
                 "rpn": ("pre_nms_train", "pre_nms_test", "post_nms_train", "post_nms_test", "samples"),
                 "pooling": ("levels", "canonical_size"),
                 "box": ("pool_size", "hidden", "conv_channels", "samples", "max_detections"),
-                "mask": ("pool_size", "channels"), "train": ("epochs", "batch_size"),
+                "mask": ("pool_size", "channels"), "train": ("epochs", "batch_size", "accumulate"),
                 "evaluate": ("batch_size", "max_detections")}
 AT_MOST_ONE = {"rpn": ("positive_iou", "negative_iou", "crowd_overlap", "positive_fraction", "nms_iou"),
                "box": ("positive_iou", "negative_iou", "crowd_overlap", "positive_fraction", "nms_iou",
                        "score_threshold"),
-               "mask": ("threshold",), "backbone": ("drop_path",), "data": ("flip",),
-               "train": ("momentum", "gamma", "warmup_start_factor")}
+               "mask": ("threshold",), "backbone": ("drop_path",),
+               "augment": ("flip", "flip_vertical", "brightness", "contrast", "saturation", "hue", "copy_paste"),
+               "train": ("momentum", "gamma", "warmup_start_factor", "ema")}
 
 
 class ConfigError(ValueError):
@@ -144,9 +145,9 @@ def _convert(value: Any, default: Any, place: str) -> Any:
         parts = [p.strip() for p in value.split(",") if p.strip()] if isinstance(value, str) else value
         if isinstance(parts, (int, float)) and not isinstance(parts, bool):
             parts = [parts]
-        if not isinstance(parts, (list, tuple)) or not parts:
+        if not isinstance(parts, (list, tuple)) or not (parts or not default):
             raise ConfigError(f"{place} = {value!r} should be a list such as {_text(default)}")
-        return [_convert(part, default[0], place) for part in parts]
+        return [_convert(part, default[0] if default else "", place) for part in parts]
     if isinstance(default, bool):
         flags = {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}
         if isinstance(value, bool):
@@ -175,5 +176,5 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_text(v) for v in value) + ("," if len(value) == 1 else "")
+        return ", ".join(_text(v) for v in value) + ("," if len(value) < 2 else "")
     return str(value)

@@ -1,0 +1,178 @@
+"""COCO's instance annotations in JSON (cocodataset.org, "data format"), of the years 2014 and 2017 or of one's own."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import segments
+from .problems import Problem, Problems
+from .table import Table, TableBuilder
+
+BORDER = 1.0  # pixels that a box may reach over the border of its image: rounding in annotation tools does
+
+
+class Annotation(NamedTuple):
+    """An entry of "annotations", with its mask encoded."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: tuple[float, ...]  # x, y, width, height
+    area: float
+    crowd: bool
+    mask: bytes
+    size: tuple[int, int] | None  # of an RLE
+
+
+def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problems: Problems,
+              class_names: Sequence[str] | None = None) -> Table:
+    """The images and objects of one annotation file.
+
+    Labels 1..K are the categories in the order of their ids, which may have gaps. Of polygons the mask is the union;
+    holes are drawn as COCO's own are, by a ring that runs in and out again, or as RLE.
+
+    Args:
+        annotations: the JSON file. images: the folder of its image files.
+        problems: told what is broken, which is then left out.
+        class_names: those that the file should have, where another split has decided.
+
+    Raises:
+        ValueError: a file that is missing or no such JSON, or categories that do not fit; and what `problems` raises.
+    """
+    path, folder = Path(annotations), Path(images)
+    if not path.is_file():
+        raise ValueError(f"no annotation file {path}")
+    if not folder.is_dir():
+        raise ValueError(f"no image folder {folder}, for the images of {path}")
+    content = _parse(path)
+    categories = _categories(content["categories"], str(path))
+    names = list(categories.values())
+    if class_names is not None and names != list(class_names):
+        raise ValueError(f"{path} has the categories {', '.join(names)}; the training split has "
+                         f"{', '.join(class_names)}")
+    builder = TableBuilder(names, list(categories), folder)
+    for place, image in enumerate(content["images"]):
+        fault = _add_image(image, builder, folder)
+        if fault is not None:
+            name = str(image.get("file_name", image.get("id", ""))) if isinstance(image, dict) else ""
+            problems.found(Problem(*fault, str(path), name or f"number {place}, from 0"))
+    labels = {category: label for label, category in enumerate(categories, 1)}
+    seen: set[int] = set()
+    for place, entry in enumerate(content["annotations"]):
+        fault = _add(entry, builder, labels, seen)
+        if fault is not None:
+            known = entry._asdict() if isinstance(entry, Annotation) else entry if isinstance(entry, dict) else {}
+            image = known.get("image_id", "")
+            row = builder.rows.get(image) if isinstance(image, int) else None
+            problems.found(Problem(*fault, str(path), str(image) if row is None else builder.files[row].decode(),
+                                   str(known.get("id", f"number {place}, from 0"))))
+    return builder.build()
+
+
+def _parse(path: Path) -> dict[str, list]:
+    """The file's content, with annotations encoded as they are met: as Python's lists of numbers, the polygons of
+    COCO's training split would take gigabytes."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file, object_hook=_encode)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise ValueError(f"{path} has no list of {key}; COCO's instance annotations have images, annotations and "
+                             f"categories")
+    return content
+
+
+def _encode(entry: dict[str, Any]) -> Any:
+    """An annotation, or the entry as it is with what is wrong under "fault"."""
+    if "image_id" not in entry or "bbox" not in entry:
+        return entry
+    try:
+        segmentation, size = entry.get("segmentation"), None
+        if isinstance(segmentation, dict):
+            mask, size = segments.from_rle(segmentation), tuple(segmentation["size"])
+        elif segmentation:
+            mask = segments.from_polygons(segmentation)
+        else:
+            return entry | {"fault": ("missing mask", "it has no segmentation")}
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        return entry | {"fault": ("malformed mask", f"its segmentation is no polygons and no RLE: {error}")}
+    try:
+        x, y, w, h = entry["bbox"]
+        return Annotation(int(entry.get("id", 0)), int(entry["image_id"]), int(entry["category_id"]),
+                          (float(x), float(y), float(w), float(h)), float(entry.get("area", w * h)),
+                          bool(entry.get("iscrowd", 0)), mask, size)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        return entry | {"fault": ("malformed annotation", f"{type(error).__name__}: {error}; it needs id, image_id, "
+                                                          f"category_id, bbox [x, y, width, height] and segmentation")}
+
+
+def _categories(entries: list, path: str) -> dict[int, str]:
+    """Names by id, in the order of the ids."""
+    try:
+        pairs = sorted((int(entry["id"]), str(entry["name"])) for entry in entries)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: every category needs an id and a name ({error!r})") from error
+    if not pairs or len({number for number, _ in pairs}) < len(pairs) or len({name for _, name in pairs}) < len(pairs):
+        raise ValueError(f"{path}: categories must be there, with different ids and names; they are {pairs}")
+    return dict(pairs)
+
+
+def _add_image(image: Any, builder: TableBuilder, folder: Path) -> tuple[str, str] | None:
+    """The image into the table, or what is wrong with it: the kind and a message."""
+    try:
+        number, name = int(image["id"]), str(image["file_name"])
+        height, width = int(image["height"]), int(image["width"])
+    except (TypeError, KeyError, ValueError) as error:
+        return "malformed image", f"{type(error).__name__}: {error}; an image needs id, file_name, height and width"
+    if number in builder.rows:
+        return "duplicate image id", f"image id {number} is there twice"
+    if height < 1 or width < 1:
+        return "malformed image", f"its height {height} and width {width} should be at least 1"
+    if not (folder / name).is_file():
+        return "missing image", f"there is no file {folder / name}"
+    builder.add_image(number, name, height, width)
+    return None
+
+
+def _add(entry: Any, builder: TableBuilder, labels: dict[int, int], seen: set[int]) -> tuple[str, str] | None:
+    """The annotation into the table, or what is wrong with it: the kind and a message."""
+    if not isinstance(entry, Annotation):
+        fault = entry.get("fault") if isinstance(entry, dict) else None
+        return fault or ("malformed annotation", "it has no image_id and bbox")
+    if entry.image_id not in builder.rows:
+        return "unknown image", f"there is no image of id {entry.image_id}"
+    if entry.category_id not in labels:
+        return "unknown category", f"category {entry.category_id} is none of {', '.join(map(str, labels))}"
+    if entry.id and entry.id in seen:
+        return "duplicate annotation id", f"annotation id {entry.id} is there twice"
+    seen.add(entry.id)
+    row = builder.rows[entry.image_id]
+    height, width = builder.sizes[2 * row], builder.sizes[2 * row + 1]
+    x, y, w, h = entry.bbox
+    fault = box_fault((x, y, x + w, y + h), height, width)
+    if fault is not None:
+        return fault
+    if entry.size is not None and entry.size != (height, width):
+        h, w = entry.size
+        return "malformed mask", f"its RLE is for {h} x {w} pixels, the image has {height} x {width}"
+    builder.add_object(entry.image_id, labels[entry.category_id], (x, y, x + w, y + h), entry.mask, entry.area,
+                       entry.id, entry.crowd)
+    return None
+
+
+def box_fault(box: Sequence[float], height: int, width: int) -> tuple[str, str] | None:
+    """What is wrong with a box, xyxy in pixels, of an image of this size: the kind and a message; or None."""
+    x1, y1, x2, y2 = box
+    written = f"its box x {x1:g} to {x2:g}, y {y1:g} to {y2:g}"
+    if not all(math.isfinite(number) for number in box):
+        return "degenerate box", f"{written} is not finite"
+    if not (x1 < x2 and y1 < y2):
+        return "degenerate box", f"{written} has no size"
+    if min(x1, y1) < -BORDER or x2 > width + BORDER or y2 > height + BORDER:
+        return "box outside", f"{written} reaches out of the image of width {width} and height {height}"
+    return None

@@ -1,0 +1,99 @@
+"""Masks as short byte strings: run-length codes (RLE) or polygons, as they were annotated.
+
+The first byte says which: R, COCO's compressed RLE; P, polygons of float64 coordinates; H, of whole hundredths of a
+pixel, which is what COCO's files have, in half the bytes and without a rounding error.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import mask as rle
+
+
+def from_mask(mask: np.ndarray) -> bytes:
+    """A mask [h, w], zero is background."""
+    return b"R" + rle.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+
+
+def from_rle(segmentation: dict[str, Any]) -> bytes:
+    """COCO's {"size": [h, w], "counts": ...}, compressed (text) or not (a list of numbers).
+
+    Raises:
+        ValueError: runs that do not fill the size.
+    """
+    height, width = (int(side) for side in segmentation["size"])
+    counts = segmentation["counts"]
+    if isinstance(counts, (list, tuple)):
+        if sum(counts) != height * width or min(counts, default=0) < 0:
+            raise ValueError(f"runs of {sum(counts)} pixels for a size of {height} x {width}")
+        counts = rle.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"]
+    code = counts.encode() if isinstance(counts, str) else bytes(counts)
+    if _length(code) != height * width:
+        raise ValueError(f"runs of {_length(code)} pixels for a size of {height} x {width}")
+    return b"R" + code
+
+
+def from_polygons(polygons: Sequence[Sequence[float]]) -> bytes:
+    """Rings [x1, y1, x2, y2, ...], at least 3 points each; the mask is their union, as in COCO.
+
+    Raises:
+        ValueError: a ring that is none.
+    """
+    rings = [np.asarray(ring, np.float64) for ring in polygons]
+    for ring in rings:
+        if ring.ndim != 1 or len(ring) < 6 or len(ring) % 2 or not np.isfinite(ring).all():
+            raise ValueError(f"a ring of {ring.size} numbers; a polygon has x and y of at least 3 points")
+    every = np.concatenate(rings) if rings else np.zeros(0)
+    hundredths = np.rint(every * 100)
+    exact = bool((np.abs(hundredths) < 2**31).all() and (hundredths / 100 == every).all())
+    head = np.array([len(rings), *(len(ring) for ring in rings)], np.int32).tobytes()
+    return (b"H" if exact else b"P") + head + (hundredths.astype(np.int32) if exact else every).tobytes()
+
+
+def to_rle(code: bytes, height: int, width: int) -> dict[str, Any]:
+    """COCO's compressed RLE, {"size": [h, w], "counts": bytes}."""
+    if code[:1] == b"R":
+        return {"size": [height, width], "counts": code[1:]}
+    count = int(np.frombuffer(code, np.int32, 1, 1)[0])
+    lengths = np.frombuffer(code, np.int32, count, 5)
+    exact = code[:1] == b"H"
+    numbers = np.frombuffer(code, np.int32 if exact else np.float64, offset=5 + 4 * count)
+    rings = np.split(numbers / 100 if exact else numbers, np.cumsum(lengths)[:-1])
+    return rle.merge(rle.frPyObjects([ring.tolist() for ring in rings], height, width))
+
+
+def decode(codes: Sequence[bytes], height: int, width: int) -> np.ndarray:
+    """Masks [M, height, width] of bool."""
+    if not codes:
+        return np.zeros((0, height, width), bool)
+    masks = rle.decode([to_rle(code, height, width) for code in codes])  # [h, w, M], column by column
+    return np.ascontiguousarray(masks.transpose(2, 0, 1)).view(bool)
+
+
+def tight_box(code: bytes, height: int, width: int) -> list[float]:
+    """xyxy around the pixels of a mask, [0, 0, 0, 0] for an empty one."""
+    x, y, w, h = rle.toBbox(to_rle(code, height, width)).tolist()
+    return [x, y, x + w, y + h]
+
+
+def area(code: bytes, height: int, width: int) -> int:
+    """Pixels of a mask."""
+    return int(rle.area(to_rle(code, height, width)))
+
+
+def _length(code: bytes) -> int:
+    """The pixels that a compressed RLE covers: its numbers have 5 bits a byte, and from the third on are differences to
+    the last but one (see COCO's maskApi.c, rleFrString)."""
+    counts: list[int] = []
+    value = shift = 0
+    for byte in code:
+        value |= (byte - 48 & 0x1F) << shift
+        shift += 5
+        if not byte - 48 & 0x20:
+            value -= (1 << shift) if byte - 48 & 0x10 else 0
+            counts.append(value + counts[-2] if len(counts) > 2 else value)
+            if counts[-1] < 0:
+                return -1
+            value = shift = 0
+    return -1 if shift else sum(counts)
