@@ -119,7 +119,8 @@ class MaskRCNN(nn.Module):
         Args:
             images: list of [3, h, w] tensors of any sizes, float in 0..1 or uint8, or one [N, 3, H, W].
             targets: for each image a dict of boxes [M, 4] (absolute xyxy, exclusive x2, y2), labels [M] in 1..K,
-                masks [M, h, w] bool or uint8, and perhaps iscrowd [M]. M may be 0.
+                masks [M, h, w] bool or uint8, and perhaps iscrowd [M]. M may be 0. An integer `seed` fixes the
+                samples that the image's losses are computed on; else they follow from torch's generator.
 
         Returns:
             In training mode the losses, a dict of scalar tensors. In evaluation mode the detections, for each image

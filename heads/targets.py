@@ -46,7 +46,8 @@ class RoISampler:
         valid = torch.cat([valid, truth.valid], dim=1)
         matched, label = match(boxes, truth.boxes, truth.valid, truth.crowd, self.positive_iou, self.negative_iou,
                                self.crowd_overlap)
-        index, chosen = sample(label.masked_fill(~valid, -1), self.samples, self.positive_fraction)
+        # Other numbers than the RPN's sample follows from.
+        index, chosen = sample(label.masked_fill(~valid, -1), self.samples, self.positive_fraction, ~truth.keys)
         matched = take(matched, index)
         positive = (take(label, index) == POSITIVE) & chosen
         labels = take(truth.labels, matched) * positive

@@ -74,7 +74,7 @@ class RPN(nn.Module):
         anchors = proposals.anchors[None]
         matched, label = match(anchors, truth.boxes, truth.valid, truth.crowd, self.positive_iou, self.negative_iou,
                                self.crowd_overlap, low_quality=True)
-        index, valid = sample(label, self.samples, self.positive_fraction)
+        index, valid = sample(label, self.samples, self.positive_fraction, truth.keys)
         positive = take(label, index) == POSITIVE
         count = valid.sum().clamp(min=1)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torchvision import ops
 from torchvision.models.detection._utils import Matcher
 
-from maskrcnn.tools.matching import IGNORED, NEGATIVE, POSITIVE, match, sample
+from maskrcnn.tools.matching import IGNORED, NEGATIVE, POSITIVE, match, noise, sample
 from maskrcnn.tools.padding import Slots, pad, slots, take
 
 DOUBLE = torch.float64
@@ -132,7 +132,7 @@ def test_low_quality_takes_the_best_of_each_object_with_ties():
 def test_sample_keeps_its_promises(seed, images, candidates, size, fraction):
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(-1, 2, (images, candidates), generator=generator)
-    index, valid = sample(label, size, fraction)
+    index, valid = sample(label, size, fraction, torch.arange(images) + seed)
     promised = int(size * fraction)
     assert index.shape == valid.shape == (images, min(size, candidates))
     for i in range(images):
@@ -154,28 +154,38 @@ def test_sample_keeps_its_promises(seed, images, candidates, size, fraction):
 def test_sample_fills_with_negatives(positives, negatives, want):
     label = torch.cat([torch.full((positives,), POSITIVE), torch.full((negatives,), NEGATIVE),
                        torch.full((20,), IGNORED)])[None]
-    index, valid = sample(label, 16, 0.25)
+    index, valid = sample(label, 16, 0.25, torch.tensor([7]))
     drawn = label[0][index[0][valid[0]]]
     assert (int((drawn == POSITIVE).sum()), int((drawn == NEGATIVE).sum())) == want
 
 
 def test_every_candidate_is_drawn_about_equally_often():
     label = torch.tensor([1, 0, -1, 1, 0, 0, 1, -1, 0, 1]).expand(2000, -1)
-    index, valid = sample(label, 4, 0.5)
+    index, valid = sample(label, 4, 0.5, torch.arange(2000))
     often = torch.zeros(10).index_add(0, index.flatten(), valid.flatten().float()) / 2000
     # Two of four positives and two of four negatives: each with a chance of 1/2, five standard deviations wide.
     assert ((often[label[0] != IGNORED] - 0.5).abs() < 5 * 0.5 / 2000**0.5).all()
     assert (often[label[0] == IGNORED] == 0).all()
 
 
-def test_sample_follows_the_seed():
-    label = torch.randint(-1, 2, (2, 100))
-    drawn = []
-    for seed in (5, 5, 6):
-        torch.manual_seed(seed)
-        drawn.append(sample(label, 20, 0.5)[0])
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
+def test_sample_follows_the_key():
+    """Of its image alone, whatever the others in the batch."""
+    label = torch.randint(-1, 2, (1, 100)).expand(3, -1)
+    index = sample(label, 20, 0.5, torch.tensor([5, 6, 5]))[0]
+    assert torch.equal(index[0], index[2])
+    assert not torch.equal(index[0], index[1])
+    assert torch.equal(sample(label[:1], 20, 0.5, torch.tensor([6]))[0][0], index[1])
+
+
+def test_noise_is_splitmix64():
+    """The first numbers of seed 1234567, as Vigna's splitmix64.c prints them, without the highest bit."""
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431,
+                 16408922859458223821]
+    want = [number & 2**63 - 1 for number in published]
+    assert noise(torch.tensor([1234567]), 5).tolist() == [want]
+    many = noise(torch.arange(100), 1000).double() / 2**63
+    assert float(many.mean()) == pytest.approx(0.5, abs=0.005)
+    assert torch.corrcoef(many[:2]).abs()[0, 1] < 0.15
 
 
 # ------------------------------------------------------------------------------------------------------------ padding

@@ -129,8 +129,8 @@ def same_samples(monkeypatch):
     drawn = []
     original = matching.sample
 
-    def record(label, size, positive_fraction):
-        index, valid = original(label, size, positive_fraction)
+    def record(label, size, positive_fraction, keys):
+        index, valid = original(label, size, positive_fraction, keys)
         drawn.append((label, index, valid))
         return index, valid
 

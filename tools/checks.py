@@ -131,6 +131,9 @@ def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: 
             _check_masks(target["masks"], i, len(target["boxes"]), image.shape[1], image.shape[2])
         if "iscrowd" in target:
             _check_crowd(target["iscrowd"], i, len(target["boxes"]))
+        seed = target.get("seed", 0)
+        if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise ValueError(f"targets[{i}]['seed'] is {seed!r}; expected an integer of 64 bits")
     with_masks = [("masks" in target) for target in targets]
     if not all(with_masks) and (masks_needed or any(with_masks)):
         raise ValueError(f"targets[{with_masks.index(False)}] lacks masks; every image of a batch needs them "

@@ -53,18 +53,19 @@ def check_thresholds(name: str, positive_iou: float, negative_iou: float) -> Non
         raise ValueError(f"{name}: negative_iou {negative_iou} must not exceed positive_iou {positive_iou}")
 
 
-def sample(label: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+def sample(label: Tensor, size: int, positive_fraction: float, keys: Tensor) -> tuple[Tensor, Tensor]:
     """A random choice of `size` candidates an image, at most `positive_fraction` of them positive, the rest negative.
 
     Args:
         label: [N, P], 1 positive, 0 negative, -1 ignored.
+        keys: [N], what each image's choice follows from, whatever batch it is in.
 
     Returns:
         index [N, S] into the candidates and valid [N, S], S = min(size, P). Positives come first, so that all of
         them lie in the first int(size * positive_fraction) slots; padding comes last.
     """
     count = label.shape[1]
-    priority = torch.rand(label.shape, device=label.device)
+    priority = noise(keys, count)
     positives, is_positive = _draw(priority, label == POSITIVE, min(int(size * positive_fraction), count))
     negatives, is_negative = _draw(priority, label == NEGATIVE, min(size, count))
     # Positives, then negatives, then padding; the cut leaves as many negatives as there is room for.
@@ -76,5 +77,17 @@ def sample(label: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, 
 
 def _draw(priority: Tensor, eligible: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` eligible slots of highest priority: index [N, count], and valid where fewer are eligible."""
-    value, index = priority.masked_fill(~eligible, -1.0).topk(count, dim=1)
+    value, index = priority.masked_fill(~eligible, -1).topk(count, dim=1)
     return index, value >= 0
+
+
+def noise(keys: Tensor, count: int) -> Tensor:
+    """Random integers [N, count] in 0..2**63 - 1 that follow from keys [N] alone, on every device the same.
+
+    SplitMix64 (Steele et al., Fast Splittable Pseudorandom Number Generators, figure 17): the key is its seed. Integers
+    of 64 bits wrap around, and have no logical shift, hence the masks.
+    """
+    x = keys[:, None] + torch.arange(1, count + 1, device=keys.device) * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ (x >> shift & (1 << 64 - shift) - 1)) * factor
+    return (x ^ (x >> 31 & (1 << 33) - 1)) & 0x7FFFFFFFFFFFFFFF

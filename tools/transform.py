@@ -24,6 +24,7 @@ class Truth:
     crowd: Tensor | None  # [N, M]: a crowd region; None where the batch has none
     masks: list[Tensor]  # N x [max(1, M_i), h, w], 0/1; an empty list where the targets have none
     mask_ratios: Tensor  # [N, 2]: mask pixels per input pixel, vertical and horizontal
+    keys: Tensor  # [N] int64: what the random samples of each image follow from
 
 
 @dataclass
@@ -111,7 +112,9 @@ class Transform(nn.Module):
                 masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.sizes.tolist())]
         mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes
         valid = given if crowd is None else given & ~crowd
-        return Truth(scale(boxes, sizes / original), labels, valid, crowd, masks, mask_ratios)
+        drawn = torch.randint(2**62, (len(targets),)).tolist()
+        keys = torch.tensor([target.get("seed", key) for target, key in zip(targets, drawn)], device=device)
+        return Truth(scale(boxes, sizes / original), labels, valid, crowd, masks, mask_ratios, keys)
 
     def restore(self, detections: Detections, batch: Batch) -> list[dict[str, Tensor]]:
         """Detections of the batch -> for each image a dict of boxes [D, 4], labels [D], scores [D] and, where there
