@@ -12,6 +12,7 @@ from maskrcnn import __version__
 
 from .evaluate import evaluate
 from .predict import predict
+from .processes import rank_and_count
 from .train import TrainingError, train
 
 
@@ -37,12 +38,16 @@ def make_parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train, then evaluate on the test split")
     _add_config(command)
+    command.add_argument("--resume", action="store_true", help="go on with the last run of that output; begin one if "
+                                                               "there is none")
     command.set_defaults(run=_train)
 
     command = commands.add_parser("evaluate", help="average precision of a checkpoint on one split")
     _add_config(command)
     command.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt")
     command.add_argument("--split", default="test", help="train, val or test (default)")
+    command.add_argument("--results", metavar="FILE", help="write the detections in COCO's results format")
+    command.add_argument("--report", metavar="FILE", help="write a page of HTML with figures, curves and confusions")
     command.set_defaults(run=_evaluate)
 
     command = commands.add_parser("predict", help="annotated pictures and COCO results of image files")
@@ -74,12 +79,13 @@ def _overrides(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    _print(train(arguments.config, **_overrides(arguments.settings)))
+    _print(train(arguments.config, arguments.resume, **_overrides(arguments.settings)))
     return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    _print(evaluate(arguments.config, arguments.weights, arguments.split, **_overrides(arguments.settings)))
+    _print(evaluate(arguments.config, arguments.weights, arguments.split, arguments.results, arguments.report,
+                    **_overrides(arguments.settings)))
     return 0
 
 
@@ -92,6 +98,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _print(metrics: dict[str, float]) -> None:
-    """Metrics as JSON on standard output; null where there is no number."""
+    """Metrics as JSON on standard output, of the first process; null where there is no number."""
+    if rank_and_count()[0] > 0:
+        return
     print(json.dumps({key: None if isinstance(value, float) and math.isnan(value) else value
                       for key, value in metrics.items()}, indent=2))

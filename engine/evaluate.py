@@ -1,76 +1,126 @@
-"""Evaluate a model on one split of a data set: COCO average precision, and the losses."""
+"""Evaluate a model on one split of a data set: average precision, and the losses."""
 
+import logging
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from easydict import EasyDict
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from maskrcnn import MaskRCNN
 
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.config import Source, load_config
-from .metrics import CocoMetrics
+from .loading import Seeded, transpose
+from .metrics import figures
+from .processes import gather, rank_and_count
+from .report import write_report
+from .result_files import write_results
+from .results import Results
+
+log = logging.getLogger("maskrcnn")
 
 
-def evaluate(config: Source, weights: str | os.PathLike, split: str = "test", **overrides: dict[str, Any]) \
-        -> dict[str, float]:
-    """The metrics of a checkpoint on one split of the data set that the configuration names.
+def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
+             results: str | os.PathLike | None = None, report: str | os.PathLike | None = None,
+             **overrides: dict[str, Any]) -> dict[str, float]:
+    """The metrics of a checkpoint on one split of the data set that the configuration names; in several processes
+    where `accelerate launch` or `torchrun` started them.
 
     Args:
         config: file or mapping laid over config.ini; its [data], [evaluate] and [train] device count, while the model
             has the configuration in the checkpoint.
         weights: a checkpoint of training or of `MaskRCNN.save`.
         split: train, val or test.
+        results: file for the detections in COCO's results format, with the data set's own ids.
+        report: file for a page of HTML with figures, curves and the confusion matrix.
         overrides: sections laid over both, e.g. data={"root": "elsewhere"}, box={"score_threshold": 0.5}.
 
     Returns:
-        box_AP, mask_AP, ...: see `maskrcnn.engine.metrics.CocoMetrics.compute`; and loss with its parts.
+        box_AP, mask_AP, ...: see `maskrcnn.engine.metrics.figures`; and loss with its parts.
 
     Raises:
-        ValueError: files that do not fit, or a checkpoint for another number of classes.
+        ValueError: files that do not fit, or a checkpoint for other classes.
     """
     cfg = load_config(config, overrides)
-    model = MaskRCNN.load(weights, overrides).to(choose_device(cfg.train.device))
-    dataset = open_dataset(cfg.data.format, cfg.data.root, split)
+    device = choose_device(cfg.train.device)
+    state = PartialState(cpu=device.type == "cpu")
+    model = MaskRCNN.load(weights, overrides)
+    model.to(device if state.num_processes == 1 else state.device)
+    dataset = open_dataset(cfg.data, split, len(model.transform.mean), model.class_names)
     if model.num_classes != len(dataset.class_names):
         raise ValueError(f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "
                          f"{len(dataset.class_names)}: {', '.join(dataset.class_names)}")
-    return evaluate_model(model, dataset, cfg.evaluate.batch_size, cfg.evaluate.max_detections, f"evaluate {split}")
+    collected, losses = collect(model, dataset, cfg.evaluate.batch_size, f"evaluate {split}", cfg.data.workers)
+    metrics = losses | figures(collected, cfg.evaluate.metrics, cfg.evaluate.max_detections)
+    if state.is_main_process:
+        if results is not None:
+            write_results(results, collected, dataset.image_ids, dataset.category_ids)
+        if report is not None:
+            write_report(report, collected, dataset.class_names, metrics, f"{weights} on {split} of {cfg.data.root}")
+    return metrics
 
 
-def evaluate_model(model: MaskRCNN, dataset: Dataset, batch_size: int, max_detections: int = 100,
-                   description: str | None = None) -> dict[str, float]:
-    """Metrics and mean losses of a model over a whole data set; a progress bar where there is a description.
+def evaluate_model(model: MaskRCNN, dataset: Dataset, settings: EasyDict, description: str | None = None,
+                   workers: int = 0) -> dict[str, float]:
+    """Metrics and mean losses of a model over a whole data set, which the processes share out among them and all get;
+    `settings` is [evaluate]. A progress bar where there is a description.
 
     The model is left in evaluation mode. Random choices in the losses are the same at every call.
     """
-    metrics = CocoMetrics(dataset.class_names, max_detections)
-    totals: dict[str, float] = {}
+    results, losses = collect(model, dataset, settings.batch_size, description, workers)
+    return losses | figures(results, settings.metrics, settings.max_detections)
+
+
+def collect(model: MaskRCNN, dataset: Dataset, batch_size: int, description: str | None = None,
+            workers: int = 0) -> tuple[Results, dict[str, float]]:
+    """Targets and detections of every image, numbered by their place, and the mean losses.
+
+    A process takes every so many-th batch of the whole data set: batches are the same for any number of processes, no
+    image counts twice, and so the figures are equal.
+    """
+    mine = Results(dataset.class_names)
+    losses: dict[int, tuple[int, dict[str, float]]] = {}
     model.eval()
-    device = next(model.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode(), \
-            progress(len(dataset), description) as bar:
-        torch.manual_seed(0)
-        for images, targets in batches(dataset, batch_size):
-            detections, losses = model(images, targets)
-            for target, found in zip(targets, detections):
-                metrics.add(target, {key: value.cpu() for key, value in found.items()})
-            for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + float(value) * len(images)
-            bar.update(len(images))
-    means = {name: total / max(1, len(dataset)) for name, total in totals.items()}
-    return {"loss": sum(means.values()), **means, **metrics.compute()}
+    with torch.inference_mode(), progress_bar(len(dataset), description) as bar:
+        for number, (images, targets) in own_batches(dataset, batch_size, workers):
+            detections, parts = model(images, targets)
+            losses[number] = len(images), {name: float(value) for name, value in parts.items()}
+            for place, (target, found) in enumerate(zip(targets, detections), number * batch_size):
+                mine.add(target, {key: value.cpu() for key, value in found.items()}, place)
+            bar.update(len(images) * rank_and_count()[1])
+    states, every = zip(*gather((mine.state(), losses)))
+    results = mine if len(states) == 1 else Results(dataset.class_names).merge(states)
+    return results, mean_losses({number: batch for part in every for number, batch in part.items()})
 
 
-def batches(dataset: Dataset, batch_size: int) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
-    """The data set in order: lists of images and of targets."""
-    for start in range(0, len(dataset), batch_size):
-        items = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        images, targets = zip(*items)
-        yield list(images), list(targets)
+def own_batches(dataset: Dataset, batch_size: int, workers: int = 0) \
+        -> Iterator[tuple[int, tuple[list[Tensor], list[dict[str, Any]]]]]:
+    """This process's share of the data set in order: the number of each batch, its images and its targets."""
+    rank, processes = rank_and_count()
+    starts = range(rank * batch_size, len(dataset), processes * batch_size)
+    plan = [[(i, i) for i in range(start, min(start + batch_size, len(dataset)))] for start in starts]
+    loader = DataLoader(Seeded(dataset), batch_sampler=plan, num_workers=workers, collate_fn=transpose,
+                        generator=torch.Generator().manual_seed(0))  # its own, so as not to draw from torch's
+    for start, (images, targets, _) in zip(starts, loader):
+        yield start // batch_size, (images, targets)
+
+
+def mean_losses(batches: dict[int, tuple[int, dict[str, float]]]) -> dict[str, float]:
+    """The loss and its parts over all images, added up in the order of the batches: rounded the same however many
+    processes there were."""
+    totals: dict[str, float] = {}
+    for _, (count, parts) in sorted(batches.items()):
+        for name, value in parts.items():
+            totals[name] = totals.get(name, 0.0) + value * count
+    images = max(1, sum(count for count, _ in batches.values()))
+    means = {name: total / images for name, total in totals.items()}
+    return {"loss": sum(means.values()), **means}
 
 
 def choose_device(name: str) -> torch.device:
@@ -88,8 +138,8 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def progress(total: int, description: str | None) -> tqdm:
-    """A bar over images: to a terminal at once, into a log file only now and then."""
+def progress_bar(total: int, description: str | None, done: int = 0) -> tqdm:
+    """A bar over images, of the first process alone: to a terminal at once, into a log file only now and then."""
     interval = 0.2 if os.isatty(2) else 20
-    return tqdm(total=total, desc=description, unit="img", mininterval=interval, disable=description is None,
-                dynamic_ncols=True)
+    return tqdm(total=total, desc=description, unit="img", mininterval=interval, initial=done,
+                disable=description is None or rank_and_count()[0] > 0, dynamic_ncols=True)

@@ -1,10 +1,13 @@
-"""Optimisers and learning rates by their names in [train]."""
+"""Optimisers, learning rates and moving averages by their settings in [train]."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from easydict import EasyDict
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def make_optimizer(model: nn.Module, settings: EasyDict) -> torch.optim.Optimizer:
@@ -12,9 +15,25 @@ def make_optimizer(model: nn.Module, settings: EasyDict) -> torch.optim.Optimize
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
               {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}]
+    rate = learning_rate(settings)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, settings.learning_rate, settings.momentum)
-    return torch.optim.AdamW(groups, settings.learning_rate)
+        return torch.optim.SGD(groups, rate, settings.momentum)
+    return torch.optim.AdamW(groups, rate)
+
+
+def learning_rate(settings: EasyDict) -> float:
+    """The configured rate, scaled to the size of the batches (Goyal et al., Accurate, Large Minibatch SGD, section 2.1)
+    where [train] base_batch_size says which size it is meant for."""
+    base = settings.base_batch_size
+    return settings.learning_rate * (settings.batch_size / base if base else 1.0)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, step: int, steps_an_epoch: int, settings: EasyDict) -> float:
+    """The learning rate of a step, counted from 0 over all epochs, into the optimiser."""
+    rate = learning_rate(settings) * rate_factor(step, steps_an_epoch, settings)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
 
 
 def rate_factor(step: int, steps_an_epoch: int, settings: EasyDict) -> float:
@@ -27,3 +46,21 @@ def rate_factor(step: int, steps_an_epoch: int, settings: EasyDict) -> float:
     if settings.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / settings.epochs)))
     return warmup * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+
+
+def make_average(model: nn.Module, settings: EasyDict) -> AveragedModel | None:
+    """The exponential moving average of a model's weights and statistics, where [train] ema asks for one."""
+    if not settings.ema:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
+
+
+def check_train_settings(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for a choice that does not exist."""
+    for key, choices in (("optimizer", ("sgd", "adamw")), ("schedule", ("step", "cosine")),
+                         ("precision", ("fp32", "bf16", "fp16"))):
+        if settings[key] not in choices:
+            raise ValueError(f"[train] {key} = {settings[key]!r}; choose {' or '.join(choices)}")
+    if not settings["output"] or settings["seed"] >= 2**63:
+        raise ValueError(f"[train] output = {settings['output']!r} must name a folder, and seed = {settings['seed']} "
+                         f"be below 2**63")

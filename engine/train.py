@@ -1,31 +1,36 @@
-"""Train a model: one visible loop, and a run folder that tells what happened."""
+"""Train a model: one visible loop, in one process or many, that can be interrupted at any moment and resumed."""
 
-import json
 import logging
 import math
 import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from easydict import EasyDict
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from maskrcnn import MaskRCNN
 
 from ..datasets import cst
-from ..datasets.augment import Flipped
 from ..datasets.formats import Dataset, open_dataset
-from ..tools.checkpoints import save_checkpoint
-from ..tools.config import Source, dump_config, load_config, plain
+from ..tools.checkpoints import load_checkpoint
+from ..tools.config import Source, load_config
 from ..tools.files import atomic
-from ..tools.visualize import compare, confident, grid, plot_history
-from .evaluate import choose_device, evaluate_model, progress
-from .optimize import make_optimizer, rate_factor
+from ..tools.visualize import compare, confident, grid
+from .evaluate import choose_device, evaluate_model, progress_bar
+from .loading import make_loader, mixed
+from .optimize import check_train_settings, make_average, make_optimizer, set_rate
+from .processes import from_first
+from .run import begin_run, best_epoch, read_metrics, saved_state, write_metrics
+from .scalars import Scalars
+from .state import State
 
 log = logging.getLogger("maskrcnn")
 
@@ -34,7 +39,7 @@ class TrainingError(RuntimeError):
     """Training cannot go on: the loss is no longer a finite number."""
 
 
-def train(config: Source, **overrides: Mapping[str, Any]) -> dict[str, float]:
+def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) -> dict[str, float]:
     """Train as the configuration says, evaluate the best epoch on the test split, and leave a run folder.
 
     The run folder [train] output (with a number behind it where that exists already) holds config.ini, log.jsonl (a
@@ -42,7 +47,8 @@ def train(config: Source, **overrides: Mapping[str, Any]) -> dict[str, float]:
 
     Args:
         config: file or mapping laid over config.ini.
-        overrides: sections laid over it, e.g. train={"epochs": 2}.
+        resume: go on with the last run of that output, from its last.pt, to the result that it would have had.
+        overrides: sections laid over the configuration, e.g. train={"epochs": 2}.
 
     Returns:
         The content of metrics.json: test/box_AP, test/mask_AP, ..., train/seconds, train/images_per_second, ...
@@ -54,88 +60,146 @@ def train(config: Source, **overrides: Mapping[str, Any]) -> dict[str, float]:
     started = time.perf_counter()
     cfg = load_config(config, overrides)
     check_settings(cfg)
-    device = choose_device(cfg.train.device)
+    accelerator = make_accelerator(cfg)
     torch.manual_seed(cfg.train.seed)
-    prepare_data(cfg)
-    splits = {split: open_dataset(cfg.data.format, cfg.data.root, split, cfg.data.cache)
-              for split in ("train", "val", "test")}
-    model = MaskRCNN(len(splits["train"].class_names), cfg, class_names=splits["train"].class_names).to(device)
-    if not cfg.model.pretrained and cfg.backbone.freeze_at > 0:
-        log.warning("freeze_at = %d freezes layers with random weights, as no pretrained ones are asked for; "
-                    "set [backbone] freeze_at = 0 and norm = batch to train from scratch", cfg.backbone.freeze_at)
-    run = new_run_folder(cfg.train.output)
-    with atomic(run / "config.ini") as part:
-        part.write_text(dump_config(plain(cfg)), encoding="utf-8")
-    history = fit(model, splits["train"], splits["val"], cfg, run)
+    with accelerator.main_process_first():
+        prepare_data(cfg)
+    splits = open_splits(cfg)
+    make_loader(splits["train"], cfg)  # would the batches divide into these processes?
+    model = MaskRCNN(len(splits["train"].class_names), cfg, class_names=splits["train"].class_names)
+    first = accelerator.is_main_process
+    run = from_first(begin_run(cfg, resume) if first else None)
+    ended = from_first(read_metrics(run) if first and resume else None)
+    if ended is not None:
+        log.info("%s has ended already: nothing to resume", run)
+        return ended
+    history = fit(model, splits["train"], splits["val"], cfg, run, accelerator,
+                  from_first(saved_state(run) if first and resume else None))
 
     trained = time.perf_counter()
-    best = MaskRCNN.load(run / "best.pt").to(device)
-    draw_predictions(best, splits["test"], run / "predictions.png")
-    test = evaluate_model(best, splits["test"], cfg.evaluate.batch_size, cfg.evaluate.max_detections, "evaluate test")
+    model.load_state_dict(from_first(load_checkpoint(run / "best.pt")["model"] if first else None))
+    if first:
+        draw_predictions(model, splits["test"], run / "predictions.png")
+    test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test")
     metrics = {f"test/{name}": value for name, value in test.items()}
     seconds = sum(record["train/seconds"] for record in history)
     metrics |= {"best_epoch": best_epoch(history, best_metric(cfg)), "train/seconds": seconds,
                 "train/images_per_second": len(splits["train"]) * len(history) / seconds,
                 "test/seconds": time.perf_counter() - trained, "total_seconds": time.perf_counter() - started}
-    with atomic(run / "metrics.json") as part:
-        part.write_text(json.dumps(_json(metrics), indent=2) + "\n", encoding="utf-8")
-    log.info("%s: test/box_AP %.3f, test/mask_AP %.3f", run, test["box_AP"], test.get("mask_AP", math.nan))
+    if first:
+        write_metrics(run, metrics)
+        log.info("%s: test/box_AP %.3f, test/mask_AP %.3f", run, test["box_AP"], test.get("mask_AP", math.nan))
     return metrics
 
 
-def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, run: Path) -> list[dict[str, float]]:
-    """The training loop: returns the records of log.jsonl, one an epoch."""
-    settings = cfg.train
-    loader = make_loader(train_set, cfg)
-    optimizer = make_optimizer(model, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, len(loader), settings))
-    history: list[dict[str, float]] = []
-    began = time.perf_counter()
-    for epoch in range(1, settings.epochs + 1):
-        model.train()
-        totals: dict[str, float] = {}
-        epoch_began = time.perf_counter()
-        with progress(len(train_set), f"epoch {epoch}/{settings.epochs}") as bar:
-            for step, (images, targets, files) in enumerate(loader):
-                losses = model(images, targets)
-                loss = torch.stack(list(losses.values())).sum()
-                if not torch.isfinite(loss):
-                    raise TrainingError(_not_finite(losses, files, epoch, step))
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                if settings.clip_norm > 0:
-                    nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-                rate = schedule.get_last_lr()[0]
-                optimizer.step()
-                schedule.step()
+def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, run: Path,
+        accelerator: Accelerator | None = None, saved: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The training loop, in every process: returns the records of log.jsonl, one an epoch.
 
-                for name, value in {"loss": loss, **losses}.items():
-                    totals[name] = totals.get(name, 0.0) + float(value.detach()) * len(images)
-                bar.update(len(images))
-                done = (epoch - 1 + (step + 1) / len(loader)) / settings.epochs
-                left = round((time.perf_counter() - began) * (1 - done) / done)
-                bar.set_postfix_str(f"loss {float(loss.detach()):.3f}, lr {rate:.2g}, training ends in "
-                                    f"{left // 60}:{left % 60:02}", refresh=False)
-        seconds = time.perf_counter() - epoch_began
-        record: dict[str, Any] = {"epoch": epoch, "lr": rate, "train/seconds": seconds,
-                                  "train/images_per_second": len(train_set) / seconds}
-        record |= {f"train/{name}": total / len(train_set) for name, total in totals.items()}
-        validation = evaluate_model(model, val_set, cfg.evaluate.batch_size, cfg.evaluate.max_detections, "validate")
-        record |= {f"val/{name}": value for name, value in validation.items()}
-        history.append(record)
-        _keep(model, history, cfg, run)
-    return history
+    `saved` is the content of last.pt, to go on from.
+    """
+    settings, accelerator = cfg.train, accelerator or make_accelerator(cfg)
+    loader, passes = make_loader(train_set, cfg)
+    steps, metric = len(passes.steps()), best_metric(cfg)
+    prepare_model(model.to(accelerator.device), settings)
+    average = make_average(model, settings)
+    net, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
+    state = State(model, optimizer, average, accelerator)
+    if saved is not None:
+        state.restore(saved)
+    progress, scalars = state.progress, Scalars(run, settings.tensorboard and accelerator.is_main_process)
+    while progress.epoch <= settings.epochs and not exhausted(progress.history, cfg):
+        net.train()
+        passes.epoch, passes.start = progress.epoch, progress.step
+        before = (progress.epoch - 1) * steps
+        batches, began = iter(loader), time.perf_counter() - progress.seconds
+        with progress_bar(steps * settings.batch_size, f"epoch {progress.epoch}/{settings.epochs}",
+                          progress.step * settings.batch_size) as bar:
+            for step in range(progress.step, steps):
+                rate = set_rate(optimizer, before + step, steps, settings)
+                for number in range(settings.accumulate):
+                    images, targets, files = next(batches)
+                    torch.manual_seed(mixed(settings.seed, progress.epoch, step, passes.piece(number)))
+                    with nullcontext() if number + 1 == settings.accumulate else accelerator.no_sync(net):
+                        losses = net(images, targets)
+                        loss = torch.stack(list(losses.values())).sum()
+                        if not torch.isfinite(loss):
+                            raise TrainingError(_not_finite(losses, files, progress.epoch, step))
+                        accelerator.backward(loss / settings.accumulate)
+                    progress.add({"loss": loss, **losses}, len(images))
+                if settings.clip_norm > 0:
+                    accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if average is not None:
+                    average.update_parameters(model)
+
+                progress.step, progress.seconds = step + 1, time.perf_counter() - began
+                scalars.add({"train/step_loss": float(loss.detach()), "lr": rate}, before + step + 1)
+                bar.update(settings.batch_size)
+                bar.set_postfix_str(f"loss {float(loss.detach()):.3f}, lr {rate:.2g}", refresh=False)
+                if settings.save_steps and progress.step % settings.save_steps == 0 and progress.step < steps:
+                    state.save(run, metric)
+        record = {"epoch": progress.epoch, "lr": rate, **end_epoch(state, val_set, cfg, steps * settings.batch_size)}
+        progress.end_epoch(record)
+        state.save(run, metric)
+        scalars.add(record, before + steps)
+    accelerator.unwrap_model(net, keep_fp32_wrapper=False)  # gives the model its own forward back
+    return progress.history
+
+
+def end_epoch(state: State, val_set: Dataset, cfg: EasyDict, images: int) -> dict[str, Any]:
+    """The record of an epoch of so many images: its losses, and those and the metrics of the validation split."""
+    totals, seconds = state.share(), state.progress.seconds
+    validation = evaluate_model(state.judged, val_set, cfg.evaluate, "validate", cfg.data.workers)
+    return {"train/seconds": seconds, "train/images_per_second": images / seconds,
+            **{f"train/{name}": total / images for name, total in totals.items()},
+            **{f"val/{name}": value for name, value in validation.items()}}
+
+
+def prepare_model(model: MaskRCNN, settings: EasyDict) -> None:
+    """The memory layout and compilation that [train] asks for."""
+    if settings.channels_last:
+        model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.compile:
+        model.backbone.compile()
+
+
+def make_accelerator(cfg: EasyDict) -> Accelerator:
+    """Connects the processes that `accelerate launch` or `torchrun` started, on the device that [train] asks for.
+
+    Raises:
+        ValueError: a device that is not there, or a precision that it does not have.
+    """
+    device = choose_device(cfg.train.device)
+    if cfg.train.precision == "fp16" and device.type == "cpu":
+        raise ValueError("[train] precision = fp16 needs a GPU; on a CPU take fp32 or bf16")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier training's, of perhaps another precision
+    precision = None if cfg.train.precision == "fp32" else cfg.train.precision  # None: what accelerate launch says
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
+        norms = [f"[{section}] norm" for section in ("backbone", "fpn", "box", "mask") if cfg[section].norm == "sync"]
+        if norms:
+            raise ValueError(f"{', '.join(norms)} = sync over several processes needs GPUs")
+    return accelerator
+
+
+def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
+    """The training split, and the others, which have its classes."""
+    channels = len(cfg.transform.mean)
+    splits = {"train": open_dataset(cfg.data, "train", channels)}
+    for split in ("val", "test"):
+        splits[split] = open_dataset(cfg.data, split, channels, splits["train"].class_names)
+    return splits
 
 
 def check_settings(cfg: EasyDict) -> None:
     """Raises ValueError for a choice that does not exist, before anything is generated or written."""
-    for key, choices in (("optimizer", ("sgd", "adamw")), ("schedule", ("step", "cosine"))):
-        if cfg.train[key] not in choices:
-            raise ValueError(f"[train] {key} = {cfg.train[key]!r}; choose {' or '.join(choices)}")
-    if not cfg.train.output or cfg.train.seed >= 2**63:
-        raise ValueError(f"[train] output = {cfg.train.output!r} must name a folder, and seed = {cfg.train.seed} be "
-                         f"below 2**63")
-    if not re.fullmatch(r"(box|mask)_(AP|AR\d+)(50|75|_small|_medium|_large|/.+)?", cfg.evaluate.best_metric):
+    check_train_settings(cfg.train)
+    if not re.fullmatch(r"(box|mask|boundary)_(AP|AR\d+)(50|75|_small|_medium|_large|_voc|_voc07|/.+)?",
+                        cfg.evaluate.best_metric):
         raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, box_AP, "
                          f"mask_AP50, box_AP50, mask_AP75, box_AP75, mask_AP_small, ...")
 
@@ -146,62 +210,18 @@ def best_metric(cfg: EasyDict) -> str:
     return name if cfg.mask.enabled else name.replace("mask_", "box_", 1)
 
 
+def exhausted(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
+    """Whether [train] patience ends training: so many epochs since the best."""
+    patience = cfg.train.patience
+    return 0 < patience <= len(history) - best_epoch(history, best_metric(cfg))
+
+
 def prepare_data(cfg: EasyDict) -> None:
     """Generate the CST-Dataset where the configuration asks for it and its folder is not there yet, or empty."""
     root = Path(cfg.data.root)
     if cfg.data.format == "cst" and (not root.exists() or (root.is_dir() and not any(root.iterdir()))):
-        with progress(sum(cst.SIZES.values()), f"generate {cfg.data.root}") as bar:
+        with progress_bar(sum(cst.SIZES.values()), f"generate {cfg.data.root}") as bar:
             cst.generate(cfg.data.root, progress=lambda done, total: bar.update(done - bar.n))
-
-
-def make_loader(dataset: Dataset, cfg: EasyDict) -> DataLoader:
-    """Shuffled batches (images, targets, files), in an order that follows from the seed."""
-    if cfg.augment.flip > 0:
-        dataset = Flipped(dataset, cfg.augment.flip)
-    return DataLoader(WithFiles(dataset), cfg.train.batch_size, shuffle=True, num_workers=cfg.data.workers,
-                      collate_fn=_transpose, persistent_workers=cfg.data.workers > 0,
-                      generator=torch.Generator().manual_seed(cfg.train.seed))
-
-
-class WithFiles(torch.utils.data.Dataset):
-    """A data set whose items (image, target, file) name their file, so that errors in a step can."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Any], Path]:
-        return *self.dataset[i], self.dataset.file(i)
-
-
-def _transpose(items: list[tuple]) -> tuple[list, ...]:
-    """A list of tuples as a tuple of lists: images of differing sizes cannot be stacked."""
-    return tuple(list(column) for column in zip(*items))
-
-
-def best_epoch(history: list[dict[str, float]], metric: str) -> int:
-    """The epoch of highest val/<metric>, the later one of equals; the last epoch where there is no such number."""
-    scores = [record.get(f"val/{metric}", math.nan) for record in history]
-    known = [score for score in scores if not math.isnan(score)]
-    if not known:
-        return len(history)
-    return max(i for i, score in enumerate(scores, 1) if score == max(known))
-
-
-def new_run_folder(output: str) -> Path:
-    """A fresh folder: `output`, or with -2, -3, ... behind it where earlier runs have taken that."""
-    number = 1
-    while True:
-        folder = Path(output if number == 1 else f"{output}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            continue
-        log.info("run folder: %s", folder)
-        return folder
 
 
 def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int = 4) -> None:
@@ -212,24 +232,6 @@ def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int =
                 for (image, target), detections in zip(items, found)]
     with atomic(path) as part:
         grid(pictures, 1).save(part, format="PNG")
-
-
-def _keep(model: MaskRCNN, history: list[dict[str, float]], cfg: EasyDict, run: Path) -> None:
-    """After an epoch: its line of the log, the plot, and the checkpoints."""
-    epoch = len(history)
-    content = {**model.checkpoint(), "epoch": epoch, "metrics": history[-1]}
-    save_checkpoint(run / "last.pt", content)
-    if best_epoch(history, best_metric(cfg)) == epoch:
-        save_checkpoint(run / "best.pt", content)
-    with atomic(run / "log.jsonl") as part:
-        part.write_text("".join(json.dumps(_json(record)) + "\n" for record in history), encoding="utf-8")
-    plot_history(history, run / "history.png")
-
-
-def _json(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """NaN, which JSON does not know, as null."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in metrics.items()}
 
 
 def _not_finite(losses: Mapping[str, Tensor], files: list[Path], epoch: int, step: int) -> str:

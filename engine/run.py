@@ -1,0 +1,128 @@
+"""The folder of a training run: what it did so far, in files that are always whole."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from easydict import EasyDict
+
+from ..tools.checkpoints import load_checkpoint
+from ..tools.config import dump_config, load_config, plain
+from ..tools.files import atomic
+from ..tools.visualize import plot_history
+
+log = logging.getLogger("maskrcnn")
+
+# What a training may be resumed with another value of: none of these changes its result.
+FREE = {"train": ("device", "output", "save_steps", "tensorboard"), "data": ("root", "workers", "cache")}
+
+
+def new_run_folder(output: str) -> Path:
+    """A fresh folder: `output`, or with -2, -3, ... behind it where earlier runs have taken that."""
+    number = 1
+    while True:
+        folder = _numbered(output, number)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        log.info("run folder: %s", folder)
+        return folder
+
+
+def last_run_folder(output: str) -> Path | None:
+    """The latest of the folders that `new_run_folder` has made, or None."""
+    number = 0
+    while _numbered(output, number + 1).is_dir():
+        number += 1
+    return _numbered(output, number) if number else None
+
+
+def _numbered(output: str, number: int) -> Path:
+    return Path(output if number == 1 else f"{output}-{number}")
+
+
+def begin_run(cfg: EasyDict, resume: bool) -> Path:
+    """The folder of this run, with its configuration in it; to resume, that of the last run.
+
+    Raises:
+        ValueError: to resume, a run with another configuration.
+    """
+    folder = last_run_folder(cfg.train.output) if resume else None
+    if folder is None:
+        if resume:
+            log.info("nothing to resume: there is no %s yet", cfg.train.output)
+        folder = new_run_folder(cfg.train.output)
+    elif (folder / "config.ini").is_file():
+        log.info("run folder: %s", folder)
+        check_same_settings(load_config(folder / "config.ini"), cfg, folder)
+    for part in folder.glob(".part-*"):  # of writing that was killed
+        part.unlink(missing_ok=True)
+    with atomic(folder / "config.ini") as part:
+        part.write_text(dump_config(plain(cfg)), encoding="utf-8")
+    return folder
+
+
+def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
+    """Raises ValueError where a run would go on with settings that change its result."""
+    changed = [f"[{section}] {key} = {saved[section][key]} is now {cfg[section][key]}"
+               for section in cfg for key in cfg[section]
+               if key not in FREE.get(section, ()) and saved[section][key] != cfg[section][key]]
+    if changed:
+        raise ValueError(f"{folder} cannot be resumed with other settings: {'; '.join(changed)}. Give the "
+                         f"configuration that it was started with, or start anew without --resume")
+
+
+def saved_state(run: Path) -> dict[str, Any] | None:
+    """The checkpoint last.pt with the state of training, or None where none has been written yet.
+
+    Raises:
+        ValueError: a damaged file, or one that is no training's.
+    """
+    path = run / "last.pt"
+    if not path.is_file():
+        return None
+    content = load_checkpoint(path)
+    if "training" not in content:
+        raise ValueError(f"{path} holds a model, but no state of a training to resume")
+    return content
+
+
+def write_log(run: Path, history: list[dict[str, Any]]) -> None:
+    """log.jsonl and history.png."""
+    with atomic(run / "log.jsonl") as part:
+        part.write_text("".join(json.dumps(json_ready(record)) + "\n" for record in history), encoding="utf-8")
+    plot_history(history, run / "history.png")
+
+
+def write_metrics(run: Path, metrics: Mapping[str, float]) -> None:
+    """metrics.json, which ends a run."""
+    with atomic(run / "metrics.json") as part:
+        part.write_text(json.dumps(json_ready(metrics), indent=2) + "\n", encoding="utf-8")
+
+
+def read_metrics(run: Path) -> dict[str, float] | None:
+    """The content of metrics.json, or None where the run has not ended."""
+    if not (run / "metrics.json").is_file():
+        return None
+    content = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return {key: math.nan if value is None else value for key, value in content.items()}
+
+
+def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
+    """The epoch of highest val/<metric>, the later one of equals; the last epoch where there is no such number."""
+    scores = [record.get(f"val/{metric}", math.nan) for record in history]
+    known = [score for score in scores if not math.isnan(score)]
+    if not known:
+        return len(history)
+    return max(i for i, score in enumerate(scores, 1) if score == max(known))
+
+
+def json_ready(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN, which JSON does not know, as null."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in metrics.items()}

@@ -1,0 +1,149 @@
+"""Several processes do together what one does alone."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from small import overlay
+
+from maskrcnn.datasets import cst
+from maskrcnn.engine.cli import main
+from maskrcnn.engine.loading import Passes, epoch_steps
+from maskrcnn.tools.config import dump_config, load_config
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Seven images to train on, one without objects; three to validate on, which two processes cannot share evenly."""
+    root = cst.generate(tmp_path_factory.mktemp("data") / "cst", {"train": 7, "val": 3, "test": 3})
+    annotations = root / "annotation" / "anno-train.csv"
+    annotations.write_text("".join(line for line in annotations.open() if not line.startswith("cst-3,")))
+    return root
+
+
+def settings(data, output, **train_settings):
+    return overlay({"data": {"root": str(data)}, "evaluate": {"batch_size": 2}, "backbone": {"norm": "group"},
+                    "augment": {"flip": 0.5},
+                    "train": {"epochs": 10, "batch_size": 4, "optimizer": "adamw", "learning_rate": 1e-3,
+                              "device": "cpu", "output": str(output)} | train_settings})
+
+
+def launch(folder, name, config, processes, *launcher):
+    """What each process saw of a training by tests/two_processes.py."""
+    (folder / f"{name}.json").write_text(json.dumps(config))
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    starter = launcher or ("-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port))
+    command = [sys.executable, *starter, str(SCRIPT), str(folder / f"{name}.json"), str(folder / f"{name}-losses")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
+                          capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"{name}-losses-{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The same training of 20 steps, by two processes and by one in two passes."""
+    folder = tmp_path_factory.mktemp("runs")
+    two = launch(folder, "two", settings(data, folder / "two"), 2)
+    (one,) = launch(folder, "one", settings(data, folder / "one", accumulate=2), 1)
+    return two, one, folder
+
+
+def test_two_processes_compute_the_losses_of_one(trained):
+    two, one, _ = trained
+    together = [losses for pair in zip(two[0]["losses"], two[1]["losses"]) for losses in pair]
+    assert len(together) == len(one["losses"]) == 40
+    for ours, theirs in zip(together, one["losses"]):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_two_processes_evaluate_as_one_does(trained):
+    """Every image counts once, also where they do not divide evenly; all processes get the figures."""
+    two, one, folder = trained
+    for name, value in one["metrics"].items():
+        if name.startswith("test/") and name != "test/seconds":
+            assert two[0]["metrics"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
+            assert two[1]["metrics"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
+    logs = [[json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
+            for name in ("two", "one")]
+    for ours, theirs in zip(*logs):
+        for key in ours:
+            if "second" not in key and ours[key] is not None:
+                assert ours[key] == pytest.approx(theirs[key], abs=1e-5), key
+
+
+def test_evaluating_in_two_processes(trained, data, capsys):
+    """A checkpoint by the command line, in two processes and in one."""
+    folder = trained[2]
+    arguments = ["evaluate", str(folder / "one" / "config.ini"), "--weights", str(folder / "one" / "best.pt")]
+    assert main([*arguments, "--results", str(folder / "one.json")]) == 0
+    one = json.loads(capsys.readouterr().out)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+               "-m", "maskrcnn", *arguments, "--results", str(folder / "two.json")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
+                          capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads(done.stdout[done.stdout.index("{") :])  # printed once
+    assert two.keys() == one.keys()
+    for name, value in one.items():
+        assert value is None or two[name] == pytest.approx(value, abs=1e-6), name
+    assert len(json.loads((folder / "two.json").read_text())) == len(json.loads((folder / "one.json").read_text()))
+
+
+def test_started_by_accelerate(data, tmp_path):
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1")
+    both = launch(tmp_path, "both", settings(data, tmp_path / "both", epochs=1), 2, *launcher)
+    assert both[0]["metrics"] == both[1]["metrics"] or math.isnan(both[0]["metrics"]["test/box_AP_small"])
+    assert len(both[0]["losses"]) == 2
+
+
+def test_two_processes_train_on_images_without_objects(tmp_path):
+    """No loss and no process waits for an object."""
+    root = cst.generate(tmp_path / "cst", {"train": 4, "val": 2, "test": 2})
+    for split in ("train", "val"):
+        annotations = root / "annotation" / f"anno-{split}.csv"
+        annotations.write_text(annotations.read_text().splitlines()[0] + "\n")
+    both = launch(tmp_path, "empty", settings(root, tmp_path / "empty", epochs=1), 2)
+    assert all(math.isfinite(value) for losses in both[0]["losses"] for value in losses.values())
+
+
+def test_steps_have_every_image():
+    for count, batch_size in ((10, 4), (3, 8), (8, 4), (1, 1)):
+        steps = epoch_steps(count, batch_size, 0, 1)
+        assert all(len(step) == batch_size for step in steps)
+        every = [i for step in steps for i in step]
+        assert set(every) == set(range(count))
+        assert sorted(every[:count]) == list(range(count))
+        assert len(steps) == -(-count // batch_size)
+    assert epoch_steps(10, 4, 0, 1) == epoch_steps(10, 4, 0, 1) != epoch_steps(10, 4, 0, 2)
+    assert epoch_steps(10, 4, 0, 1) != epoch_steps(10, 4, 1, 1)
+
+
+def test_batches_of_one_aspect():
+    import numpy as np
+
+    sizes = np.array([(100, 150)] * 7 + [(150, 100)] * 6)
+    steps = epoch_steps(13, 3, 5, 2, sizes)
+    assert {i for step in steps for i in step} == set(range(13))
+    assert all(len({i < 7 for i in step}) == 1 for step in steps)
+    assert len({tuple(i < 7 for i in step) for step in steps[:3]}) == 2 or len(steps) == 5
+
+
+def test_batches_that_do_not_divide(data, tmp_path, capsys):
+    with pytest.raises(ValueError, match="batch_size = 4 does not divide into 1 processes with accumulate = 3"):
+        Passes(10, 4, 3, 0)
+    (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "run", accumulate=3))))
+    assert main(["train", str(tmp_path / "my.ini")]) == 1
+    assert "does not divide" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

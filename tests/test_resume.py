@@ -1,0 +1,169 @@
+"""Training that was interrupted goes on to the result that it would have had."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from small import overlay
+
+from maskrcnn.datasets import cst
+from maskrcnn.engine import state
+from maskrcnn.engine.cli import main
+from maskrcnn.engine.train import train
+from maskrcnn.tools.config import dump_config, load_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return cst.generate(tmp_path_factory.mktemp("data") / "cst", {"train": 6, "val": 2, "test": 2})
+
+
+def settings(data, output, **train_settings):
+    return overlay({"data": {"root": str(data)}, "evaluate": {"batch_size": 2}, "augment": {"flip": 0.5},
+                    "train": {"epochs": 3, "batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3, "seed": 4,
+                              "device": "cpu", "save_steps": 1, "ema": 0.9, "clip_norm": 1.0,
+                              "output": str(output)} | train_settings})
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def content(run, name="last.pt"):
+    return torch.load(run / name, weights_only=True)
+
+
+def equal_runs(a, b):
+    """Weights, averages, optimisers and records, but for the time that they took."""
+    for name in ("last.pt", "best.pt"):
+        assert same(content(a, name)["model"], content(b, name)["model"]), name
+    ours, theirs = content(a)["training"], content(b)["training"]
+    assert same(ours["average"], theirs["average"])
+    moments = [run["optimizer"]["state"] for run in (ours, theirs)]
+    assert all(torch.equal(torch.as_tensor(moments[0][i][key]), torch.as_tensor(moments[1][i][key]))
+               for i in moments[0] for key in moments[0][i])
+    logs = [[{key: value for key, value in json.loads(line).items() if "second" not in key}
+             for line in (run / "log.jsonl").read_text().splitlines()] for run in (a, b)]
+    assert logs[0] == logs[1]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(settings(data, folder))
+    return folder
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3, 5, 7, 9])
+def test_resumed_behind_any_step(data, whole, tmp_path, monkeypatch, saves):
+    """Stopped behind a save, within an epoch or at its end, and gone on."""
+    original, done = state.save_checkpoint, []
+
+    def stop(path, checkpoint):
+        original(path, checkpoint)
+        done.append(path.name)
+        if done.count("last.pt") == saves:
+            raise Interrupted
+
+    monkeypatch.setattr(state, "save_checkpoint", stop)
+    with pytest.raises(Interrupted):
+        train(settings(data, tmp_path / "run"))
+    monkeypatch.setattr(state, "save_checkpoint", original)
+    metrics = train(settings(data, tmp_path / "run"), resume=True)
+    equal_runs(tmp_path / "run", whole)
+    want = json.loads((whole / "metrics.json").read_text())
+    assert all(metrics[key] == want[key] for key in ("test/loss", "best_epoch"))
+    assert not list(tmp_path.glob("run-2"))
+
+
+def test_resumed_with_other_workers_and_saves(data, whole, tmp_path, monkeypatch):
+    """Who loads the images and when the state is saved changes no result."""
+    original = state.save_checkpoint
+
+    def stop(path, checkpoint):
+        original(path, checkpoint)
+        raise Interrupted
+
+    monkeypatch.setattr(state, "save_checkpoint", stop)
+    with pytest.raises(Interrupted):
+        train(settings(data, tmp_path / "run"))
+    monkeypatch.setattr(state, "save_checkpoint", original)
+    changed = settings(data, tmp_path / "run", save_steps=0)
+    changed["data"]["workers"] = 2
+    train(changed, resume=True)
+    equal_runs(tmp_path / "run", whole)
+
+
+def test_resuming_what_has_ended_or_not_begun(data, whole, tmp_path, caplog):
+    before = (whole / "last.pt").read_bytes()
+    metrics = train(settings(data, whole), resume=True)
+    assert metrics == pytest.approx(json.loads((whole / "metrics.json").read_text()), nan_ok=True)
+    assert (whole / "last.pt").read_bytes() == before
+    (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "new", epochs=1))))
+    assert main(["train", str(tmp_path / "my.ini"), "--resume"]) == 0
+    assert (tmp_path / "new" / "metrics.json").exists()
+    assert "nothing to resume" in caplog.text
+
+
+def test_the_latest_of_several_runs_is_resumed(data, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").mkdir()
+    train(settings(data, tmp_path / "run", epochs=1), resume=True)
+    assert (tmp_path / "run-2" / "metrics.json").exists()
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_run_is_not_resumed_with_other_settings(data, whole, tmp_path):
+    (whole / "metrics.json").rename(whole / "kept.json")
+    try:
+        with pytest.raises(ValueError, match=r"cannot be resumed with other settings: \[train\] learning_rate = 0.001 is"):
+            train(settings(data, whole, learning_rate=0.002), resume=True)
+    finally:
+        (whole / "kept.json").rename(whole / "metrics.json")
+
+
+def test_no_partial_file_is_loaded(data, whole, tmp_path):
+    """A checkpoint cut short by anything else than this library is named and refused."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.ini", "last.pt", "best.pt"):
+        (run / name).write_bytes((whole / name).read_bytes())
+    (run / "config.ini").write_text(dump_config(load_config(settings(data, run))))
+    (run / "last.pt").write_bytes((whole / "last.pt").read_bytes()[:-1000])
+    (run / ".part-abc.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"last\.pt is no readable checkpoint"):
+        train(settings(data, run), resume=True)
+    assert not (run / ".part-abc.pt").exists()
+    torch.save({**content(whole), "training": None} | {}, run / "last.pt")
+    stripped = content(whole)
+    del stripped["training"]
+    torch.save(stripped, run / "last.pt")
+    with pytest.raises(ValueError, match="no state of a training"):
+        train(settings(data, run), resume=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
+def test_killed_at_twenty_moments(data, tmp_path):
+    """SIGKILL at random moments and in the middle of writing files; the run then equals one that was left alone."""
+    for name, kills in (("whole", 0), ("killed", 20)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(settings(data, tmp_path / name, epochs=6)))
+        command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path / f"{name}.json"), str(kills),
+                   "3"]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
+                              capture_output=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("killed") == 20
+    assert done.stdout.count("killed in write") >= 5
+    equal_runs(tmp_path / "killed", tmp_path / "whole")
+    assert not list((tmp_path / "killed").glob(".part-*"))

@@ -1,0 +1,31 @@
+"""What the tests of several processes run in each: a training whose losses are written down, step by step.
+
+    torchrun --nproc-per-node 2 tests/two_processes.py SETTINGS.json LOSSES
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from maskrcnn.engine import state
+from maskrcnn.engine.processes import rank_and_count
+from maskrcnn.engine.train import train
+
+
+def main(settings, losses):
+    torch.set_num_threads(1)
+    seen, original = [], state.Progress.add
+
+    def add(self, values, images):
+        seen.append({name: float(value.detach()) for name, value in values.items()})
+        original(self, values, images)
+
+    state.Progress.add = add
+    metrics = train(json.loads(Path(settings).read_text()))
+    Path(f"{losses}-{rank_and_count()[0]}.json").write_text(json.dumps({"losses": seen, "metrics": metrics}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
