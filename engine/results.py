@@ -1,0 +1,186 @@
+"""What every evaluation starts from: targets and detections, collected image by image, in this process or in several.
+
+Boxes are float xyxy with exclusive x2, y2, in pixels of the original image; labels are 1..K, with class names
+`class_names[label - 1]`. Masks become run-length codes (RLE) as soon as they arrive, so that what is kept grows with
+the outlines of the objects and not with the pixels of the data set.
+"""
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from faster_coco_eval import mask as rle
+from torch import Tensor
+
+from .codes import as_codes, as_rle, is_codes
+
+Self = TypeVar("Self", bound="Results")
+
+
+class Record(NamedTuple):
+    """One image. number: identifies it. size: height and width of its masks; (0, 0) without any.
+
+    truths: boxes float64 [M, 4], labels int64 [M], iscrowd bool [M], area float64 [M], and where they were given masks
+        (a list of M codes) and keypoints float64 [M, n, 3].
+    found: boxes [D, 4], labels [D], scores float64 [D], and perhaps masks and keypoints.
+    """
+
+    number: int
+    size: tuple[int, int]
+    truths: dict[str, Any]
+    found: dict[str, Any]
+
+    def has(self, key: str) -> bool:
+        """Whether target and detections both came with masks, or keypoints."""
+        return key in self.truths and key in self.found
+
+
+class Results:
+    """Collects targets and detections; `coco_figures`, `voc_figures` and `write_report` work on it.
+
+    class_names: names of the classes 1..K, all different.
+    """
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        if isinstance(class_names, str) or len(class_names) == 0 or len(set(class_names)) != len(class_names):
+            raise ValueError(f"class_names must be a non-empty list of different names, got {class_names!r}")
+        self.class_names = list(class_names)
+        self._records: dict[int, Record] = {}
+        self._detected: dict[str, bool] = {}  # whether masks and keypoints are, known from the first target with them
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def records(self) -> list[Record]:
+        """The images in the order of their numbers: the order they came in does not change a bit of the figures."""
+        return [self._records[number] for number in sorted(self._records)]
+
+    def add(self, target: Mapping[str, Any], detections: Mapping[str, Any], number: int | None = None) -> None:
+        """Add one image.
+
+        target: boxes [M, 4], labels [M], optional masks [M, h, w] (or a list of M RLE dicts, size and counts),
+            iscrowd [M] (1: finding it or not is neither right nor wrong), area [M] in pixels (decides small, medium or
+            large; by default the mask's, or else the box's), keypoints [M, n, 3] (x, y, visibility: 0 is unlabelled).
+        detections: boxes [D, 4], labels [D], scores [D], optional masks and keypoints.
+        number: identifies the image, e.g. its place in the data set; by default how many were added before it.
+        Raises ValueError, naming the image by its number, where these do not fit together, or it is there already.
+        """
+        number = len(self) if number is None else operator.index(number)
+        target = _checked(target, f"image {number}, target", len(self.class_names), "iscrowd", "area")
+        detections = _checked(detections, f"image {number}, detections", len(self.class_names), "scores")
+        self._insert([_record(number, target, detections)])
+
+    def state(self) -> dict[str, Any]:
+        """Everything added, for `merge`: lists, tuples, dicts, bytes and arrays, which other processes can be sent."""
+        return {"class_names": self.class_names, "records": [tuple(record) for record in self.records]}
+
+    def merge(self: Self, states: Iterable[Mapping[str, Any]]) -> Self:
+        """Add what other collections hold, given as their `state()`; returns self.
+
+        Raises ValueError for other classes, and for images that are there twice; nothing is added then.
+        """
+        records: list[Record] = []
+        for place, state in enumerate(states):
+            if list(state["class_names"]) != self.class_names:
+                raise ValueError(f"state {place} is of the classes {', '.join(state['class_names'])}; these results "
+                                 f"are of {', '.join(self.class_names)}")
+            records += [Record(*fields) for fields in state["records"]]
+        self._insert(records)
+        return self
+
+    def _insert(self, records: list[Record]) -> None:
+        """Add these, or none where they do not fit to each other or to those that are there."""
+        numbers, detected = set(), dict(self._detected)
+        for record in records:
+            if record.number in self._records or record.number in numbers:
+                raise ValueError(f"image {record.number} was added before; every image needs a number of its own")
+            numbers.add(record.number)
+            for key in {"masks", "keypoints"} & set(record.truths):
+                if detected.setdefault(key, record.has(key)) != record.has(key):  # leaving it out would flatter
+                    raise ValueError(f"image {record.number}: detections came with {key} for some images, without for "
+                                     f"others")
+        self._detected = detected
+        self._records |= {record.number: record for record in records}
+
+
+def overlaps(record: Record, kind: str = "box", crowds: bool = True) -> np.ndarray:
+    """IoU [D, M] of each detection of an image with each object, of whatever class, by boxes or masks.
+
+    crowds: of objects that are crowds, as COCO has it, the share of the detection that lies in them, instead of IoU.
+    """
+    if kind not in ("box", "mask"):
+        raise ValueError(f"kind = {kind!r}; choose box or mask")
+    shape = len(record.found["labels"]), len(record.truths["labels"])
+    if 0 in shape:
+        return np.zeros(shape)
+    flags = (record.truths["iscrowd"] & crowds).astype(int).tolist()
+    sides = [xywh(side["boxes"]) if kind == "box" else as_rle(side["masks"], record.size)
+             for side in (record.found, record.truths)]
+    return np.asarray(rle.iou(*sides, flags)).reshape(shape)
+
+
+def records_of(results: Results, kind: str) -> list[Record]:
+    """The images that figures of this kind are of: of masks, those with masks in both target and detections."""
+    if kind not in ("box", "mask", "boundary", "keypoints"):
+        raise ValueError(f"kind = {kind!r}; choose among box, mask, boundary and keypoints")
+    key = {"mask": "masks", "boundary": "masks"}.get(kind, kind)
+    return [record for record in results.records if kind == "box" or record.has(key)]
+
+
+def xywh(boxes: Any) -> np.ndarray:
+    """xyxy boxes [D, 4] as COCO's x, y, width, height, in float64, so that x + width is x2 again."""
+    boxes = torch.as_tensor(boxes).detach().cpu().double().numpy()
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def _record(number: int, target: Mapping[str, Any], detections: Mapping[str, Any]) -> Record:
+    sides, sizes = [], []
+    for name, side in (("target", target), ("detections", detections)):
+        side = dict(side)
+        if "masks" in side:
+            side["masks"], size = as_codes(side["masks"], f"image {number}, {name}")
+            sizes += [[len(side["masks"]), *size]] if size is not None else []
+        sides.append(side)
+    if len({tuple(size[1:]) for size in sizes}) > 1:
+        raise ValueError(f"image {number}: masks must agree in size, target's {sizes[0]}, detected {sizes[1]}")
+    height, width = sizes[0][1:] if sizes else (0, 0)
+    truths, found = ({key: values if key == "masks" else _array(key, values) for key, values in side.items()}
+                     for side in sides)
+    truths.setdefault("iscrowd", np.zeros(len(truths["labels"]), bool))
+    if "area" not in truths:
+        masks = truths.get("masks")
+        areas = rle.area(as_rle(masks, (height, width))) if masks else xywh(truths["boxes"])[:, 2:].prod(1)
+        truths["area"] = np.asarray(areas, np.float64)
+    return Record(number, (height, width), truths, found)
+
+
+def _array(key: str, values: Tensor) -> np.ndarray:
+    """A copy, which no later change of the tensor reaches."""
+    dtype = {"labels": torch.int64, "iscrowd": torch.bool}.get(key, torch.float64)
+    return values.detach().to("cpu", dtype, copy=True).numpy()
+
+
+def _checked(record: Mapping[str, Any], what: str, classes: int, *keys: str) -> dict[str, Any]:
+    """The tensors of a target or of detections, once their shapes and labels are found to fit together."""
+    wanted = [key for key in ("boxes", "labels", "masks", "keypoints", *keys) if key in record]
+    known = {key: record[key] if key == "masks" and is_codes(record[key]) else torch.as_tensor(record[key])
+             for key in wanted}
+    for key in {"boxes", "labels", "scores"} & {"boxes", "labels", *keys} - set(known):
+        raise ValueError(f"{what}: {key} missing, got {sorted(record)}")
+    count = len(known["boxes"])
+    ranks = {"boxes": (2, ", 4"), "masks": (3, ", h, w"), "keypoints": (3, ", n, 3")}
+    for key, values in known.items():
+        rank, rest = ranks.get(key, (1, ""))
+        rank = rank if isinstance(values, Tensor) else 1  # a list of codes
+        shape = list(values.shape) if isinstance(values, Tensor) else [len(values)]
+        if len(shape) != rank or shape[0] != count or shape[-1] != {"boxes": 4, "keypoints": 3}.get(key, shape[-1]):
+            raise ValueError(f"{what}: {key} must be [{count}{rest}], one per box, got {shape}")
+        if key in ("boxes", "scores", "keypoints", "area") and not bool(torch.isfinite(values).all()):
+            raise ValueError(f"{what}: {key} must be finite numbers, got {values.tolist()}")
+    labels = known["labels"]
+    if count and not 1 <= int(labels.min()) <= int(labels.max()) <= classes:
+        raise ValueError(f"{what}: labels must lie in 1..{classes}, the number of class_names, got {labels.tolist()}")
+    return known
