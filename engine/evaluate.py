@@ -34,7 +34,7 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test", **
     """
     cfg = load_config(config, overrides)
     model = MaskRCNN.load(weights, overrides).to(choose_device(cfg.train.device))
-    dataset = open_dataset(cfg.data.format, cfg.data.root, split)
+    dataset = open_dataset(cfg.data, split)
     if model.num_classes != len(dataset.class_names):
         raise ValueError(f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "
                          f"{len(dataset.class_names)}: {', '.join(dataset.class_names)}")

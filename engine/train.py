@@ -57,8 +57,9 @@ def train(config: Source, **overrides: Mapping[str, Any]) -> dict[str, float]:
     device = choose_device(cfg.train.device)
     torch.manual_seed(cfg.train.seed)
     prepare_data(cfg)
-    splits = {split: open_dataset(cfg.data.format, cfg.data.root, split, cfg.data.cache)
-              for split in ("train", "val", "test")}
+    splits = {"train": open_dataset(cfg.data, "train")}
+    splits |= {split: open_dataset(cfg.data, split, class_names=splits["train"].class_names)
+               for split in ("val", "test")}
     model = MaskRCNN(len(splits["train"].class_names), cfg, class_names=splits["train"].class_names).to(device)
     if not cfg.model.pretrained and cfg.backbone.freeze_at > 0:
         log.warning("freeze_at = %d freezes layers with random weights, as no pretrained ones are asked for; "

@@ -14,6 +14,7 @@ from small import SMALL, small_model
 from maskrcnn import MaskRCNN
 from maskrcnn.datasets import cst
 from maskrcnn.datasets.augment import Flipped, flip
+from maskrcnn.datasets.formats import open_dataset
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
 from maskrcnn.engine.evaluate import choose_device, evaluate, evaluate_model
@@ -267,7 +268,7 @@ def test_best_epoch():
 
 
 def test_flipping(data):
-    dataset = cst.CSTDataset(data, "train")
+    dataset = open_dataset(load_config({"data": {"root": data}}).data, "train")
     image, target = dataset[0]
     twice = flip(*flip(image, target))
     assert torch.equal(twice[0], image)
@@ -284,7 +285,7 @@ def test_flipping(data):
 
 
 def test_every_image_once_an_epoch(data):
-    dataset = cst.CSTDataset(data, "train")
+    dataset = open_dataset(load_config({"data": {"root": data}}).data, "train")
     loader = make_loader(dataset, load_config({"train": {"batch_size": 4}}))
     orders = [[file.name for *_, files in loader for file in files] for _ in range(3)]
     assert all(sorted(order) == sorted(dataset.file(i).name for i in range(6)) for order in orders)
@@ -292,7 +293,7 @@ def test_every_image_once_an_epoch(data):
 
 
 def test_validation_is_repeatable_and_leaves_randomness_alone(data):
-    dataset = cst.CSTDataset(data, "val")
+    dataset = open_dataset(load_config({"data": {"root": data}}).data, "val")
     model = small_model()
     torch.manual_seed(5)
     first = evaluate_model(model, dataset, 2)
