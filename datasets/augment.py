@@ -32,3 +32,10 @@ def flip(image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]
     if "masks" in target:
         changed["masks"] = target["masks"].flip(2)
     return image.flip(2), changed
+
+
+class Augmented(Flipped):
+    """A stand-in."""
+
+    def __init__(self, dataset, flip=0.0, **other):
+        super().__init__(dataset, flip)

@@ -1,17 +1,17 @@
 """COCO's instance annotations in JSON (cocodataset.org, "data format"), of the years 2014 and 2017 or of one's own."""
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import segments
+from .boxes import WRITTEN, box_fault, misread
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
-BORDER = 1.0  # pixels that a box may reach over the border of its image: rounding in annotation tools does
+THIN = 3.0  # pixels; the mask of a narrower box may have none, which is looked at here, before training meets it
 
 
 class Annotation(NamedTuple):
@@ -51,9 +51,9 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
     categories = _categories(content["categories"], str(path))
     names = list(categories.values())
     if class_names is not None and names != list(class_names):
-        raise ValueError(f"{path} has the categories {', '.join(names)}; the training split has "
-                         f"{', '.join(class_names)}")
-    builder = TableBuilder(names, list(categories), folder)
+        raise ValueError(f"{path} has the categories {', '.join(names)}; expected are {', '.join(class_names)}, those "
+                         f"of the training split or of [data] classes")
+    builder = TableBuilder(names, list(categories), folder, path, "xywh")
     for place, image in enumerate(content["images"]):
         fault = _add_image(image, builder, folder)
         if fault is not None:
@@ -154,25 +154,16 @@ def _add(entry: Any, builder: TableBuilder, labels: dict[int, int], seen: set[in
     row = builder.rows[entry.image_id]
     height, width = builder.sizes[2 * row], builder.sizes[2 * row + 1]
     x, y, w, h = entry.bbox
-    fault = box_fault((x, y, x + w, y + h), height, width)
-    if fault is not None:
-        return fault
+    box = (x, y, x + w, y + h)
     if entry.size is not None and entry.size != (height, width):
         h, w = entry.size
         return "malformed mask", f"its RLE is for {h} x {w} pixels, the image has {height} x {width}"
-    builder.add_object(entry.image_id, labels[entry.category_id], (x, y, x + w, y + h), entry.mask, entry.area,
-                       entry.id, entry.crowd)
-    return None
-
-
-def box_fault(box: Sequence[float], height: int, width: int) -> tuple[str, str] | None:
-    """What is wrong with a box, xyxy in pixels, of an image of this size: the kind and a message; or None."""
-    x1, y1, x2, y2 = box
-    written = f"its box x {x1:g} to {x2:g}, y {y1:g} to {y2:g}"
-    if not all(math.isfinite(number) for number in box):
-        return "degenerate box", f"{written} is not finite"
-    if not (x1 < x2 and y1 < y2):
-        return "degenerate box", f"{written} has no size"
-    if min(x1, y1) < -BORDER or x2 > width + BORDER or y2 > height + BORDER:
-        return "box outside", f"{written} reaches out of the image of width {width} and height {height}"
+    fault = box_fault(box, height, width)
+    if fault is not None:
+        swapped = misread(box, segments.tight_box(entry.mask, height, width), "xywh")
+        return ("box format", f"{fault[1]}; it fits its mask when {WRITTEN['xyxy']} is read for {WRITTEN['xywh']}") \
+            if swapped else fault
+    if min(w, h) < THIN and not segments.area(entry.mask, height, width):
+        return "empty mask", f"no pixel of its mask is in the image; its box is {w:g} x {h:g} pixels"
+    builder.add_object(entry.image_id, labels[entry.category_id], box, entry.mask, entry.area, entry.id, entry.crowd)
     return None

@@ -17,20 +17,25 @@ folder. An image folder that no row names is an image without objects.
 
 import csv
 import math
-import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
+
+from . import segments
+from .boxes import WRITTEN, box_fault, misread
+from .files import image_size, in_threads, read_plane, sub_folders
+from .problems import Problem, Problems
+from .table import Table, TableBuilder
 
 SIZES = {"train": 600, "val": 100, "test": 300}  # images per split, as published
 COLUMNS = ["image_id", "object_id", "class", "bbox", "mask_path"]
+CLASSES = ["circle", "square", "triangle"]  # labels 1, 2, 3
 LABELS = {"c": 1, "s": 2, "t": 3}
 THRESHOLD = 128  # JPEG blurs the edges of masks
 SIDE, GREY, MARGIN, FAINT = 512, 128, 5, 50  # of `generate`: see the module docstring
@@ -39,127 +44,103 @@ DARTS, OBJECTS, SUPERSAMPLE = 50, 10, 8  # circles tried and objects drawn at mo
 CORNERS = {"c": 72, "s": 4, "t": 3}  # 72 corners are a circle to within 0.05 px
 
 
-class Object(NamedTuple):  # a row of the CSV file
+class Row(NamedTuple):  # of the CSV file
+    line: int  # its number
     label: int  # 1..3
     box: tuple[int, ...]  # xyxy in pixels
-    mask: str  # its file
-    line: int  # its number, for messages
+    mask: str  # relative to the split folder
 
 
-class CSTDataset(torch.utils.data.Dataset):
-    """Images of a split in the order of the CSV file, then those of image folders that it does not name.
+def read_cst(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:
+    """The images of a split in the order of the CSV file, then those of image folders that it does not name.
 
-    An item is `(image, target)`: image uint8 `[3, h, w]`; target a dict of boxes float32 `[M, 4]` (absolute xyxy in
-    pixels, exclusive x2, y2, as annotated), labels int64 `[M]` (1..3, see `class_names`), masks bool `[M, h, w]`,
-    iscrowd bool `[M]` (all False) and image_id, the index of the item. M is 0 for an image without objects.
-    `cache=True` keeps decoded items, 0.3 MB each, per process: with workers, set `persistent_workers=True`.
+    Image ids count from 0. Boxes are as annotated. Masks are decoded here, a few milliseconds each.
 
-    Raises FileNotFoundError for a missing split folder or CSV file and ValueError, naming file, line and image, for
-    wrong annotations or missing files (at construction) and undecodable or unfitting images and masks (at access).
+    Raises:
+        ValueError: a missing split folder or CSV file, or one without the columns; and what `problems` raises.
     """
-
-    class_names: ClassVar[list[str]] = ["circle", "square", "triangle"]  # labels 1, 2, 3
-
-    def __init__(self, root: str | Path, split: str, cache: bool = False) -> None:
-        if split not in SIZES:
-            raise ValueError(f"unknown split {split!r}, expected one of {', '.join(SIZES)}")
-        self.folder, self.csv = Path(root) / split, Path(root) / "annotation" / f"anno-{split}.csv"
-        for path in (self.folder, self.csv):
-            if not path.exists():
-                raise FileNotFoundError(f"{path} not found, expected {split}/ and annotation/{self.csv.name} in {root}")
-        self.objects = _read_annotations(self.csv, self.folder)
-        self.ids, self.cache = list(self.objects), cache
-        self.contents: dict[int, tuple[np.ndarray, list]] = {}  # of items in the cache, as `_decode` returns them
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def file(self, i: int) -> Path:
-        """The image file of item i, for messages."""
-        return self.folder / self.ids[i] / f"{self.ids[i]}.jpg"
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, dict]:
-        i = range(len(self))[i]  # negative counts from the end; behind it an IndexError, which ends a plain for loop
-        pixels, crops = content = self.contents.get(i) or self._decode(i)
-        if self.cache:
-            self.contents[i] = content
-        objects = self.objects[self.ids[i]]
-        planes = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else np.broadcast_to(pixels, (3, *pixels.shape))
-        masks = torch.zeros(len(crops), *pixels.shape[:2], dtype=torch.bool)
-        for mask, (y, x, crop) in zip(masks.numpy(), crops):
-            mask[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
-        return torch.from_numpy(np.array(planes, order="C")), {  # np.array copies: no item shares memory with the cache
-            "boxes": torch.tensor([o.box for o in objects], dtype=torch.float32).reshape(-1, 4),
-            "labels": torch.tensor([o.label for o in objects], dtype=torch.int64),
-            "masks": masks,
-            "iscrowd": torch.zeros(len(objects), dtype=torch.bool),
-            "image_id": i,
-        }
-
-    def _decode(self, i: int) -> tuple[np.ndarray, list[tuple[int, int, np.ndarray]]]:
-        """Pixels uint8 `[h, w, 3]`, `[h, w]` to cache a grey image; y, x, bool crop of the mask of each object."""
-        pixels = _decode_file(self.file(i), "RGB")
-        h, w = pixels.shape[:2]
-        crops = []
-        for o in self.objects[self.ids[i]]:
-            where = f"{self.csv}, line {o.line}, image {self.ids[i]!r}"
-            if o.box[2] > w or o.box[3] > h:
-                raise ValueError(f"{where}: bbox {o.box} reaches out of the image, expected x2 <= {w} and y2 <= {h}")
-            mask = _decode_file(o.mask, "L") >= THRESHOLD
-            if mask.shape != (h, w):
-                raise ValueError(f"{where}: mask {o.mask} has (height, width) {mask.shape}, its image {h, w}")
-            ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            if not ys.size:
-                raise ValueError(f"{where}: mask {o.mask} is empty, expected pixels >= {THRESHOLD} where the object is")
-            crops.append((ys[0], xs[0], mask[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1].copy()))
-        grey = self.cache and (pixels == pixels[..., :1]).all()
-        return (pixels[..., 0].copy() if grey else pixels), crops
+    folder, file = Path(root) / split, Path(root) / "annotation" / f"anno-{split}.csv"
+    for path in (folder, file):
+        if not path.exists():
+            raise ValueError(f"{path} not found, expected {split}/ and annotation/{file.name} in {root}")
+    if class_names is not None and list(class_names) != CLASSES:
+        raise ValueError(f"the classes of the CST-Dataset are {', '.join(CLASSES)}, not {', '.join(class_names)}")
+    rows = _read_rows(file, problems)
+    names = [*rows, *(path.name for path in sub_folders(folder) if path.name not in rows)]
+    if not names:
+        raise ValueError(f"{file} names no image and {folder} has no image folder, expected at least one image")
+    builder = TableBuilder(CLASSES, None, folder, file, "xyxy")
+    objects = []
+    for name in names:
+        image = f"{name}/{name}.jpg"
+        if not (folder / image).is_file():
+            problems.found(Problem("missing image", f"there is no file {folder / image}", str(file), image))
+            continue
+        try:
+            height, width = image_size(folder / image)
+        except ValueError as error:
+            problems.found(Problem("unreadable image", str(error), str(file), image))
+            continue
+        objects += [(row, len(builder.files), image, height, width) for row in rows.get(name, [])]
+        builder.add_image(len(builder.files), image, height, width)
+    for (row, number, image, height, width), mask in zip(
+            objects, in_threads(lambda one: _read_mask(folder / one[0].mask, *one[3:]), objects)):
+        fault = mask if isinstance(mask, tuple) else box_fault(row.box, height, width, border=0)
+        if fault is None:
+            builder.add_object(number, row.label, row.box, mask, segments.area(mask, height, width), row.line,
+                               name=f"line {row.line}")
+            continue
+        if not isinstance(mask, tuple) and misread(row.box, segments.tight_box(mask, height, width), "xyxy"):
+            fault = "box format", f"{fault[1]}; it fits its mask when {WRITTEN['xywh']} is read for {WRITTEN['xyxy']}"
+        problems.found(Problem(*fault, str(file), image, f"line {row.line}"))
+    return builder.build()
 
 
-def _decode_file(path: str | Path, mode: str) -> np.ndarray:
-    """Pixels uint8: `[h, w]` for mode "L", `[h, w, 3]` for "RGB"."""
-    try:
-        with Image.open(path) as image:
-            image.draft(mode, image.size)  # for "L", a JPEG decoder skips the colours: four times as fast
-            return np.asarray(image if image.mode == mode else image.convert(mode))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise ValueError(f"{path} cannot be decoded ({e}), expected a whole JPEG file") from e
-
-
-def _read_annotations(file: Path, folder: Path) -> dict[str, list[Object]]:
-    """Objects of each image id: ids in the order of the CSV file, then those of image folders without a row."""
-    objects: dict[str, list[Object]] = {}
+def _read_rows(file: Path, problems: Problems) -> dict[str, list[Row]]:
+    """Rows of each image id, in the order of the CSV file."""
+    rows: dict[str, list[Row]] = {}
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream, restval="")
-            if missing := [c for c in COLUMNS if c not in (header := rows.fieldnames or [])]:
+            reader = csv.DictReader(stream, restval="")
+            if missing := [c for c in COLUMNS if c not in (header := reader.fieldnames or [])]:
                 raise ValueError(f"{file}, line 1: no column {', '.join(missing)} in {header}, expected {COLUMNS}")
-            for row in rows:
-                where = f"{file}, line {rows.line_num}, image {row['image_id']!r}"
-                objects.setdefault(row["image_id"], []).append(_parse(row, rows.line_num, folder, where))
+            for values in reader:
+                of_image = rows.setdefault(values["image_id"], [])
+                row = _parse(values, reader.line_num)
+                if isinstance(row, Row):
+                    of_image.append(row)
+                else:
+                    image = "{0}/{0}.jpg".format(values["image_id"])
+                    problems.found(Problem(*row, str(file), image, f"line {reader.line_num}"))
     except (csv.Error, UnicodeDecodeError) as e:
         raise ValueError(f"{file} cannot be read ({e}), expected CSV in UTF-8") from e
-    folders = [f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")]
-    objects |= {name: [] for name in sorted(folders, key=lambda n: (len(n), n)) if name not in objects}
-    for image_id, of_image in objects.items():
-        if not os.path.isfile(path := folder / image_id / f"{image_id}.jpg"):
-            where = f"{file}, line {of_image[0].line}" if of_image else folder
-            raise ValueError(f"{where}: image {image_id!r} has no file {path}")
-    if not objects:
-        raise ValueError(f"{file} names no image and {folder} has no image folder, expected at least one image")
-    return objects
+    return rows
 
 
-def _parse(row: dict, line: int, folder: Path, where: str) -> Object:
-    if row["class"] not in LABELS:
-        raise ValueError(f"{where}: unknown class {row['class']!r}, expected one of {', '.join(LABELS)}")
-    numbers = row["bbox"].split()
+def _parse(values: dict[str, str], line: int) -> Row | tuple[str, str]:
+    """A row, or what is wrong with it: the kind and a message."""
+    if values["class"] not in LABELS:
+        return "unknown category", f"unknown class {values['class']!r}, expected one of {', '.join(LABELS)}"
+    numbers = values["bbox"].split()
     box = tuple(int(n) for n in numbers if n.isdecimal())
-    if not (len(box) == len(numbers) == 4 and box[0] < box[2] and box[1] < box[3]):
-        raise ValueError(f"{where}: bbox {row['bbox']!r}, expected integers 'x1 y1 x2 y2', 0 <= x1 < x2, 0 <= y1 < y2")
-    if not os.path.isfile(mask := os.path.join(folder, row["mask_path"])):
-        raise ValueError(f"{where}: mask file {mask} not found, expected mask_path relative to {folder}")
-    return Object(LABELS[row["class"]], box, mask, line)
+    if not len(box) == len(numbers) == 4:
+        return "malformed annotation", f"bbox {values['bbox']!r}, expected whole numbers 'x1 y1 x2 y2', at least 0"
+    return Row(line, LABELS[values["class"]], box, values["mask_path"])
+
+
+def _read_mask(path: Path, height: int, width: int) -> bytes | tuple[str, str]:
+    """The mask of an object, or what is wrong with it: the kind and a message."""
+    if not path.is_file():
+        return "missing mask", f"mask file {path} not found, expected mask_path relative to the split folder"
+    try:
+        mask = read_plane(path, "L") >= THRESHOLD
+    except ValueError as error:
+        return "unreadable mask", f"mask {error}, expected a whole JPEG file"
+    if mask.shape != (height, width):
+        return "size mismatch", f"mask {path} has (height, width) {mask.shape}, its image {height, width}"
+    if not mask.any():
+        return "empty mask", f"mask {path} is empty, expected pixels >= {THRESHOLD} where the object is"
+    return segments.from_mask(mask)
 
 
 def is_complete(root: str | Path) -> bool:

@@ -1,11 +1,30 @@
 """Data sets by the name of their format, as [data] in the configuration gives it."""
 
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
+from easydict import EasyDict
 from torch import Tensor
 
-from . import cst
+from .coco import read_coco
+from .cst import read_cst
+from .folders import read_folders
+from .instances import Instances
+from .labelme import read_labelme
+from .problems import Problems
+from .table import Table
+from .via import read_via
+from .voc import read_voc
+
+log = logging.getLogger("maskrcnn")
+
+FORMATS = ("cst", "coco", "voc", "masks", "via", "labelme")
+SPLITS = ("train", "val", "test")
+FOLDERS: dict[str, Callable[..., Table]] = {"cst": read_cst, "masks": read_folders, "via": read_via,
+                                            "labelme": read_labelme}
 
 
 class Dataset(Protocol):
@@ -14,27 +33,70 @@ class Dataset(Protocol):
     @property
     def class_names(self) -> list[str]: ...  # of labels 1..K
 
+    @property
+    def category_ids(self) -> list[int]: ...  # of labels 1..K, in the annotation file
+
+    @property
+    def image_ids(self) -> list[int]: ...  # of each image, in the annotation file
+
+    @property
+    def sizes(self) -> np.ndarray: ...  # [N, 2]: height and width of each image
+
     def __len__(self) -> int: ...
 
-    def __getitem__(self, i: int) -> tuple[Tensor, dict]:
-        """Image uint8 [3, h, w] and its target: boxes [M, 4], labels [M], masks [M, h, w], perhaps iscrowd [M]."""
+    def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Any]]:
+        """Image uint8 [C, h, w] and its target: boxes [M, 4], labels [M], masks [M, h, w], perhaps iscrowd [M] and
+        area [M]."""
 
     def file(self, i: int) -> Path:
         """The file of image i, for messages."""
 
 
-def open_dataset(kind: str, root: str, split: str, cache: bool = False) -> Dataset:
+def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Sequence[str] | None = None,
+                 problems: Problems | None = None) -> Instances:
     """One split of a data set.
 
     Args:
-        kind: cst.
-        root: its folder.
+        data: section [data] of the configuration.
         split: train, val or test.
-        cache: keep decoded images in memory.
+        channels: of the images.
+        class_names: of labels 1..K, where the training split has decided; those of [data] classes otherwise, or of
+            the annotations.
+        problems: told what is broken; by default it is raised or left out, as [data] broken says.
 
     Raises:
-        ValueError: unknown kind or split, or files that break the format.
+        ValueError: an unknown format or split, or files that break the format.
     """
-    if kind == "cst":
-        return cst.CSTDataset(root, split, cache)
-    raise ValueError(f"[data] format = {kind!r}; choose cst")
+    problems = problems or Problems(data.broken)
+    before = len(problems.all)
+    table = read_table(data, split, problems, class_names)
+    if not len(table):
+        raise ValueError(f"the {split} split of {data.root} ([data] {split} = {', '.join(data[split])}) has no images"
+                         + (f", after {problems.summary()} were left out" if problems.summary() else ""))
+    if any(problem.error for problem in problems.all[before:]):
+        log.warning("%s, %s split: left out what is broken: %s; `maskrcnn check` lists it", data.root, split,
+                    problems.summary())
+    return Instances(table, problems, channels, data.cache)
+
+
+def read_table(data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:
+    """The annotations of one split alone; see `open_dataset`."""
+    if data.format not in FORMATS:
+        raise ValueError(f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose {', '.join(SPLITS)}")
+    if not Path(data.root).is_dir():
+        raise ValueError(f"no folder {data.root} ([data] root)")
+    names = list(class_names or data.classes) or None
+    if names and len(set(names)) < len(names):
+        raise ValueError(f"the classes {', '.join(names)} must have different names")
+    values = data[split]
+    if data.format == "voc":
+        return read_voc(data.root, values, problems, names)
+    needed, what = (2, "image folder, annotation file") if data.format == "coco" else (1, "its folder")
+    if len(values) != needed:
+        raise ValueError(f"[data] {split} = {', '.join(values)}; for format = {data.format} give {what}")
+    root = Path(data.root)
+    if data.format == "coco":
+        return read_coco(root / values[1], root / values[0], problems, names)
+    return FOLDERS[data.format](root, values[0], problems, names)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..tools.images import read_image
 from . import segments
-from .problems import Problem, Problems
+from .problems import Problems
 from .table import Table
 
 log = logging.getLogger("maskrcnn")
@@ -48,6 +48,11 @@ class Instances(torch.utils.data.Dataset):
         return self.table.category_ids
 
     @property
+    def image_ids(self) -> list[int]:
+        """Of each image, in the annotation file."""
+        return self.table.image_ids.tolist()
+
+    @property
     def sizes(self) -> np.ndarray:
         """[N, 2]: height and width of each image, as annotated."""
         return self.table.sizes
@@ -69,8 +74,7 @@ class Instances(torch.utils.data.Dataset):
         empty = ~masks.any((1, 2))
         if empty.any():
             for k in objects[empty]:
-                self.problems.found(Problem("empty mask", "its mask has no pixel inside the image", str(self.file(i)),
-                                            annotation=str(table.ids[k])))
+                self.problems.found(table.problem("empty mask", "no pixel of its mask is in the image", i, k))
             objects, masks = objects[~empty], masks[~empty]
         return image, {"boxes": torch.from_numpy(table.boxes[objects]),
                        "labels": torch.from_numpy(table.labels[objects].astype(np.int64)),

@@ -29,8 +29,9 @@ def from_rle(segmentation: dict[str, Any]) -> bytes:
             raise ValueError(f"runs of {sum(counts)} pixels for a size of {height} x {width}")
         counts = rle.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"]
     code = counts.encode() if isinstance(counts, str) else bytes(counts)
-    if _length(code) != height * width:
-        raise ValueError(f"runs of {_length(code)} pixels for a size of {height} x {width}")
+    length = int(_runs(code).sum())
+    if length != height * width:
+        raise ValueError(f"runs of {length} pixels for a size of {height} x {width}")
     return b"R" + code
 
 
@@ -65,10 +66,27 @@ def to_rle(code: bytes, height: int, width: int) -> dict[str, Any]:
 
 def decode(codes: Sequence[bytes], height: int, width: int) -> np.ndarray:
     """Masks [M, height, width] of bool."""
-    if not codes:
-        return np.zeros((0, height, width), bool)
-    masks = rle.decode([to_rle(code, height, width) for code in codes])  # [h, w, M], column by column
-    return np.ascontiguousarray(masks.transpose(2, 0, 1)).view(bool)
+    masks = np.zeros((len(codes), height, width), bool)
+    for mask, code in zip(masks, codes):
+        _fill(mask, _runs(to_rle(code, height, width)["counts"]))
+    return masks
+
+
+def _fill(mask: np.ndarray, runs: np.ndarray) -> None:
+    """Draw runs, which go down the columns, into an empty mask [h, w]. Only the columns that the object spans are
+    unrolled and turned into rows: for objects of a tenth of the width, several times as fast as all of them."""
+    height = len(mask)
+    ends = runs.cumsum()
+    objects = len(runs) // 2  # runs of background and object in turn, from background
+    if not objects:
+        return
+    first, last = ends[0] // height, -(-ends[2 * objects - 1] // height)
+    lengths = runs[: 2 * objects].copy()
+    lengths[0] -= first * height
+    pixels = np.zeros((last - first) * height, bool)
+    inside = np.repeat(np.tile([False, True], objects), lengths)
+    pixels[: len(inside)] = inside
+    mask[:, first:last] = pixels.reshape(-1, height).T
 
 
 def tight_box(code: bytes, height: int, width: int) -> list[float]:
@@ -82,18 +100,25 @@ def area(code: bytes, height: int, width: int) -> int:
     return int(rle.area(to_rle(code, height, width)))
 
 
-def _length(code: bytes) -> int:
-    """The pixels that a compressed RLE covers: its numbers have 5 bits a byte, and from the third on are differences to
-    the last but one (see COCO's maskApi.c, rleFrString)."""
-    counts: list[int] = []
-    value = shift = 0
-    for byte in code:
-        value |= (byte - 48 & 0x1F) << shift
-        shift += 5
-        if not byte - 48 & 0x20:
-            value -= (1 << shift) if byte - 48 & 0x10 else 0
-            counts.append(value + counts[-2] if len(counts) > 2 else value)
-            if counts[-1] < 0:
-                return -1
-            value = shift = 0
-    return -1 if shift else sum(counts)
+def _runs(code: bytes) -> np.ndarray:
+    """The lengths of a compressed RLE: its numbers have 5 bits a byte, and from the fourth on are differences to the
+    last but one (see COCO's maskApi.c, rleFrString).
+
+    Raises:
+        ValueError: no such code.
+    """
+    digits = np.frombuffer(code, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((digits & 0x20) == 0)
+    if not len(digits):
+        return digits
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    sizes = ends - starts + 1
+    if not len(ends) or ends[-1] != len(digits) - 1 or sizes.max() > 10 or digits.min() < 0 or digits.max() > 63:
+        raise ValueError("its compressed RLE is damaged")
+    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, sizes))
+    runs = np.add.reduceat((digits & 0x1F) << shifts, starts)
+    runs -= np.where(digits[ends] & 0x10, 1 << 5 * sizes, 0)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    if runs.min() < 0:
+        raise ValueError("its compressed RLE has a run of negative length")
+    return runs

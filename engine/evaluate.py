@@ -16,11 +16,12 @@ from maskrcnn import MaskRCNN
 
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.config import Source, load_config
+from .codes import as_rle
 from .loading import Seeded, transpose
 from .metrics import figures
 from .processes import gather, rank_and_count
 from .report import write_report
-from .result_files import write_results
+from .result_files import ResultsWriter
 from .results import Results
 
 log = logging.getLogger("maskrcnn")
@@ -60,7 +61,7 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
     metrics = losses | figures(collected, cfg.evaluate.metrics, cfg.evaluate.max_detections)
     if state.is_main_process:
         if results is not None:
-            write_results(results, collected, dataset.image_ids, dataset.category_ids)
+            write_results(results, collected, dataset)
         if report is not None:
             write_report(report, collected, dataset.class_names, metrics, f"{weights} on {split} of {cfg.data.root}")
     return metrics
@@ -93,10 +94,20 @@ def collect(model: MaskRCNN, dataset: Dataset, batch_size: int, description: str
             losses[number] = len(images), {name: float(value) for name, value in parts.items()}
             for place, (target, found) in enumerate(zip(targets, detections), number * batch_size):
                 mine.add(target, {key: value.cpu() for key, value in found.items()}, place)
-            bar.update(len(images) * rank_and_count()[1])
+            bar.update(min(len(images) * rank_and_count()[1], len(dataset) - bar.n))
     states, every = zip(*gather((mine.state(), losses)))
     results = mine if len(states) == 1 else Results(dataset.class_names).merge(states)
     return results, mean_losses({number: batch for part in every for number, batch in part.items()})
+
+
+def write_results(path: str | os.PathLike, results: Results, dataset: Dataset) -> None:
+    """The detections as a file that the COCO server accepts, with the ids of the data set's annotations."""
+    with ResultsWriter(path, dataset.category_ids) as writer:
+        for record in results.records:
+            found = dict(record.found)
+            if "masks" in found:
+                found["masks"] = as_rle(found["masks"], record.size)
+            writer.add(dataset.image_ids[record.number], found)
 
 
 def own_batches(dataset: Dataset, batch_size: int, workers: int = 0) \

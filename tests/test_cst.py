@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from maskrcnn.datasets import cst
-from maskrcnn.datasets.cst import CSTDataset, generate, is_complete
+from maskrcnn.datasets.cst import generate, is_complete, read_cst
+from maskrcnn.datasets.instances import Instances
+from maskrcnn.datasets.problems import Problems
 
 SMALL = {"train": 6, "val": 2, "test": 2}
 PUBLISHED = Path(__file__).resolve().parents[1] / "../shared/data/cst-dataset-original.tar.gz"
@@ -42,6 +44,11 @@ def published(tmp_path_factory):
     with tarfile.open(PUBLISHED) as archive:  # val and the annotations do for statistics, and unpack quickly
         archive.extractall(folder, [m for m in archive if "annotation" in m.name or "/val" in m.name], filter="data")
     return next(folder.rglob("annotation")).parent
+
+
+def opened(root, split, cache=False, policy="error"):
+    problems = Problems(policy)
+    return Instances(read_cst(root, split, problems), problems, cache=cache)
 
 
 def annotations(root, split="train"):
@@ -75,7 +82,7 @@ def extents(masks):
 
 
 def test_item(small):
-    dataset = CSTDataset(small, "train")
+    dataset = opened(small, "train")
     rows = [r for r in csv.DictReader(annotations(small).open()) if r["image_id"] == "cst-3"]
     image, target = dataset[3]
     assert len(dataset) == 6
@@ -96,7 +103,7 @@ def test_item(small):
 
 
 def test_masks_are_the_thresholded_files(small):
-    dataset = CSTDataset(small, "val")
+    dataset = opened(small, "val")
     rows = [r for r in csv.DictReader(annotations(small, "val").open()) if r["image_id"] == "cst-6"]
     for mask, row in zip(dataset[0][1]["masks"], rows):
         pixels = np.asarray(Image.open(small / "val" / row["mask_path"]).convert("L"))
@@ -104,7 +111,7 @@ def test_masks_are_the_thresholded_files(small):
 
 
 def test_index(small):
-    dataset = CSTDataset(small, "val")
+    dataset = opened(small, "val")
     assert equal(dataset[-1], dataset[1])
     assert dataset[-1][1]["image_id"] == 1
     assert [target["image_id"] for _, target in dataset] == [0, 1]
@@ -117,7 +124,7 @@ def test_images_without_objects_follow_those_with(root):
         (root / "train" / name).mkdir()
         Image.new("RGB", (70, 50), "white").save(root / "train" / name / f"{name}.jpg")
     (root / "train" / ".hidden").mkdir()
-    dataset = CSTDataset(root, "train", cache=True)
+    dataset = opened(root, "train", cache=True)
     assert [dataset.file(i).stem for i in range(len(dataset))][6:] == ["cst-9", "cst-10"]
     for _ in range(2):
         image, target = dataset[7]
@@ -133,13 +140,15 @@ def test_images_without_objects_follow_those_with(root):
 
 def test_a_split_of_images_without_objects(root):
     annotations(root).write_text(",".join(cst.COLUMNS) + "\n")
-    assert [len(target["boxes"]) for _, target in CSTDataset(root, "train")] == [0] * 6
+    assert [len(target["boxes"]) for _, target in opened(root, "train")] == [0] * 6
 
 
 def test_order_is_that_of_first_appearance(root):
     header, *rows = annotations(root).read_text().splitlines()
     annotations(root).write_text("\n".join([header, rows[30], *rows]) + "\n")
-    assert CSTDataset(root, "train").ids == ["cst-3", "cst-0", "cst-1", "cst-2", "cst-4", "cst-5"]
+    dataset = opened(root, "train")
+    names = [dataset.file(i).stem for i in range(6)]
+    assert names == ["cst-3", "cst-0", "cst-1", "cst-2", "cst-4", "cst-5"]
 
 
 @pytest.mark.parametrize("coloured", [False, True])
@@ -147,7 +156,7 @@ def test_cache_changes_nothing(root, coloured):
     if coloured:
         pixels = np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(root / "train/cst-0/cst-0.jpg")
-    plain, cached = CSTDataset(root, "train"), CSTDataset(root, "train", cache=True)
+    plain, cached = opened(root, "train"), opened(root, "train", cache=True)
     assert equal(plain[0], cached[0])
     shutil.rmtree(root / "train/cst-0")
     image, target = cached[0]
@@ -157,7 +166,7 @@ def test_cache_changes_nothing(root, coloured):
         if isinstance(value, torch.Tensor):
             value.fill_(1)
     assert equal(cached[0], expected)
-    with pytest.raises(ValueError, match=r"cst-0\.jpg cannot be decoded"):
+    with pytest.raises(ValueError, match=r"no image file .*cst-0\.jpg"):
         plain[0]
 
 
@@ -165,29 +174,29 @@ def test_cache_changes_nothing(root, coloured):
 
 
 def test_unknown_split(small):
-    with pytest.raises(ValueError, match="unknown split 'dev', expected one of train, val, test"):
-        CSTDataset(small, "dev")
+    with pytest.raises(ValueError, match=r"dev not found, expected dev/ and annotation/anno-dev.csv in"):
+        opened(small, "dev")
 
 
 @pytest.mark.parametrize("missing", ["", "val", "annotation/anno-val.csv"])
 def test_missing_folder_or_csv(root, missing):
     path = root / missing
     path.unlink() if path.is_file() else shutil.rmtree(path)
-    with pytest.raises(FileNotFoundError, match=r"val not found|anno-val.csv not found"):
-        CSTDataset(root, "val")
+    with pytest.raises(ValueError, match=r"val not found|anno-val.csv not found"):
+        opened(root, "val")
 
 
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
         ("class", "r", "unknown class 'r', expected one of c, s, t"),
-        ("bbox", "1 2 3", "bbox '1 2 3', expected integers 'x1 y1 x2 y2'"),
+        ("bbox", "1 2 3", "bbox '1 2 3', expected whole numbers 'x1 y1 x2 y2', at least 0"),
         ("bbox", "1 2 3 4 5", "bbox '1 2 3 4 5'"),
         ("bbox", "1 2 3.5 4", "bbox '1 2 3.5 4'"),
         ("bbox", "1 2 3 x", "bbox '1 2 3 x'"),
         ("bbox", "-1 2 3 4", "bbox '-1 2 3 4'"),
-        ("bbox", "30 2 30 40", "0 <= x1 < x2, 0 <= y1 < y2"),
-        ("bbox", "3 40 30 4", "0 <= x1 < x2, 0 <= y1 < y2"),
+        ("bbox", "30 2 30 40", "its box x 30 to 30, y 2 to 40 has no size"),
+        ("bbox", "3 40 30 4", "its box x 3 to 30, y 40 to 4 has no size"),
         ("bbox", "", "bbox ''"),
         ("mask_path", "cst-1/masks/none.jpg", r"mask file .*masks.none.jpg not found, expected mask_path relative to"),
         ("mask_path", "", "mask file .* not found"),
@@ -195,48 +204,48 @@ def test_missing_folder_or_csv(root, missing):
 )
 def test_wrong_value_names_file_line_and_image(root, column, value, message):
     edit(root, 14, column, value)
-    with pytest.raises(ValueError, match=rf"anno-train.csv, line 14, image 'cst-1': .*{message}"):
-        CSTDataset(root, "train")
+    with pytest.raises(ValueError, match=rf"anno-train.csv, image cst-1/cst-1.jpg, annotation line 14: .*{message}"):
+        opened(root, "train")
 
 
 def test_short_line(root):
     with annotations(root).open("a") as stream:
         stream.write("cst-5,cst-5-10,c\n")
-    with pytest.raises(ValueError, match=r"line 62, image 'cst-5': bbox ''"):
-        CSTDataset(root, "train")
+    with pytest.raises(ValueError, match=r"image cst-5/cst-5.jpg, annotation line 62: bbox ''"):
+        opened(root, "train")
 
 
 def test_missing_columns(root):
     annotations(root).write_text("image_id,object_id,label,bbox,mask\n")
     with pytest.raises(ValueError, match=r"line 1: no column class, mask_path in \['image_id', .*'label'.*expected"):
-        CSTDataset(root, "train")
+        opened(root, "train")
     annotations(root).write_text("")
     with pytest.raises(ValueError, match="no column image_id, object_id, class, bbox, mask_path in"):
-        CSTDataset(root, "train")
+        opened(root, "train")
 
 
 def test_not_text(root):
     annotations(root).write_bytes(b"image_id,object_id,class,bbox,mask_path\n\xff\xfe\n")
     with pytest.raises(ValueError, match=r"anno-train.csv cannot be read .*expected CSV in UTF-8"):
-        CSTDataset(root, "train")
+        opened(root, "train")
 
 
 def test_byte_order_mark_and_windows_lines(root):
     text = annotations(root).read_bytes().replace(b"\n", b"\r\n")
     annotations(root).write_bytes(b"\xef\xbb\xbf" + text)
-    assert len(CSTDataset(root, "train")) == 6
+    assert len(opened(root, "train")) == 6
 
 
 def test_missing_image(root):
     (root / "train/cst-2/cst-2.jpg").unlink()
-    with pytest.raises(ValueError, match=r"anno-train.csv, line 22: image 'cst-2' has no file .*cst-2.cst-2.jpg"):
-        CSTDataset(root, "train")
+    with pytest.raises(ValueError, match=r"anno-train.csv, image cst-2/cst-2.jpg: there is no file .*cst-2.cst-2.jpg"):
+        opened(root, "train")
 
 
 def test_folder_without_image(root):
     (root / "train/extra").mkdir()
-    with pytest.raises(ValueError, match=r"train: image 'extra' has no file .*extra.extra.jpg"):
-        CSTDataset(root, "train")
+    with pytest.raises(ValueError, match=r"image extra/extra.jpg: there is no file .*extra.extra.jpg"):
+        opened(root, "train")
 
 
 def test_no_images(root):
@@ -244,36 +253,62 @@ def test_no_images(root):
     shutil.rmtree(root / "train")
     (root / "train").mkdir()
     with pytest.raises(ValueError, match=r"anno-train.csv names no image and .*train has no image folder"):
-        CSTDataset(root, "train")
+        opened(root, "train")
 
 
-@pytest.mark.parametrize("name", ["cst-0.jpg", "masks/cst-0-4.jpg"])
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"not a JPEG", lambda b: b""])
-@pytest.mark.parametrize("cache", [False, True])
-def test_undecodable_file(root, name, damage, cache):
-    file = root / "train/cst-0" / name
+def half(data):
+    return data[: len(data) // 2]
+
+
+@pytest.mark.parametrize("damage", [half, lambda b: b"not a JPEG", lambda b: b""])
+def test_undecodable_mask(root, damage):
+    file = root / "train/cst-0/masks/cst-0-4.jpg"
     file.write_bytes(damage(file.read_bytes()))
-    dataset = CSTDataset(root, "train", cache)
-    with pytest.raises(ValueError, match=rf"{file.name} cannot be decoded \(.+\), expected a whole JPEG file"):
+    message = r"annotation line 6: mask .*cst-0-4.jpg cannot be decoded \(.+\), expected a whole JPEG file"
+    with pytest.raises(ValueError, match=message):
+        opened(root, "train")
+    assert [len(target["boxes"]) for _, target in opened(root, "train", policy="skip")] == [9] + [10] * 5
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"not a JPEG", lambda b: b""])
+def test_undecodable_image(root, damage):
+    file = root / "train/cst-0/cst-0.jpg"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"image cst-0/cst-0.jpg: cannot read image .*cst-0.jpg: .+"):
+        opened(root, "train")
+    dataset = opened(root, "train", policy="skip")
+    assert [dataset.file(i).stem for i in range(len(dataset))] == ["cst-1", "cst-2", "cst-3", "cst-4", "cst-5"]
+    assert [target["image_id"] for _, target in dataset] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_truncated_image(root, cache):
+    """Its head is fine, so it is met when it is decoded."""
+    file = root / "train/cst-0/cst-0.jpg"
+    file.write_bytes(half(file.read_bytes()))
+    dataset = opened(root, "train", cache)
+    with pytest.raises(ValueError, match=r"cannot read image .*cst-0.jpg: .*truncated"):
         dataset[0]
     assert len(dataset[1][1]["boxes"]) == 10
 
 
 def test_unfitting_masks(root):
     mask = root / "train/cst-0/masks/cst-0-2.jpg"
-    dataset = CSTDataset(root, "train")
     Image.new("RGB", (400, 300), "white").save(mask)
-    with pytest.raises(ValueError, match=r"line 4, image 'cst-0': mask .*cst-0-2.jpg has .*\(300, 400\).*\(512, 512\)"):
-        dataset[0]
+    message = r"cst-0.jpg, annotation line 4: mask .*cst-0-2.jpg has .*\(300, 400\).*\(512, 512\)"
+    with pytest.raises(ValueError, match=message):
+        opened(root, "train")
     Image.new("RGB", (512, 512), (127, 127, 127)).save(mask)
-    with pytest.raises(ValueError, match=r"line 4, image 'cst-0': mask .*cst-0-2.jpg is empty, expected pixels >= 128"):
-        dataset[0]
+    message = r"cst-0.jpg, annotation line 4: mask .*cst-0-2.jpg is empty, expected pixels >= 128"
+    with pytest.raises(ValueError, match=message):
+        opened(root, "train")
 
 
 def test_box_outside_of_the_image(root):
     edit(root, 3, "bbox", "10 10 513 40")
-    with pytest.raises(ValueError, match=r"line 3, image 'cst-0': bbox .*513, 40.* out of the image.* x2 <= 512"):
-        CSTDataset(root, "train")[0]
+    message = r"cst-0.jpg, annotation line 3: its box x 10 to 513, y 10 to 40 reaches out of the image of width 512"
+    with pytest.raises(ValueError, match=message):
+        opened(root, "train")
 
 
 # What the generator writes
@@ -306,7 +341,7 @@ def test_same_seed_same_bytes(small, tmp_path, monkeypatch):
 
 
 def test_image_shows_the_masks(small):
-    for image, target in CSTDataset(small, "train"):
+    for image, target in opened(small, "train"):
         objects = target["masks"].any(0)
         assert target["masks"].sum(0).max() == 1  # no overlap
         assert torch.equal(image[0], image[1])
@@ -318,7 +353,7 @@ def test_image_shows_the_masks(small):
 
 
 def test_boxes_are_masks_with_a_margin(small):
-    for _, target in CSTDataset(small, "train"):
+    for _, target in opened(small, "train"):
         boxes, inner = target["boxes"].numpy(), extents(target["masks"])
         assert np.isin(inner[:, :2] - boxes[:, :2], [5, 6]).all()
         assert np.isin(boxes[:, 2:] - inner[:, 2:], [5, 6]).all()
@@ -330,7 +365,7 @@ def test_boxes_are_masks_with_a_margin(small):
 
 def test_shapes(small):
     """Share of the extent that each shape covers, its proportions, and the triangle's tip."""
-    for _, target in CSTDataset(small, "train"):
+    for _, target in opened(small, "train"):
         for mask, label, (x1, y1, x2, y2) in zip(target["masks"], target["labels"], extents(target["masks"])):
             width, height, area = x2 - x1, y2 - y1, mask.sum().item()
             share, ratio = {1: (np.pi / 4, 1), 2: (1, 1), 3: (1 / 2, 2 / 3**0.5)}[label.item()]
@@ -386,7 +421,7 @@ def test_coverage_is_the_area(kind, d):
 def statistics(root, split):
     """Of boxes `[B, 4]`, labels and masks' offsets; and per image the number of objects and the smallest gap."""
     boxes, labels, offsets, counts, gaps, greys = [], [], [], [], [], []
-    for image, target in CSTDataset(root, split):
+    for image, target in opened(root, split):
         box = target["boxes"].numpy()
         boxes.append(box)
         labels.append(target["labels"].numpy())
@@ -421,7 +456,7 @@ def test_statistics_are_those_of_published_images(published, tmp_path):
 
 
 def test_published_images_are_read(published):
-    image, target = CSTDataset(published, "val", cache=True)[0]
+    image, target = opened(published, "val", cache=True)[0]
     assert image.shape == (3, 512, 512)
     assert target["masks"].shape == (10, 512, 512)
     assert target["boxes"][0].tolist() == [301, 123, 368, 183]
@@ -534,7 +569,7 @@ def test_another_process_is_first(tmp_path):
             generate(root, {"train": 3, "val": 1, "test": 1}, seed=5)
 
     generate(root, SMALL, progress=overtake)
-    assert len(CSTDataset(root, "train")) == 3
+    assert len(opened(root, "train")) == 3
     assert list(tmp_path.iterdir()) == [root]
 
 

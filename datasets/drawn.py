@@ -1,0 +1,93 @@
+"""What the formats of annotation tools share: images in a folder, and objects drawn as polygons, with names of classes
+instead of a list of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import segments
+from .files import image_size, in_threads
+from .problems import Problem, Problems
+from .table import Table, TableBuilder
+
+
+@dataclass
+class Drawn:
+    """An object as it was drawn."""
+
+    name: str  # where it stands: "region 3"
+    label: str | None  # its class; None where the file does not tell
+    rings: list[list[float]]
+    fault: tuple[str, str] | None = None  # what is wrong with it: the kind and a message
+
+
+@dataclass
+class Sheet:
+    """An image and what was drawn on it."""
+
+    file: str  # relative to the folder
+    source: Path  # the annotation file
+    objects: list[Drawn] = field(default_factory=list)
+    size: tuple[int, int] | None = None  # height and width, where the annotation file tells
+
+
+def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_names: Sequence[str] | None) -> Table:
+    """The table of what was drawn. Image ids count from 0; classes are the given ones, or all that occur, sorted.
+
+    Raises:
+        ValueError: no class at all; and what `problems` raises.
+    """
+    names = list(class_names or sorted({o.label for sheet in sheets for o in sheet.objects if o.label}))
+    if not names:
+        raise ValueError(f"{folder}: no object has a class; name the classes in [data] classes")
+    builder = TableBuilder(names, None, folder)
+    seen: set[str] = set()
+    for sheet, (size, fault) in zip(sheets, in_threads(lambda sheet: _look(folder, sheet), sheets)):
+        if fault is None and sheet.file in seen:
+            fault = "duplicate image", f"{sheet.file} is annotated twice"
+        if fault is not None:
+            problems.found(Problem(*fault, str(sheet.source), sheet.file))
+            continue
+        seen.add(sheet.file)
+        number = len(builder.files)
+        builder.add_image(number, sheet.file, *size, sheet.source)
+        for place, drawn in enumerate(sheet.objects, 1):
+            broken = _add(drawn, builder, number, place, size)
+            if broken is not None:
+                problems.found(Problem(*broken, str(sheet.source), sheet.file, drawn.name))
+    return builder.build()
+
+
+def _look(folder: Path, sheet: Sheet) -> tuple[tuple[int, int], tuple[str, str] | None]:
+    """An image's height and width, and what is wrong with it: the kind and a message."""
+    path = folder / sheet.file
+    if not path.is_file():
+        return (0, 0), ("missing image", f"there is no file {path}")
+    try:
+        size = image_size(path)
+    except ValueError as error:
+        return (0, 0), ("unreadable image", str(error))
+    if sheet.size not in (None, size):
+        return size, ("size mismatch", f"{path} has (height, width) {size}, but is annotated as {sheet.size}")
+    return size, None
+
+
+def _add(drawn: Drawn, builder: TableBuilder, number: int, place: int, size: tuple[int, int]) -> tuple[str, str] | None:
+    """The object into the table, or what is wrong with it: the kind and a message."""
+    if drawn.fault is not None:
+        return drawn.fault
+    names = builder.class_names
+    label = names[0] if drawn.label is None and len(names) == 1 else drawn.label
+    if label not in names:
+        said = "it has no class" if label is None else f"its class {label!r} is unknown"
+        return "unknown category", f"{said}; expected one of {', '.join(names)}"
+    try:
+        mask = segments.from_polygons(drawn.rings)
+    except ValueError as error:
+        return "malformed mask", str(error)
+    area = segments.area(mask, *size)
+    if not area:
+        return "empty mask", f"it has no pixel in the image of height {size[0]} and width {size[1]}"
+    builder.add_object(number, names.index(label) + 1, segments.tight_box(mask, *size), mask, area, place,
+                       name=drawn.name)
+    return None
