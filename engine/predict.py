@@ -13,8 +13,8 @@ from maskrcnn import MaskRCNN
 from ..tools.files import atomic
 from ..tools.images import read_image
 from ..tools.visualize import confident, draw
-from .evaluate import choose_device, progress
-from .metrics import coco_results
+from .evaluate import choose_device, progress_bar
+from .result_files import ResultsWriter
 
 log = logging.getLogger("maskrcnn")
 
@@ -53,9 +53,8 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
             raise ValueError(f"the picture {output / name}.png would replace an input image; choose another folder")
     output.mkdir(parents=True, exist_ok=True)
     failures: dict[str, str] = {}
-    results: list[dict] = []
-    listed: list[dict] = []
-    with progress(len(images), "predict") as bar:
+    count, listed = 0, []
+    with progress_bar(len(images), "predict") as bar, ResultsWriter(output / "results.json") as results:
         for start in range(0, len(images), batch_size):
             batch: dict[int, Tensor] = {}
             for i in range(start, min(start + batch_size, len(images))):
@@ -68,15 +67,16 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
                 shown = confident(detections, 0.5 if score_threshold is None else 0.0)
                 with atomic(output / f"{names[i]}.png") as part:
                     draw(image, shown, model.class_names).save(part, format="PNG")
-                results += coco_results(detections, i)
+                results.add(i, detections)
+                count += len(detections["scores"])
                 listed.append({"id": i, "file_name": os.fspath(images[i]), "height": image.shape[1],
                                "width": image.shape[2], "picture": f"{names[i]}.png"})
             bar.update(min(batch_size, len(images) - start))
     class_names = model.class_names or [str(k) for k in range(1, model.num_classes + 1)]
     categories = [{"id": k, "name": name} for k, name in enumerate(class_names, 1)]
-    log.info("%d images, %d detections: %s", len(listed), len(results), output)
-    _write_json(output / "results.json", results)
-    _write_json(output / "images.json", {"images": listed, "categories": categories})
+    log.info("%d images, %d detections: %s", len(listed), count, output)
+    with atomic(output / "images.json") as part:
+        part.write_text(json.dumps({"images": listed, "categories": categories}), encoding="utf-8")
     return failures
 
 
@@ -93,8 +93,3 @@ def unique_names(images: Sequence[str | os.PathLike]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _write_json(path: Path, content: list | dict) -> None:
-    with atomic(path) as part:
-        part.write_text(json.dumps(content), encoding="utf-8")

@@ -86,7 +86,7 @@ class State:
         if progress.step == 0:
             write_log(run, progress.history)
 
-    def restore(self, saved: Mapping[str, Any]) -> None:
+    def restore(self, saved: Mapping[str, Any], run: Path) -> None:
         """Go on from the content of last.pt."""
         training = saved["training"]
         self.model.load_state_dict(saved["model"])
@@ -98,4 +98,6 @@ class State:
         self.progress = Progress(**training["progress"])
         if not self.accelerator.is_main_process:
             self.progress.totals = dict.fromkeys(self.progress.totals, 0.0)
+        elif self.progress.history:
+            write_log(run, self.progress.history)  # the interruption may have come before
         log.info("resumed in epoch %d, behind step %d", self.progress.epoch, self.progress.step)

@@ -106,7 +106,7 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
     net, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
     state = State(model, optimizer, average, accelerator)
     if saved is not None:
-        state.restore(saved)
+        state.restore(saved, run)
     progress, scalars = state.progress, Scalars(run, settings.tensorboard and accelerator.is_main_process)
     while progress.epoch <= settings.epochs and not exhausted(progress.history, cfg):
         net.train()

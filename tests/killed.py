@@ -2,8 +2,8 @@
 
     python tests/killed.py SETTINGS.json KILLS SEED
 
-SIGKILL comes at random moments, or in the middle of writing one of the next files: half of its bytes are there, and then
-the training is dead. Prints how it was killed.
+SIGKILL comes at random moments, or in the middle of writing one of the next files: half of its bytes are there, and
+then the training is dead. Prints how it was killed.
 """
 
 import json
@@ -63,7 +63,8 @@ def main(path, kills, seed):
             print(f"ended with {os.WEXITSTATUS(status)} after {done} kills", flush=True)
             return os.WEXITSTATUS(status)
         done += 1
-        print(f"killed {f'in write {writing}' if writing else 'at random'} after {time.monotonic() - began:.2f} s", flush=True)
+        how = f"in write {writing}" if writing else "at random"
+        print(f"killed {how} after {time.monotonic() - began:.2f} s", flush=True)
 
 
 if __name__ == "__main__":

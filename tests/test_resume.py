@@ -14,6 +14,7 @@ from small import overlay
 from maskrcnn.datasets import cst
 from maskrcnn.engine import state
 from maskrcnn.engine.cli import main
+from maskrcnn.engine.run import read_metrics
 from maskrcnn.engine.train import train
 from maskrcnn.tools.config import dump_config, load_config
 
@@ -107,10 +108,11 @@ def test_resumed_with_other_workers_and_saves(data, whole, tmp_path, monkeypatch
 def test_resuming_what_has_ended_or_not_begun(data, whole, tmp_path, caplog):
     before = (whole / "last.pt").read_bytes()
     metrics = train(settings(data, whole), resume=True)
-    assert metrics == pytest.approx(json.loads((whole / "metrics.json").read_text()), nan_ok=True)
+    assert metrics == pytest.approx(read_metrics(whole), nan_ok=True)
     assert (whole / "last.pt").read_bytes() == before
     (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "new", epochs=1))))
-    assert main(["train", str(tmp_path / "my.ini"), "--resume"]) == 0
+    with caplog.at_level("INFO"):
+        assert main(["train", str(tmp_path / "my.ini"), "--resume"]) == 0
     assert (tmp_path / "new" / "metrics.json").exists()
     assert "nothing to resume" in caplog.text
 
@@ -126,7 +128,7 @@ def test_the_latest_of_several_runs_is_resumed(data, tmp_path, monkeypatch):
 def test_a_run_is_not_resumed_with_other_settings(data, whole, tmp_path):
     (whole / "metrics.json").rename(whole / "kept.json")
     try:
-        with pytest.raises(ValueError, match=r"cannot be resumed with other settings: \[train\] learning_rate = 0.001 is"):
+        with pytest.raises(ValueError, match=r"cannot be resumed with other settings: \[train\] learning_rate = 0"):
             train(settings(data, whole, learning_rate=0.002), resume=True)
     finally:
         (whole / "kept.json").rename(whole / "metrics.json")
@@ -158,8 +160,8 @@ def test_killed_at_twenty_moments(data, tmp_path):
     """SIGKILL at random moments and in the middle of writing files; the run then equals one that was left alone."""
     for name, kills in (("whole", 0), ("killed", 20)):
         (tmp_path / f"{name}.json").write_text(json.dumps(settings(data, tmp_path / name, epochs=6)))
-        command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path / f"{name}.json"), str(kills),
-                   "3"]
+        script = str(Path(__file__).with_name("killed.py"))
+        command = [sys.executable, script, str(tmp_path / f"{name}.json"), str(kills), "3"]
         done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
                               capture_output=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -25,6 +25,8 @@ from maskrcnn.engine.run import best_epoch
 from maskrcnn.engine.train import TrainingError, train
 from maskrcnn.tools.config import dump_config, load_config
 
+PAIRS = load_config({"evaluate": {"batch_size": 2}}).evaluate
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -300,10 +302,10 @@ def test_validation_is_repeatable_and_leaves_randomness_alone(data):
     dataset = open_dataset(load_config({"data": {"root": data}}).data, "val")
     model = small_model()
     torch.manual_seed(5)
-    first = evaluate_model(model, dataset, load_config({"evaluate": {"batch_size": 2}}).evaluate)
+    first = evaluate_model(model, dataset, PAIRS)
     drawn = torch.rand(3)
     torch.manual_seed(6)
-    assert evaluate_model(model, dataset, load_config({"evaluate": {"batch_size": 2}}).evaluate) == pytest.approx(first, nan_ok=True)
+    assert evaluate_model(model, dataset, PAIRS) == pytest.approx(first, nan_ok=True)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), drawn)
 

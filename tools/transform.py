@@ -112,8 +112,8 @@ class Transform(nn.Module):
                 masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.sizes.tolist())]
         mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes
         valid = given if crowd is None else given & ~crowd
-        drawn = torch.randint(2**62, (len(targets),)).tolist()
-        keys = torch.tensor([target.get("seed", key) for target, key in zip(targets, drawn)], device=device)
+        keys = torch.tensor([target["seed"] if "seed" in target else int(torch.randint(2**62, ()))
+                             for target in targets], device=device)
         return Truth(scale(boxes, sizes / original), labels, valid, crowd, masks, mask_ratios, keys)
 
     def restore(self, detections: Detections, batch: Batch) -> list[dict[str, Tensor]]:
