@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from maskrcnn import MaskRCNN
 
 from ..datasets import cst
-from ..datasets.augment import Flipped
+from ..datasets.augment import Augmentation, Augmented
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.checkpoints import save_checkpoint
 from ..tools.config import Source, dump_config, load_config, plain
@@ -156,8 +156,7 @@ def prepare_data(cfg: EasyDict) -> None:
 
 def make_loader(dataset: Dataset, cfg: EasyDict) -> DataLoader:
     """Shuffled batches (images, targets, files), in an order that follows from the seed."""
-    if cfg.augment.flip > 0:
-        dataset = Flipped(dataset, cfg.augment.flip)
+    dataset = Augmented(dataset, Augmentation(**cfg.augment, fill=cfg.transform.mean))
     return DataLoader(WithFiles(dataset), cfg.train.batch_size, shuffle=True, num_workers=cfg.data.workers,
                       collate_fn=_transpose, persistent_workers=cfg.data.workers > 0,
                       generator=torch.Generator().manual_seed(cfg.train.seed))
