@@ -353,6 +353,10 @@ def test_a_quarter_turn_is_exact():
     turned, moved = resample(image, target, 90.0, whole(60), whole(60), [0.0] * 3)
     assert (turned.int() - image.rot90(1, (1, 2)).int()).abs().max() <= 1
     assert torch.equal(moved["masks"], target["masks"].rot90(1, (1, 2)))
+    full = {"boxes": torch.tensor([[0.0, 0, 60, 60]]), "masks": torch.ones(1, 60, 60, dtype=torch.bool)}
+    slanted = resample(image, full, 45.0, whole(60), whole(60), [0.0] * 3)[1]["masks"][0]
+    assert not slanted[[0, 0, -1, -1], [0, -1, 0, -1]].any()  # what was outside is no part of any object
+    assert slanted[30, [0, -1]].all()
 
 
 @pytest.mark.parametrize("changes", [{"scale": (0.5, 2.0), "crop": 64}, {"rotation": 30.0}, {"flip": 1.0}])
