@@ -15,7 +15,7 @@ from easydict import EasyDict
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from ..datasets.augment import Augmented
+from ..datasets.augment import Augmentation, Augmented
 from ..datasets.formats import Dataset
 from .processes import rank_and_count
 
@@ -107,7 +107,8 @@ def make_loader(dataset: Dataset, cfg: EasyDict) -> tuple[DataLoader, Passes]:
     """Batches (images, targets, files), one a forward pass of this process; and what decides on their order."""
     passes = Passes(len(dataset), cfg.train.batch_size, cfg.train.accumulate, cfg.train.seed,
                     dataset.sizes if cfg.data.group_by_aspect else None)
-    loader = DataLoader(Seeded(Augmented(dataset, **cfg.augment)), batch_sampler=passes, num_workers=cfg.data.workers,
+    changed = Augmented(dataset, Augmentation(**cfg.augment, fill=cfg.transform.mean))
+    loader = DataLoader(Seeded(changed), batch_sampler=passes, num_workers=cfg.data.workers,
                         collate_fn=transpose, persistent_workers=cfg.data.workers > 0,
                         generator=torch.Generator().manual_seed(0))  # its own, so as not to draw from torch's
     return loader, passes

@@ -13,7 +13,6 @@ from small import SMALL, small_model
 
 from maskrcnn import MaskRCNN
 from maskrcnn.datasets import cst
-from maskrcnn.datasets.augment import Flipped, flip
 from maskrcnn.datasets.formats import open_dataset
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
@@ -269,23 +268,6 @@ def test_best_epoch():
     history = [{"val/mask_AP": value} for value in (0.1, 0.5, math.nan, 0.5, 0.2)]
     assert best_epoch(history, "mask_AP") == 4
     assert best_epoch([{"val/mask_AP": math.nan}] * 3, "mask_AP") == 3
-
-
-def test_flipping(data):
-    dataset = open_dataset(load_config({"data": {"root": data}}).data, "train")
-    image, target = dataset[0]
-    twice = flip(*flip(image, target))
-    assert torch.equal(twice[0], image)
-    assert all(torch.equal(twice[1][key], target[key]) for key in ("boxes", "masks", "labels"))
-    mirrored = flip(image, target)[1]
-    for box, mask, old in zip(mirrored["boxes"], mirrored["masks"], target["masks"]):
-        x = mask.any(dim=0).nonzero()
-        assert mask.sum() == old.sum()
-        assert box[0] <= x.min()
-        assert x.max() < box[2]
-    flipped = Flipped(dataset, 0.5)
-    assert len({torch.equal(flipped[0][0], image) for _ in range(20)}) == 2
-    assert flipped.file(0) == dataset.file(0)
 
 
 def test_every_image_once_an_epoch(data):
