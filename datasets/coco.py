@@ -21,7 +21,7 @@ class Annotation(NamedTuple):
     image_id: int
     category_id: int
     bbox: tuple[float, ...]  # x, y, width, height
-    area: float
+    area: float | None
     crowd: bool
     mask: bytes
     size: tuple[int, int] | None  # of an RLE
@@ -103,8 +103,9 @@ def _encode(entry: dict[str, Any]) -> Any:
         return entry | {"fault": ("malformed mask", f"its segmentation is no polygons and no RLE: {error}")}
     try:
         x, y, w, h = entry["bbox"]
+        area = entry.get("area")
         return Annotation(int(entry.get("id", 0)), int(entry["image_id"]), int(entry["category_id"]),
-                          (float(x), float(y), float(w), float(h)), float(entry.get("area", w * h)),
+                          (float(x), float(y), float(w), float(h)), None if area is None else float(area),
                           bool(entry.get("iscrowd", 0)), mask, size)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         return entry | {"fault": ("malformed annotation", f"{type(error).__name__}: {error}; it needs id, image_id, "
@@ -165,5 +166,6 @@ def _add(entry: Any, builder: TableBuilder, labels: dict[int, int], seen: set[in
             if swapped else fault
     if min(w, h) < THIN and not segments.area(entry.mask, height, width):
         return "empty mask", f"no pixel of its mask is in the image; its box is {w:g} x {h:g} pixels"
-    builder.add_object(entry.image_id, labels[entry.category_id], box, entry.mask, entry.area, entry.id, entry.crowd)
+    area = segments.area(entry.mask, height, width) if entry.area is None else entry.area
+    builder.add_object(entry.image_id, labels[entry.category_id], box, entry.mask, area, entry.id, entry.crowd)
     return None

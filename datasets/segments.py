@@ -13,7 +13,18 @@ from faster_coco_eval import mask as rle
 
 def from_mask(mask: np.ndarray) -> bytes:
     """A mask [h, w], zero is background."""
-    return b"R" + rle.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    height, width = mask.shape
+    columns = np.flatnonzero(mask.any(0))
+    if not len(columns):
+        return b"R" + rle.encode(np.zeros((height, width), np.uint8, order="F"))["counts"]
+    first, last = columns[0], columns[-1] + 1  # encoding those alone is several times as fast for small objects
+    runs = _runs(rle.encode(np.asfortranarray(mask[:, first:last] != 0, np.uint8))["counts"]).tolist()
+    runs[0] += int(first) * height
+    if len(runs) % 2 == 0 and last < width:
+        runs.append(0)
+    if len(runs) % 2:
+        runs[-1] += int(width - last) * height
+    return b"R" + rle.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
 
 
 def from_rle(segmentation: dict[str, Any]) -> bytes:
@@ -89,15 +100,21 @@ def _fill(mask: np.ndarray, runs: np.ndarray) -> None:
     mask[:, first:last] = pixels.reshape(-1, height).T
 
 
+def extent(code: bytes, height: int, width: int) -> tuple[int, list[float]]:
+    """Pixels of a mask, and the xyxy around them: [0, 0, 0, 0] for none."""
+    runs = to_rle(code, height, width)
+    x, y, w, h = rle.toBbox(runs).tolist()
+    return int(rle.area(runs)), [x, y, x + w, y + h]
+
+
 def tight_box(code: bytes, height: int, width: int) -> list[float]:
     """xyxy around the pixels of a mask, [0, 0, 0, 0] for an empty one."""
-    x, y, w, h = rle.toBbox(to_rle(code, height, width)).tolist()
-    return [x, y, x + w, y + h]
+    return extent(code, height, width)[1]
 
 
 def area(code: bytes, height: int, width: int) -> int:
     """Pixels of a mask."""
-    return int(rle.area(to_rle(code, height, width)))
+    return extent(code, height, width)[0]
 
 
 def _runs(code: bytes) -> np.ndarray:
