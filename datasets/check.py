@@ -1,6 +1,7 @@
 """Check a data set before it is trained on: every image and every mask of it."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -68,7 +69,7 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
 
 def _check_whole(table: Table, split: str, problems: Problems) -> None:
     """What concerns no image in particular."""
-    source = table.sources[0].decode() if len(table.sources) == 1 < len(table) else str(table.root)
+    source = os.fsdecode(table.sources[0]) if len(table.sources) == 1 < len(table) else str(table.root)
 
     def warn(kind: str, message: str) -> None:
         problems.found(Problem(kind, message, source, error=False))
@@ -83,8 +84,9 @@ def _check_whole(table: Table, split: str, problems: Problems) -> None:
     unused = [name for name, count in zip(table.class_names, counts) if not count]
     if unused:
         warn("unused class", f"the {split} split has no object of {', '.join(unused)}")
-    gaps = sorted(set(range(1, max(table.category_ids) + 1)) - set(table.category_ids))
-    if gaps or min(table.category_ids) < 1:
+    ids = set(table.category_ids)  # with a number too large, their range would not fit into memory
+    gaps = [number for number in range(1, min(max(ids), len(ids) + SHOWN + 1)) if number not in ids]
+    if gaps or min(ids) < 1:
         warn("category gap", f"category ids go from {min(table.category_ids)} to {max(table.category_ids)}"
                              + (f" without {', '.join(map(str, gaps[:SHOWN]))}" if gaps else "")
                              + (", ..." if len(gaps) > SHOWN else "")

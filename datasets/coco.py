@@ -11,6 +11,7 @@ from .boxes import WRITTEN, box_fault, misread
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
+LARGEST = 2**20  # pixels of a side
 THIN = 3.0  # pixels; the mask of a narrower box may have none, which is looked at here, before training meets it
 
 
@@ -67,7 +68,7 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
             known = entry._asdict() if isinstance(entry, Annotation) else entry if isinstance(entry, dict) else {}
             image = known.get("image_id", "")
             row = builder.rows.get(image) if isinstance(image, int) else None
-            problems.found(Problem(*fault, str(path), str(image) if row is None else builder.files[row].decode(),
+            problems.found(Problem(*fault, str(path), str(image) if row is None else os.fsdecode(builder.files[row]),
                                    str(known.get("id", f"number {place}, from 0"))))
     return builder.build()
 
@@ -104,6 +105,8 @@ def _encode(entry: dict[str, Any]) -> Any:
     try:
         x, y, w, h = entry["bbox"]
         area = entry.get("area")
+        if abs(int(entry.get("id", 0))) >= 2**63:
+            raise ValueError(f"id {entry['id']} is too large")
         return Annotation(int(entry.get("id", 0)), int(entry["image_id"]), int(entry["category_id"]),
                           (float(x), float(y), float(w), float(h)), None if area is None else float(area),
                           bool(entry.get("iscrowd", 0)), mask, size)
@@ -128,13 +131,14 @@ def _add_image(image: Any, builder: TableBuilder, folder: Path) -> tuple[str, st
     try:
         number, name = int(image["id"]), str(image["file_name"])
         height, width = int(image["height"]), int(image["width"])
-    except (TypeError, KeyError, ValueError) as error:
+        there = (folder / os.fsdecode(os.fsencode(name))).is_file()
+    except (TypeError, KeyError, ValueError, OverflowError, OSError) as error:
         return "malformed image", f"{type(error).__name__}: {error}; an image needs id, file_name, height and width"
     if number in builder.rows:
         return "duplicate image id", f"image id {number} is there twice"
-    if height < 1 or width < 1:
-        return "malformed image", f"its height {height} and width {width} should be at least 1"
-    if not (folder / name).is_file():
+    if not (0 < height < LARGEST and 0 < width < LARGEST and abs(number) < 2**63):
+        return "malformed image", f"its height {height}, width {width} or id {number} cannot be right"
+    if not there:
         return "missing image", f"there is no file {folder / name}"
     builder.add_image(number, name, height, width)
     return None

@@ -52,7 +52,7 @@ class Report:
         parts += [_problems_text("Errors", self.errors), _problems_text("Warnings", warnings)]
         if self.proposal:
             parts.append("Settings that suit these sizes:\n\n" + config_lines(self.proposal))
-        return "\n\n".join(parts)
+        return "\n\n".join(parts).encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 
 def summarize(table: Table) -> Summary:

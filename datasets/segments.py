@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import mask as rle
 
+FAR = 2**20  # pixels; drawing a polygon takes memory for every pixel along its edge
+
 
 def from_mask(mask: np.ndarray) -> bytes:
     """A mask [h, w], zero is background."""
@@ -50,15 +52,19 @@ def from_polygons(polygons: Sequence[Sequence[float]]) -> bytes:
     """Rings [x1, y1, x2, y2, ...], at least 3 points each; the mask is their union, as in COCO.
 
     Raises:
-        ValueError: a ring that is none.
+        ValueError: a ring that is none, or one too far out to be drawn.
     """
     rings = [np.asarray(ring, np.float64) for ring in polygons]
+    if not rings:
+        raise ValueError("no ring")
     for ring in rings:
         if ring.ndim != 1 or len(ring) < 6 or len(ring) % 2 or not np.isfinite(ring).all():
             raise ValueError(f"a ring of {ring.size} numbers; a polygon has x and y of at least 3 points")
-    every = np.concatenate(rings) if rings else np.zeros(0)
+    every = np.concatenate(rings)
+    if np.abs(every).max() > FAR:
+        raise ValueError(f"a corner at {every[np.abs(every).argmax()]:g} pixels")
     hundredths = np.rint(every * 100)
-    exact = bool((np.abs(hundredths) < 2**31).all() and (hundredths / 100 == every).all())
+    exact = bool((hundredths / 100 == every).all())
     head = np.array([len(rings), *(len(ring) for ring in rings)], np.int32).tobytes()
     return (b"H" if exact else b"P") + head + (hundredths.astype(np.int32) if exact else every).tobytes()
 
