@@ -39,6 +39,8 @@ def agree(box: Sequence[float], tight: Sequence[float]) -> bool:
 
 def misread(box: Sequence[float], tight: Sequence[float], written: str) -> bool:
     """Whether a box, of numbers that were read as `written`, fits its mask when read the other way, and only then."""
+    if not all(math.isfinite(number) for number in box):
+        return False
     x1, y1, x2, y2 = box
     other = (x1, y1, x2 - x1, y2 - y1) if written == "xywh" else (x1, y1, x1 + x2, y1 + y2)
     return agree(other, tight) and not agree(box, tight)

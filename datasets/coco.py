@@ -11,6 +11,7 @@ from .boxes import WRITTEN, box_fault, misread
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
+LARGEST = 2**20  # pixels of a side
 THIN = 3.0  # pixels; the mask of a narrower box may have none, which is looked at here, before training meets it
 
 
@@ -21,7 +22,7 @@ class Annotation(NamedTuple):
     image_id: int
     category_id: int
     bbox: tuple[float, ...]  # x, y, width, height
-    area: float
+    area: float | None
     crowd: bool
     mask: bytes
     size: tuple[int, int] | None  # of an RLE
@@ -67,7 +68,7 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
             known = entry._asdict() if isinstance(entry, Annotation) else entry if isinstance(entry, dict) else {}
             image = known.get("image_id", "")
             row = builder.rows.get(image) if isinstance(image, int) else None
-            problems.found(Problem(*fault, str(path), str(image) if row is None else builder.files[row].decode(),
+            problems.found(Problem(*fault, str(path), str(image) if row is None else os.fsdecode(builder.files[row]),
                                    str(known.get("id", f"number {place}, from 0"))))
     return builder.build()
 
@@ -103,8 +104,11 @@ def _encode(entry: dict[str, Any]) -> Any:
         return entry | {"fault": ("malformed mask", f"its segmentation is no polygons and no RLE: {error}")}
     try:
         x, y, w, h = entry["bbox"]
+        area = entry.get("area")
+        if abs(int(entry.get("id", 0))) >= 2**63:
+            raise ValueError(f"id {entry['id']} is too large")
         return Annotation(int(entry.get("id", 0)), int(entry["image_id"]), int(entry["category_id"]),
-                          (float(x), float(y), float(w), float(h)), float(entry.get("area", w * h)),
+                          (float(x), float(y), float(w), float(h)), None if area is None else float(area),
                           bool(entry.get("iscrowd", 0)), mask, size)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         return entry | {"fault": ("malformed annotation", f"{type(error).__name__}: {error}; it needs id, image_id, "
@@ -127,13 +131,14 @@ def _add_image(image: Any, builder: TableBuilder, folder: Path) -> tuple[str, st
     try:
         number, name = int(image["id"]), str(image["file_name"])
         height, width = int(image["height"]), int(image["width"])
-    except (TypeError, KeyError, ValueError) as error:
+        there = (folder / os.fsdecode(os.fsencode(name))).is_file()
+    except (TypeError, KeyError, ValueError, OverflowError, OSError) as error:
         return "malformed image", f"{type(error).__name__}: {error}; an image needs id, file_name, height and width"
     if number in builder.rows:
         return "duplicate image id", f"image id {number} is there twice"
-    if height < 1 or width < 1:
-        return "malformed image", f"its height {height} and width {width} should be at least 1"
-    if not (folder / name).is_file():
+    if not (0 < height < LARGEST and 0 < width < LARGEST and abs(number) < 2**63):
+        return "malformed image", f"its height {height}, width {width} or id {number} cannot be right"
+    if not there:
         return "missing image", f"there is no file {folder / name}"
     builder.add_image(number, name, height, width)
     return None
@@ -165,5 +170,6 @@ def _add(entry: Any, builder: TableBuilder, labels: dict[int, int], seen: set[in
             if swapped else fault
     if min(w, h) < THIN and not segments.area(entry.mask, height, width):
         return "empty mask", f"no pixel of its mask is in the image; its box is {w:g} x {h:g} pixels"
-    builder.add_object(entry.image_id, labels[entry.category_id], box, entry.mask, entry.area, entry.id, entry.crowd)
+    area = segments.area(entry.mask, height, width) if entry.area is None else entry.area
+    builder.add_object(entry.image_id, labels[entry.category_id], box, entry.mask, area, entry.id, entry.crowd)
     return None

@@ -85,9 +85,8 @@ def _add(drawn: Drawn, builder: TableBuilder, number: int, place: int, size: tup
         mask = segments.from_polygons(drawn.rings)
     except ValueError as error:
         return "malformed mask", str(error)
-    area = segments.area(mask, *size)
+    area, box = segments.extent(mask, *size)
     if not area:
         return "empty mask", f"it has no pixel in the image of height {size[0]} and width {size[1]}"
-    builder.add_object(number, names.index(label) + 1, segments.tight_box(mask, *size), mask, area, place,
-                       name=drawn.name)
+    builder.add_object(number, names.index(label) + 1, box, mask, area, place, name=drawn.name)
     return None

@@ -56,8 +56,8 @@ def read_folders(root: str | Path, split: str, problems: Problems, class_names: 
             if isinstance(mask, tuple):
                 problems.found(Problem(*mask, source, image, name))
             else:
-                builder.add_object(number, 1, segments.tight_box(mask, height, width), mask,
-                                   segments.area(mask, height, width), place, name=name)
+                area, box = segments.extent(mask, height, width)
+                builder.add_object(number, 1, box, mask, area, place, name=name)
     if not items:
         raise ValueError(f"{folder} has no images with masks; expected are <name>/images/ and <name>/masks/ in it, or "
                          f"{' or '.join(IMAGE_FOLDERS)} and {' or '.join(MASK_FOLDERS)}")

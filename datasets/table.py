@@ -4,6 +4,7 @@ A list of dicts for COCO's 860,000 objects takes gigabytes, and each worker proc
 counting references writes to the pages that a fork shares. Arrays are compact, and stay shared.
 """
 
+import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,13 +66,13 @@ class Table:
 
     def file(self, i: int) -> Path:
         """The file of image i."""
-        return self.root / self.files[i].decode()
+        return self.root / os.fsdecode(self.files[i])
 
     def problem(self, kind: str, message: str, i: int, k: int | None = None, error: bool = True) -> Problem:
         """What is wrong with image i, or with its object k (of all O)."""
-        annotation = "" if k is None else self.names[k].decode() if len(self.names) else str(self.ids[k])
-        return Problem(kind, message, self.sources[min(i, len(self.sources) - 1)].decode(), self.files[i].decode(),
-                       annotation, error)
+        annotation = "" if k is None else os.fsdecode(self.names[k]) if len(self.names) else str(self.ids[k])
+        source = self.sources[min(i, len(self.sources) - 1)]
+        return Problem(kind, message, os.fsdecode(source), os.fsdecode(self.files[i]), annotation, error)
 
 
 class TableBuilder:
@@ -100,11 +101,11 @@ class TableBuilder:
     def add_image(self, image_id: int, file: str, height: int, width: int, source: str | Path = "") -> None:
         """An image; `file` is relative to the root, `source` its annotation file where each has one of its own. Ids are
         different, which the caller has checked."""
-        self.rows[image_id] = len(self.files)
-        self.files.append(file.encode())
-        self.sources.append(str(source).encode())
-        self.sizes.extend((height, width))
         self.image_ids.append(image_id)
+        self.rows[image_id] = len(self.files)
+        self.files.append(os.fsencode(file))
+        self.sources.append(os.fsencode(source))
+        self.sizes.extend((height, width))
 
     def add_object(self, image_id: int, label: int, box: Sequence[float], mask: bytes, area: float,
                    annotation_id: int = 0, crowd: bool = False, name: str = "") -> None:
@@ -119,7 +120,7 @@ class TableBuilder:
         self.ids.append(annotation_id)
         self.crowd.append(crowd)
         if name:
-            self.names.append(name.encode())
+            self.names.append(os.fsencode(name))
 
     def build(self) -> Table:
         """The table; objects of images that were never added are left out."""
@@ -127,7 +128,7 @@ class TableBuilder:
         order = np.argsort(rows, kind="stable")
         order = order[np.searchsorted(rows[order], 0) :]
         first = np.searchsorted(rows[order], np.arange(len(self.files) + 1))
-        sources = [self.source.encode()] if self.source else self.sources
+        sources = [os.fsencode(self.source)] if self.source else self.sources
         names = Blobs(self.names).take(order) if self.names else Blobs([])
         boxes, sizes = (np.array(values).reshape(-1, width) for values, width in ((self.boxes, 4), (self.sizes, 2)))
         return Table(self.class_names, self.category_ids, self.root, Blobs(self.files), sizes,

@@ -6,7 +6,6 @@ that file, from 1; 0 is background and 255 the rim between objects. `Segmentatio
 the same way, and is compared where it is there.
 """
 
-import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,7 +173,7 @@ def _object(entry: ElementTree.Element, place: int, places: np.ndarray, kinds: n
     mask = segments.from_mask(plane)
     fault = box_fault(box, height, width)
     if fault is not None:
-        swapped = all(map(math.isfinite, box)) and misread(box, segments.tight_box(mask, height, width), "xyxy")
+        swapped = misread(box, segments.tight_box(mask, height, width), "xyxy")
         return ("box format", f"{fault[1]}; it fits its mask when {WRITTEN['xywh']} is read for {WRITTEN['xyxy']}") \
             if swapped else fault
     if kinds is not None:

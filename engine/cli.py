@@ -1,4 +1,5 @@
-"""The command line: `maskrcnn train`, `evaluate`, `predict`. Argument parsing only; each verb is a function beside."""
+"""The command line: `maskrcnn train`, `evaluate`, `predict`, `check`. Argument parsing only; each verb is a function
+elsewhere."""
 
 import argparse
 import json
@@ -10,6 +11,10 @@ from typing import Any
 
 from maskrcnn import __version__
 
+from ..datasets.check import check_dataset
+from ..datasets.formats import SPLITS
+from ..tools.config import load_config
+from ..tools.files import atomic
 from .evaluate import evaluate
 from .predict import predict
 from .processes import rank_and_count
@@ -32,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="maskrcnn", description="Mask R-CNN: train, evaluate, predict.")
+    parser = argparse.ArgumentParser(prog="maskrcnn", description="Mask R-CNN: train, evaluate, predict, check data.")
     parser.add_argument("--version", action="version", version=f"maskrcnn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -58,6 +63,13 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at a time (4)")
     command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
     command.set_defaults(run=_predict)
+
+    command = commands.add_parser("check", help="what is wrong with a data set, and what is in it")
+    _add_config(command)
+    command.add_argument("--split", nargs="+", default=SPLITS, choices=SPLITS, metavar="SPLIT",
+                         help="of train, val and test; without, all")
+    command.add_argument("--json", metavar="FILE", help="write the whole report into this file too")
+    command.set_defaults(run=_check)
     return parser
 
 
@@ -95,6 +107,16 @@ def _predict(arguments: argparse.Namespace) -> int:
     for reason in failures.values():
         print(f"maskrcnn predict: {reason}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    cfg = load_config(arguments.config, _overrides(arguments.settings))
+    report = check_dataset(cfg.data, arguments.split, len(cfg.transform.mean), len(cfg.rpn.anchor_sizes))
+    if arguments.json:
+        with atomic(arguments.json) as part:
+            part.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+    print(report.text())
+    return 1 if report.errors else 0
 
 
 def _print(metrics: dict[str, float]) -> None:

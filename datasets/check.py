@@ -1,0 +1,163 @@
+"""Check a data set before it is trained on: every image and every mask of it."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from easydict import EasyDict
+
+from ..tools.images import read_image
+from . import segments
+from .boxes import WRITTEN, agree, iou, misread
+from .files import in_threads
+from .formats import FORMATS, SPLITS, read_table
+from .problems import Problem, Problems
+from .proposals import propose
+from .report import Report, summarize
+from .table import Table
+
+ODD = 2.0  # times the mask's pixels, from which on an annotated area is odd ...
+SHOWN = 10  # numbers in a message
+RIM = 2.0  # ... unless the difference is within so many pixels along the edge, which polygons and pixels differ by
+
+
+def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int = 3, anchors: int = 5,
+                  progress: Callable[[str, int, int], None] | None = None) -> Report:
+    """What is wrong with a data set, and what is in it. Nothing that is wrong with the data raises.
+
+    Args:
+        data: section [data] of the configuration.
+        splits: of train, val and test. One of the same files as another before it is not read again.
+        channels: of the images.
+        anchors: how many anchor sizes to propose.
+        progress: called as progress(split, done, total) after each image.
+
+    Raises:
+        ValueError: an unknown format or split.
+    """
+    unknown = [split for split in splits if split not in SPLITS]
+    if unknown or data.format not in FORMATS:
+        raise ValueError(f"unknown split {unknown[0]!r}; choose {', '.join(SPLITS)}" if unknown else
+                         f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}")
+    problems = Problems("skip")
+    tables: dict[str, Table] = {}
+    contents: dict[bytes, str] = {}  # of image files: a digest, and the first file that has it
+    names = None
+    for split in [split for split in SPLITS if split in splits]:
+        if any(data[split] == data[other] for other in tables):
+            continue
+        try:
+            table = tables[split] = read_table(data, split, problems, names)
+        except (ValueError, OSError) as error:
+            problems.found(Problem("unreadable split", f"{split}: {error}", str(data.root)))
+            continue
+        names = names or table.class_names
+        _check_whole(table, split, problems)
+        looked = in_threads(lambda i, table=table: check_image(table, i, channels), range(len(table)))
+        for i, (found, digest) in enumerate(looked):
+            for problem in found:
+                problems.found(problem)
+            first = contents.setdefault(digest, str(table.file(i))) if digest else str(table.file(i))
+            if first != str(table.file(i)):
+                problems.found(table.problem("duplicate image", f"its content is that of {first}", i, error=False))
+            if progress is not None:
+                progress(split, i + 1, len(table))
+    return Report(problems.all, {split: summarize(table) for split, table in tables.items()},
+                  _proposal(list(tables.values()), anchors))
+
+
+def _check_whole(table: Table, split: str, problems: Problems) -> None:
+    """What concerns no image in particular."""
+    source = os.fsdecode(table.sources[0]) if len(table.sources) == 1 < len(table) else str(table.root)
+
+    def warn(kind: str, message: str) -> None:
+        problems.found(Problem(kind, message, source, error=False))
+
+    if not len(table):
+        problems.found(Problem("no images", f"no image of the {split} split can be used", source))
+        return
+    empty = int((np.diff(table.first) == 0).sum())
+    if empty:
+        warn("no objects", f"{empty} of {len(table)} images have no objects")
+    counts = np.bincount(table.labels[~table.crowd], minlength=len(table.class_names) + 1)[1:]
+    unused = [name for name, count in zip(table.class_names, counts) if not count]
+    if unused:
+        warn("unused class", f"the {split} split has no object of {', '.join(unused)}")
+    ids = set(table.category_ids)  # with a number too large, their range would not fit into memory
+    gaps = [number for number in range(1, min(max(ids), len(ids) + SHOWN + 1)) if number not in ids]
+    if gaps or min(ids) < 1:
+        warn("category gap", f"category ids go from {min(table.category_ids)} to {max(table.category_ids)}"
+                             + (f" without {', '.join(map(str, gaps[:SHOWN]))}" if gaps else "")
+                             + (", ..." if len(gaps) > SHOWN else "")
+                             + f"; the model's labels are 1 to {len(table.category_ids)}, in their order")
+    seen: dict[bytes, int] = {}
+    for i in range(len(table)):
+        first = seen.setdefault(table.files[i], i)
+        if first != i:
+            problems.found(table.problem("duplicate file name", f"the images of ids {table.image_ids[first]} and "
+                                                                f"{table.image_ids[i]} name the same file", i,
+                                         error=False))
+
+
+def check_image(table: Table, i: int, channels: int = 3) -> tuple[list[Problem], bytes]:
+    """What is wrong with image i and its objects; and a digest of its file, empty where it cannot be read."""
+    found, digest = [], b""
+    height, width = (int(side) for side in table.sizes[i])
+    try:
+        shape = tuple(read_image(table.file(i), channels).shape[1:])
+        digest = hashlib.blake2b(table.file(i).read_bytes(), digest_size=16).digest()
+        if shape != (height, width):
+            turned = "; are they swapped, or is it turned by an EXIF orientation?" if shape == (width, height) else ""
+            found.append(table.problem("size mismatch", f"the file has (height, width) {shape}, but is annotated as "
+                                                        f"{height, width}{turned}", i))
+    except (ValueError, OSError, MemoryError) as error:
+        found.append(table.problem("unreadable image", str(error), i))
+    seen: dict[tuple, int] = {}
+    for k in range(int(table.first[i]), int(table.first[i + 1])):
+        code, box = table.masks[k], table.boxes[k].tolist()
+        found += _check_object(table, i, k, code, box)
+        key = (int(table.labels[k]), *box, code)
+        if key in seen:
+            other = table.problem("", "", i, seen[key]).annotation
+            found.append(table.problem("duplicate object", f"box, class and mask are those of {other}", i, k, False))
+        seen.setdefault(key, k)
+    return found, digest
+
+
+def _check_object(table: Table, i: int, k: int, code: bytes, box: list[float]) -> list[Problem]:
+    """What is wrong with object k, of image i."""
+    height, width = (int(side) for side in table.sizes[i])
+    pixels, tight = segments.extent(code, height, width)
+    if not pixels:
+        return [table.problem("empty mask", "no pixel of its mask is in the image", i, k)]
+    found = []
+    if table.boxes_as and not table.crowd[k] and not agree(box, tight):
+        if misread(box, tight, table.boxes_as):
+            other = "xyxy" if table.boxes_as == "xywh" else "xywh"
+            found.append(table.problem("box format", f"its box fits its mask when {WRITTEN[other]} is read for "
+                                                     f"{WRITTEN[table.boxes_as]}", i, k))
+        else:
+            (x1, y1, x2, y2), (a1, b1, a2, b2) = box, tight
+            found.append(table.problem(
+                "mask off box", f"its box is x {x1:g} to {x2:g}, y {y1:g} to {y2:g}, but its mask extends over x "
+                                f"{a1:g} to {a2:g}, y {b1:g} to {b2:g} (IoU {iou(box, tight):.2f})", i, k))
+    area = float(table.areas[k])
+    if not area > 0:
+        found.append(table.problem("zero area", f"its area is {area:g}, and its mask has {pixels} pixels", i, k))
+    edge = 2 * (tight[2] - tight[0] + tight[3] - tight[1])
+    if area > 0 and max(area, pixels) > ODD * min(area, pixels) and abs(area - pixels) > RIM * edge:
+        found.append(table.problem("odd area", f"its area is {area:g}, but its mask has {pixels} pixels", i, k, False))
+    return found
+
+
+def _proposal(tables: list[Table], anchors: int) -> dict[str, list[int]]:
+    """Settings that suit all splits together."""
+    images, objects, owners = [np.zeros((0, 2))], [np.zeros((0, 2))], [np.zeros(0, np.int64)]
+    for table in tables:
+        counted = ~table.crowd
+        rows = np.repeat(np.arange(len(table)), np.diff(table.first))[counted]
+        owners.append(rows + sum(map(len, images)))
+        images.append(table.sizes)
+        objects.append((table.boxes[:, 2:] - table.boxes[:, :2])[counted])
+    return propose(np.concatenate(images), np.concatenate(objects), np.concatenate(owners), anchors)

@@ -1,0 +1,57 @@
+"""Settings that suit the sizes of a data set's images and objects."""
+
+import numpy as np
+
+SMALL = 32.0  # input pixels that the tenth smallest of a hundred objects should have: 8 cells of an FPN's finest level
+USUAL = 800  # the shorter side that networks are trained at: not smaller without need, nor larger
+ROUNDS = 50  # of k-means
+
+
+def propose(images: np.ndarray, objects: np.ndarray, owners: np.ndarray, anchors: int = 5) -> dict[str, list[int]]:
+    """min_size and max_size of [transform], anchor_sizes of [rpn].
+
+    Args:
+        images: [N, 2] heights and widths. objects: [O, 2] heights and widths of boxes. owners: [O] their images.
+        anchors: how many anchor sizes.
+    """
+    if not len(images) or not len(objects):
+        return {}
+    short, long = images.min(1).astype(float), images.max(1).astype(float)
+    side = float(np.median(short))
+    wanted = side * min(2.0, SMALL / float(np.percentile(_roots(objects), 10)))
+    minimum = _rounded(float(np.clip(wanted, min(side, USUAL), max(side, USUAL))))
+    maximum = _rounded(minimum * float(np.percentile(long / short, 95)))
+    scales = np.minimum(minimum / short, maximum / long)
+    sizes = np.log(_roots(objects) * scales[owners])
+    return {"min_size": [minimum], "max_size": [maximum], "anchor_sizes": _centres(sizes, anchors)}
+
+
+def config_lines(proposal: dict[str, list[int]]) -> str:
+    """Lines for a configuration file."""
+    lines = ["[transform]", f"min_size = {proposal['min_size'][0]},", f"max_size = {proposal['max_size'][0]}", "",
+             "[rpn]", f"anchor_sizes = {', '.join(map(str, proposal['anchor_sizes']))}"]
+    return "\n".join(lines) + ("," if len(proposal["anchor_sizes"]) == 1 else "")
+
+
+def _roots(objects: np.ndarray) -> np.ndarray:
+    """Sizes: roots of the areas."""
+    return np.sqrt(objects.astype(float).prod(1))
+
+
+def _rounded(side: float) -> int:
+    """To a multiple of 32."""
+    return max(32, round(side / 32) * 32)
+
+
+def _centres(logs: np.ndarray, count: int) -> list[int]:
+    """k-means in one dimension, as sizes from small to large, all different."""
+    centres = np.quantile(logs, (np.arange(count) + 0.5) / count)
+    for _ in range(ROUNDS):
+        nearest = np.abs(logs[:, None] - centres).argmin(1) if len(logs) < 10_000 else np.searchsorted(
+            (centres[1:] + centres[:-1]) / 2, logs)
+        sums, counts = np.bincount(nearest, logs, count), np.bincount(nearest, minlength=count)
+        centres = np.sort(np.where(counts > 0, sums / np.maximum(counts, 1), centres))
+    sizes: list[int] = []
+    for size in np.exp(centres):
+        sizes.append(max(round(float(size)), sizes[-1] + 1 if sizes else 1))
+    return sizes

@@ -1,0 +1,222 @@
+"""COCO's JSON: read as the file says it, and everything broken in it named."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faster_coco_eval import mask as rle
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from made import coco_data, noise, ring, save_coco, write_coco
+
+from maskrcnn.datasets import segments
+from maskrcnn.datasets.coco import read_coco
+from maskrcnn.datasets.formats import open_dataset
+from maskrcnn.datasets.problems import Problems
+from maskrcnn.tools.config import load_config
+
+TINY = Path(__file__).resolve().parents[1] / "../shared/data/tiny-coco.tar"
+
+
+def read(root, policy="error", **options):
+    problems = Problems(policy)
+    return read_coco(root / "train.json", root / "train", problems, **options), problems
+
+
+def opened(root, split="train", **more):
+    return open_dataset(load_config({"data": {**coco_data(root), **more}}).data, split)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_tiny_coco(split, tmp_path_factory):
+    if not TINY.is_file():
+        pytest.skip(f"sample of COCO not found at {TINY}")
+    root = tmp_path_factory.mktemp("coco")
+    with tarfile.open(TINY) as archive:
+        archive.extractall(root, filter="data")
+    annotations = f"annotations/instances_{split}2017.json"
+    raw = json.loads((root / "tiny_coco" / annotations).read_text())
+    dataset = opened(root / "tiny_coco", split, **{split: [f"{split}2017", annotations]})
+    assert dataset.category_ids == sorted(entry["id"] for entry in raw["categories"])
+    assert len(dataset) == len(raw["images"]) == 50
+    empty = crowds = 0
+    for (image, target), entry in zip(dataset, raw["images"]):
+        objects = [a for a in raw["annotations"] if a["image_id"] == entry["id"]]
+        height, width = entry["height"], entry["width"]
+        assert target["image_id"] == entry["id"]
+        assert image.shape == (3, height, width)
+        boxes = np.array([a["bbox"] for a in objects]).reshape(-1, 4)
+        assert np.allclose(target["boxes"], np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1), atol=1e-3)
+        names = {c["id"]: c["name"] for c in raw["categories"]}
+        assert [dataset.class_names[label - 1] for label in target["labels"]] == [
+            names[a["category_id"]] for a in objects]
+        assert target["iscrowd"].tolist() == [bool(a["iscrowd"]) for a in objects]
+        assert np.allclose(target["area"], [a["area"] for a in objects])
+        for mask, a in zip(target["masks"], objects):
+            found = rle.frPyObjects(a["segmentation"], height, width)
+            expected = rle.decode(found if isinstance(found, dict) else rle.merge(found))
+            assert np.array_equal(mask, expected.squeeze())
+        empty += not objects
+        crowds += int(target["iscrowd"].sum())
+    assert empty == {"train": 1, "val": 2}[split]
+    assert crowds == 5
+
+
+def test_categories_with_gaps(tmp_path):
+    content = write_coco(tmp_path)
+    names = {3: "c", 90: "z", 17: "q"}
+    content["categories"] = [{"id": number, "name": name} for number, name in names.items()]
+    for entry in content["annotations"]:
+        entry["category_id"] = {1: 90, 2: 3, 3: 17}[entry["category_id"]]
+    save_coco(tmp_path, content)
+    dataset = opened(tmp_path)
+    assert dataset.class_names == ["c", "q", "z"]
+    assert dataset.category_ids == [3, 17, 90]
+    assert dataset[0][1]["labels"].tolist() == [3, 1, 2]
+
+
+def test_kinds_of_masks(tmp_path):
+    """Several rings, and RLE in both forms, of one image; and an area that is not given."""
+    content = write_coco(tmp_path, 1)
+    mask = np.zeros((60, 80), bool)
+    mask[2:32, 3:23] = True
+    counts = rle.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()
+    lengths = [3 * 60 + 2, *([30, 30] * 20)[:-1], 60 * 80 - (22 * 60 + 32)]
+    first, second, third = content["annotations"]
+    first["segmentation"] = {"size": [60, 80], "counts": counts}
+    second["segmentation"] = [ring(30, 10, 40, 22), ring(60, 10, 70, 22)]
+    del second["area"]
+    third |= {"segmentation": {"size": [60, 80], "counts": lengths}, "bbox": [3, 2, 20, 30], "iscrowd": 1}
+    save_coco(tmp_path, content)
+    target = opened(tmp_path)[0][1]
+    assert np.array_equal(target["masks"][0], mask)
+    assert np.array_equal(target["masks"][2], mask)
+    parts = np.zeros((60, 80), bool)
+    parts[10:22, 30:40] = parts[10:22, 60:70] = True
+    assert np.array_equal(target["masks"][1], parts)
+    assert target["area"][1] == 2 * 10 * 12
+    assert target["iscrowd"].tolist() == [False, False, True]
+
+
+def change(content, number, **values):
+    next(a for a in content["annotations"] if a["id"] == number).update(values)
+
+
+@pytest.mark.parametrize(("values", "kind", "message"), [
+    ({"bbox": [3, 2, 0, 30]}, "degenerate box", "x 3 to 3, y 2 to 32 has no size"),
+    ({"bbox": [3, 2, -5, 30]}, "degenerate box", "has no size"),
+    ({"bbox": [3, 2, float("nan"), 30]}, "degenerate box", "is not finite"),
+    ({"bbox": [3, 2, 20]}, "malformed annotation", "bbox"),
+    ({"bbox": None}, "malformed annotation", "bbox"),
+    ({"bbox": [70, 40, 50, 50], "segmentation": [ring(3, 2, 20, 30)]}, "box outside", "reaches out of the image of"),
+    ({"bbox": [40, 30, 70, 55], "segmentation": [ring(40, 30, 70, 55)]}, "box format", "fits its mask when x1, y1"),
+    ({"category_id": 7}, "unknown category", "category 7 is none of 1, 2, 3"),
+    ({"image_id": 9}, "unknown image", "no image of id 9"),
+    ({"id": 1000}, "duplicate annotation id", "annotation id 1000 is there twice"),
+    ({"segmentation": []}, "missing mask", "no segmentation"),
+    ({"segmentation": [[1, 2, 3, 4]]}, "malformed mask", "3 points"),
+    ({"segmentation": {"size": [60, 80], "counts": [5, 5]}}, "malformed mask", "runs of 10 pixels"),
+    ({"segmentation": {"size": [80, 60], "counts": [4800]}}, "malformed mask", "80 x 60 pixels, the image has 60 x 80"),
+    ({"segmentation": {"size": [60, 80]}}, "malformed mask", "counts"),
+    ({"segmentation": {"size": None, "counts": [4800]}}, "malformed mask", "no polygons and no RLE"),
+    ({"bbox": [3, 2, 0.1, 0.1], "segmentation": [ring(3, 2, 3.1, 2.1)]}, "empty mask", "no pixel of its mask"),
+])
+def test_broken_annotations(tmp_path, values, kind, message):
+    content = write_coco(tmp_path)
+    change(content, 1004, **values)
+    save_coco(tmp_path, content)
+    with pytest.raises(ValueError, match=r"train.json, .*" + message):
+        read(tmp_path)
+    table, problems = read(tmp_path, "skip")
+    assert [problem.kind for problem in problems.all] == [kind]
+    assert problems.all[0].annotation == str(values.get("id", 1004))
+    assert problems.all[0].image == ("9" if "image_id" in values else "1.png")
+    assert sorted(table.ids.tolist()) == [n for n in range(1000, 1012) if n != 1004]
+
+
+@pytest.mark.parametrize(("values", "kind"), [
+    ({"id": 101}, "duplicate image id"), ({"height": 0}, "malformed image"), ({"width": "wide"}, "malformed image"),
+    ({"file_name": "none.png"}, "missing image"), ({"id": 2**70}, "malformed image"), ({"id": None}, "malformed image"),
+])
+def test_broken_images(tmp_path, values, kind):
+    content = write_coco(tmp_path)
+    content["images"][2].update(values)
+    save_coco(tmp_path, content)
+    table, problems = read(tmp_path, "skip")
+    assert [p.kind for p in problems.all] == [kind] + ["unknown image"] * 3
+    assert len(table) == 3
+    assert len(table.ids) == 9
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("{", "is no JSON"), ("[]", "no list of images"), ('{"images": [], "annotations": {}}', "no list of annotations"),
+    ('{"images": [], "annotations": [], "categories": []}', "categories must be there"),
+    ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "every category needs an id and a name"),
+    ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}', "different"),
+    ("\udcff", "is no JSON"),
+])
+def test_no_such_file(tmp_path, text, message):
+    write_coco(tmp_path)
+    (tmp_path / "train.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(ValueError, match=f"train.json.*{message}"):
+        read(tmp_path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    write_coco(tmp_path)
+    with pytest.raises(ValueError, match=r"no annotation file .*none.json"):
+        read_coco(tmp_path / "none.json", tmp_path / "train", Problems())
+    with pytest.raises(ValueError, match=r"no image folder .*none, for the images of .*train.json"):
+        read_coco(tmp_path / "train.json", tmp_path / "none", Problems())
+
+
+def test_classes_of_another_split(tmp_path):
+    write_coco(tmp_path)
+    assert read(tmp_path, class_names=["kind 1", "kind 2", "kind 3"])[0].class_names[2] == "kind 3"
+    with pytest.raises(ValueError, match=r"has the categories kind 1, kind 2, kind 3; expected are kind 1, kind 3"):
+        read(tmp_path, class_names=["kind 1", "kind 3"])
+
+
+WEIRD = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just(2**70),
+                  st.just("\ud800"), st.just("a\0b"), st.lists(st.one_of(st.floats(), st.integers()), max_size=7),
+                  st.lists(st.lists(st.floats(), max_size=8), max_size=2), st.dictionaries(
+                      st.sampled_from(["size", "counts", "image_id", "bbox"]),
+                      st.one_of(st.lists(st.integers(-9, 99), max_size=4), st.text(max_size=4), st.none())))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["images", "annotations", "categories"]), st.integers(0, 2), st.data(), WEIRD)
+def test_no_value_crashes_the_reader(tmp_path, part, place, data, value):
+    if not (tmp_path / "pristine.json").exists():
+        (tmp_path / "pristine.json").write_text(json.dumps(write_coco(tmp_path)))
+    content = json.loads((tmp_path / "pristine.json").read_text())
+    entry = content[part][place]
+    key = data.draw(st.sampled_from([None, *entry]))
+    if key is None:
+        content[part][place] = value
+    else:
+        entry[key] = value
+    save_coco(tmp_path, content)
+    try:
+        table, _ = read(tmp_path, "skip")
+    except ValueError:
+        assert part == "categories"
+        return
+    for k in range(len(table.ids)):
+        row = int(np.searchsorted(table.first, k, "right")) - 1
+        segments.extent(table.masks[k], *(int(side) for side in table.sizes[row]))
+
+
+def test_annotations_before_images_and_shuffled(tmp_path):
+    content = write_coco(tmp_path)
+    noise(tmp_path / "train" / "extra.png", 60, 80, 77)
+    content["images"].append({"id": 5, "file_name": "extra.png", "height": 60, "width": 80})
+    shuffled = [content["annotations"][k] for k in np.random.default_rng(0).permutation(12)]
+    save_coco(tmp_path, {"categories": content["categories"], "annotations": shuffled, "images": content["images"]})
+    table, _ = read(tmp_path)
+    for i, image in enumerate(content["images"]):
+        expected = [a["id"] for a in shuffled if a["image_id"] == image["id"]]
+        assert table.ids[table.first[i] : table.first[i + 1]].tolist() == expected
+    assert table.first[-1] == table.first[-2] == 12
