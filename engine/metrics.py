@@ -15,7 +15,7 @@ from .voc_metrics import voc_figures
 
 __all__ = ["CocoMetrics", "coco_figures", "coco_results", "encode_masks", "evaluate_files", "figures"]
 
-KINDS = {"box": "bbox", "mask": "segm", "boundary": "boundary", "keypoints": "keypoints"}  # by the evaluator's names
+NAMES = {"box": "bbox", "mask": "segm", "boundary": "boundary", "keypoints": "keypoints"}  # the evaluator's own
 SIZES = ("small", "medium", "large")  # objects below 32², 32² to 96², and above 96² pixels
 DILATION = 0.02  # width of a boundary as a share of the image's diagonal (Cheng et al., Boundary IoU, for COCO)
 PERSON_POINTS = 17  # COCO's keypoints of a person, whose sigmas are the evaluator's own
@@ -113,7 +113,7 @@ def _evaluated(records: list[Record], kind: str, class_names: list[str], max_det
     found = [entry for record in records for entry in _found(record, kind)]
     both = [_coco(images, entries, class_names) for entries in (truths, found)]
     evaluator = (_Boundaries if kind == "boundary" else COCOeval_faster)(
-        *both, KINDS[kind], print_function=lambda *_: None, kpt_oks_sigmas=_sigmas(records, kind, sigmas))
+        *both, NAMES[kind], print_function=lambda *_: None, kpt_oks_sigmas=_sigmas(records, kind, sigmas))
     evaluator.params.catIds = list(range(1, len(class_names) + 1))
     evaluator.params.maxDets = [n for n in (1, 10) if n < max_detections] + [max_detections]
     if kind == "keypoints":

@@ -14,16 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..tools.files import atomic
-from .analysis import (
-    Matches,
-    best_threshold,
-    confusion_matrix,
-    f1_curve,
-    interpolated,
-    match,
-    precision_recall,
-)
-from .results import Results, records_of
+from .analysis import Matches, best_threshold, confusion_matrix, f1_curve, interpolated, match, precision_recall
+from .results import KINDS, Results, records_of
 
 FEW = 10  # up to so many classes have colours and names in the plots, and numbers in the matrix
 NAMED = 100  # up to so many have their names at the matrix
@@ -32,7 +24,8 @@ WORST = 10  # pairs of confused classes that are listed
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1, h2 { font-weight: 600; line-height: 1.2; } h2 { margin-top: 2.5rem; }
-table { border-collapse: collapse; } th, td { padding: .15rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
+table { border-collapse: collapse; margin-bottom: 1rem; }
+th, td { padding: .15rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 img { max-width: 100%; height: auto; } .wide { overflow-x: auto; }
 """
@@ -67,7 +60,7 @@ def write_report(path: str | os.PathLike, results: Results, class_names: Sequenc
         f"<p>{len(results)} images, {int(at50.objects.sum())} objects, "
         f"{sum(len(record.found['labels']) for record in results.records)} detections, {len(class_names)} "
         f"{'class' if len(class_names) == 1 else 'classes'}.</p>",
-        _section("Figures", _table(("figure", "value"), _summary(figures, class_names))),
+        _section("Figures", _summary(figures, class_names)),
         _section("Classes", f"<p>Precision and recall are those of {noun} that score at least {score:.2f}, at an IoU "
                  f"of 0.5.</p>{_classes(at50, score, class_names, figures)}"),
         _section(f"Precision and recall of {noun}", _picture(_plot_precision(at50, class_names, 0.5), "at IoU 0.5")
@@ -115,10 +108,16 @@ def _by_class(figures: Mapping[str, float], class_names: Sequence[str]) -> list[
     return [prefix for prefix in prefixes if all(f"{prefix}/{name}" in figures for name in class_names)]
 
 
-def _summary(figures: Mapping[str, float], class_names: Sequence[str]) -> list[tuple[str, str]]:
-    """The figures that are not of one class."""
+def _summary(figures: Mapping[str, float], class_names: Sequence[str]) -> str:
+    """The figures that are not of one class: of boxes, masks, ... side by side, and the others below."""
     of_classes = {f"{prefix}/{name}" for prefix in _by_class(figures, class_names) for name in class_names}
-    return [(key, _number(value)) for key, value in figures.items() if key not in of_classes]
+    general = {key: value for key, value in figures.items() if key not in of_classes}
+    split = {key: key.partition("_") for key in general if key.partition("_")[0] in KINDS}
+    kinds = list(dict.fromkeys(kind for kind, _, _ in split.values()))
+    names = list(dict.fromkeys(name for _, _, name in split.values()))
+    rows = [(name, *(_number(general.get(f"{kind}_{name}")) for kind in kinds)) for name in names]
+    others = [(key, _number(value)) for key, value in general.items() if key not in split]
+    return (_table(("figure", *kinds), rows) if rows else "") + (_table(("figure", "value"), others) if others else "")
 
 
 def _classes(matches: Matches, score: float, class_names: Sequence[str], figures: Mapping[str, float]) -> str:

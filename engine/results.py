@@ -17,6 +17,7 @@ from torch import Tensor
 from .codes import as_codes, as_rle, is_codes
 
 Self = TypeVar("Self", bound="Results")
+KINDS = ("box", "mask", "boundary", "keypoints")  # of figures
 
 
 class Record(NamedTuple):
@@ -124,8 +125,8 @@ def overlaps(record: Record, kind: str = "box", crowds: bool = True) -> np.ndarr
 
 def records_of(results: Results, kind: str) -> list[Record]:
     """The images that figures of this kind are of: of masks, those with masks in both target and detections."""
-    if kind not in ("box", "mask", "boundary", "keypoints"):
-        raise ValueError(f"kind = {kind!r}; choose among box, mask, boundary and keypoints")
+    if kind not in KINDS:
+        raise ValueError(f"kind = {kind!r}; choose among {', '.join(KINDS)}")
     key = {"mask": "masks", "boundary": "masks"}.get(kind, kind)
     return [record for record in results.records if kind == "box" or record.has(key)]
 

@@ -15,7 +15,9 @@ from faster_coco_eval import mask as rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskrcnn.engine.metrics import CocoMetrics, coco_results, encode_masks
+from maskrcnn.engine.metrics import CocoMetrics, coco_figures, coco_results, encode_masks, evaluate_files
+from maskrcnn.engine.metrics import figures as configured
+from maskrcnn.engine.results import Results
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "cocoapi-golden.tar.gz"
 SQUARE = [0.0, 0.0, 100.0, 100.0]
@@ -173,6 +175,101 @@ def test_size_of_a_false_alarm_is_that_of_its_mask():
     assert got["box_AP_small"] == 1
 
 
+def outline(mask):
+    """Cheng et al., Boundary IoU: the pixels of a mask within a distance (2 % of the diagonal) of its outline, measured
+    along rows and columns, as in their code. Beyond the image there is none of the mask."""
+    height, width = mask.shape
+    distance = max(1, round(0.02 * math.hypot(height, width)))
+    around = np.pad(mask, distance)
+    return np.array([[mask[y, x] and not around[y : y + 2 * distance + 1, x : x + 2 * distance + 1].all()
+                      for x in range(width)] for y in range(height)])
+
+
+def iou(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+@pytest.mark.parametrize("size", [(60, 90), (110, 40), (4, 150), (130, 3)])
+@pytest.mark.parametrize("margin", [1, 2, 4])
+def test_boundaries(size, margin):
+    true, shown = np.zeros((2, *size), dtype=bool)
+    true[size[0] // 8 : size[0] - size[0] // 8, 10 % size[1] : 70] = True
+    true[size[0] // 2, size[1] // 2] = False
+    shown[size[0] // 8 : size[0] - size[0] // 8, 10 % size[1] : 70 - margin] = True
+    expected = min(iou(true, shown), iou(outline(true), outline(shown)))
+    target, detections = truth(SQUARE, masks=true[None]), found(SQUARE, masks=shown[None])
+    metrics = CocoMetrics(["thing"])
+    metrics.add(target, detections)
+    got = metrics.compute(["boundary"])
+    assert list(got) == [f"boundary_{key}" for key in [*SUMMARY, "AP/thing"]]
+    assert got["boundary_AP"] == pytest.approx(sum(expected >= t for t in np.linspace(0.5, 0.95, 10)) / 10)
+    assert got["boundary_AP50"] == (expected >= 0.5)
+
+
+def test_boundaries_are_harder_than_masks():
+    metrics = CocoMetrics(["thing"])
+    metrics.add(truth(SQUARE, masks=filled(SQUARE)), found(SQUARE, masks=filled([0, 0, 100, 92])))
+    got = metrics.compute(["mask", "boundary"])
+    assert got["mask_AP75"] == 1
+    assert got["boundary_AP75"] == 0
+
+
+PERSON = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000  # COCO's sigmas
+
+
+@pytest.mark.parametrize("shift", [0.5, 2.0, 6.0, 9.0, 30.0])
+@pytest.mark.parametrize("sigmas", [None, [0.05, 0.1]])
+def test_keypoints(shift, sigmas):
+    """Object keypoint similarity: the mean over labelled points of exp(-d² / (2 area (2 sigma)²))."""
+    own = np.array(sigmas or PERSON)
+    points = np.random.default_rng(0).uniform(0, 100, (1, len(own), 3))
+    points[0, :, 2] = 2
+    points[0, 1, 2] = 0  # not labelled: it does not count
+    shown = points + np.array([shift, 0, 0])
+    shown[0, 1] = 1e4
+    labelled = np.delete(own, 1)
+    similarity = np.exp(-(shift**2) / (2 * 5000 * (2 * labelled) ** 2)).mean()
+    metrics = CocoMetrics(["person", "dog"])
+    metrics.add(truth(SQUARE, area=[5000.0], keypoints=points), found(SQUARE, keypoints=shown))
+    metrics.add(truth(keypoints=np.zeros((0, len(own), 3))), found(keypoints=np.zeros((0, len(own), 3))))
+    got = metrics.compute(["keypoints"], sigmas)
+    assert list(got) == [f"keypoints_{key}" for key in ("AP", "AP50", "AP75", "AP_medium", "AP_large", "AR", "AR50",
+                                                        "AR75", "AR_medium", "AR_large", "AP/person", "AP/dog")]
+    expected = sum(similarity >= t for t in np.linspace(0.5, 0.95, 10)) / 10
+    for key in ("AP", "AR", "AP_medium", "AR_medium", "AP/person"):
+        assert got[f"keypoints_{key}"] == pytest.approx(expected)
+    assert (got["keypoints_AP50"], got["keypoints_AR75"]) == (similarity >= 0.5, similarity >= 0.75)
+    assert math.isnan(got["keypoints_AP_large"])
+
+
+def test_keypoints_need_as_many_sigmas():
+    metrics = CocoMetrics(["thing"])
+    metrics.add(truth(SQUARE, keypoints=np.ones((1, 3, 3))), found(SQUARE, keypoints=np.ones((1, 3, 3))))
+    assert not any(key.startswith("keypoints") for key in metrics.compute())
+    with pytest.raises(ValueError, match="image 0, target: 3 keypoints of an object, but 17 sigmas, those of a person"):
+        metrics.compute(["keypoints"])
+    with pytest.raises(ValueError, match=r"3 keypoints of an object, but 2 sigmas$"):
+        metrics.compute(["keypoints"], [0.1, 0.1])
+    with pytest.raises(ValueError, match=r"keypoints must be \[1, n, 3\], one per box, got \[1, 3, 2\]"):
+        metrics.add(truth(SQUARE, keypoints=np.ones((1, 3, 2))), found())
+
+
+def test_figures_of_the_configuration():
+    results = Results(["thing"])
+    results.add(truth(SQUARE, masks=filled(SQUARE)), found(SQUARE, masks=filled(SQUARE)))
+    assert configured(results) == pytest.approx(coco_figures(results), nan_ok=True)
+    every = configured(results, ["coco", "boundary", "voc07", "voc"])
+    for key in ("box_AP", "mask_AP", "boundary_AP", "box_AP_voc07", "mask_AP_voc"):
+        assert every[key] == 1
+    assert set(configured(results, ["voc07"])) == {f"{kind}_AP_voc07{name}" for kind in ("box", "mask")
+                                                   for name in ("", "/thing")}
+    for wrong in (["coco", "lvis"], []):
+        with pytest.raises(ValueError, match="choose among coco, boundary, voc07, voc"):
+            configured(results, wrong)
+    with pytest.raises(ValueError, match="kind = 'segm'; choose among box, mask, boundary, keypoints"):
+        coco_figures(results, ["segm"])
+
+
 def scene(rng, count):
     boxes = rng.uniform(0, 200, (count, 2))
     boxes = np.concatenate([boxes, boxes + rng.uniform(20, 100, (count, 2))], axis=1).round()
@@ -306,6 +403,31 @@ def test_encoding_on_a_gpu():
     assert encode_masks(masks.cuda()) == encode_masks(masks)
 
 
+PRINTED = re.compile(r"= (\d\.\d{3})$", re.MULTILINE)
+
+
+def golden(folder, kind):
+    """Annotations, results, and the 12 figures that were printed for them."""
+    with tarfile.open(GOLDEN) as archive:
+        archive.extractall(folder, filter="data")
+    folder = folder / "cocoapi-golden"
+    printed = (folder / "val2014_fake_eval_res.txt").read_text().split(f"type={kind}")[1].split("type=")[0]
+    return (folder / "instances_val2014_100.json", folder / f"instances_val2014_fake{kind}100_results.json",
+            dict(zip(SUMMARY, PRINTED.findall(printed), strict=True)))
+
+
+needs_golden = pytest.mark.skipif(not GOLDEN.is_file(),
+                                  reason="needs shared/data/cocoapi-golden.tar.gz beside the checkout")
+
+
+@needs_golden
+@pytest.mark.parametrize(("kind", "prefix"), [("bbox", "box"), ("segm", "mask")])
+def test_files_of_the_official_evaluation(kind, prefix, tmp_path):
+    annotations, results, expected = golden(tmp_path, kind)
+    for got in (evaluate_files(annotations, results), evaluate_files(annotations, results, [prefix])):
+        assert {key: f"{got[f'{prefix}_{key}']:.3f}" for key in SUMMARY} == expected
+
+
 def decoded(segmentations, height, width):
     masks = np.zeros((len(segmentations), height, width), dtype=bool)
     for mask, code in zip(masks, segmentations):
@@ -322,14 +444,12 @@ def corners(boxes):
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason="needs shared/data/cocoapi-golden.tar.gz beside the checkout")
+@needs_golden
 @pytest.mark.parametrize(("kind", "prefix"), [("bbox", "box"), ("segm", "mask")])
 def test_numbers_of_the_official_evaluation(kind, prefix, tmp_path):
-    with tarfile.open(GOLDEN) as archive:
-        archive.extractall(tmp_path, filter="data")
-    folder = tmp_path / "cocoapi-golden"
-    data = json.loads((folder / "instances_val2014_100.json").read_text())
-    results = json.loads((folder / f"instances_val2014_fake{kind}100_results.json").read_text())
+    """The same, image by image and with dense masks."""
+    annotations, results, expected = golden(tmp_path, kind)
+    data, results = (json.loads(path.read_text()) for path in (annotations, results))
     labels = {category["id"]: i for i, category in enumerate(data["categories"], 1)}
     metrics = CocoMetrics([category["name"] for category in data["categories"]])
     for image in data["images"]:
@@ -345,7 +465,5 @@ def test_numbers_of_the_official_evaluation(kind, prefix, tmp_path):
             target["masks"] = decoded([x["segmentation"] for x in truths], *size)
             detections["masks"] = decoded([x["segmentation"] for x in hits], *size)
         metrics.add(target, detections)
-    printed = (folder / "val2014_fake_eval_res.txt").read_text().split(f"type={kind}")[1].split("type=")[0]
-    expected = re.findall(r"= (\d\.\d{3})$", printed, re.MULTILINE)
     got = metrics.compute()
-    assert {key: f"{got[f'{prefix}_{key}']:.3f}" for key in SUMMARY} == dict(zip(SUMMARY, expected, strict=True))
+    assert {key: f"{got[f'{prefix}_{key}']:.3f}" for key in SUMMARY} == expected
