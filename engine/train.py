@@ -198,10 +198,10 @@ def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
 def check_settings(cfg: EasyDict) -> None:
     """Raises ValueError for a choice that does not exist, before anything is generated or written."""
     check_train_settings(cfg.train)
-    if not re.fullmatch(r"(box|mask|boundary)_(AP|AR\d+)(50|75|_small|_medium|_large|_voc|_voc07|/.+)?",
+    if not re.fullmatch(r"last|(box|mask|boundary)_(AP|AR\d+)(50|75|_small|_medium|_large|_voc|_voc07|/.+)?",
                         cfg.evaluate.best_metric):
         raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, box_AP, "
-                         f"mask_AP50, box_AP50, mask_AP75, box_AP75, mask_AP_small, ...")
+                         f"mask_AP50, box_AP50, mask_AP75, box_AP75, mask_AP_small, ..., or last")
 
 
 def best_metric(cfg: EasyDict) -> str:

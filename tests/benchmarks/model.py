@@ -67,7 +67,7 @@ def slim(pairs: int) -> None:
         compare("slim network, inference of 8", lambda: ours(images), lambda: theirs(images), pairs)
 
 
-def slim_torchvision(config: object) -> TorchvisionMaskRCNN:
+def slim_torchvision(config: object, classes: int = 3) -> TorchvisionMaskRCNN:
     """torchvision's modules put together to the same layers, sizes and numbers of proposals as the configuration's."""
     box, mask, rpn, channels = config.box, config.mask, config.rpn, config.fpn.channels
     trunk = ResNet(BasicBlock, [1, 1, 1, 1])
@@ -85,12 +85,13 @@ def slim_torchvision(config: object) -> TorchvisionMaskRCNN:
         rpn_pre_nms_top_n_train=rpn.pre_nms_train, rpn_pre_nms_top_n_test=rpn.pre_nms_test,
         rpn_post_nms_top_n_train=rpn.post_nms_train, rpn_post_nms_top_n_test=rpn.post_nms_test,
         rpn_batch_size_per_image=rpn.samples, box_batch_size_per_image=box.samples,
+        box_detections_per_img=box.max_detections,
         box_roi_pool=MultiScaleRoIAlign(list("0123"), box.pool_size, config.pooling.sampling_ratio),
         mask_roi_pool=MultiScaleRoIAlign(list("0123"), mask.pool_size, config.pooling.sampling_ratio),
         box_head=TwoMLPHead(channels * box.pool_size**2, box.hidden),
-        box_predictor=FastRCNNPredictor(box.hidden, 4),
+        box_predictor=FastRCNNPredictor(box.hidden, classes + 1),
         mask_head=MaskRCNNHeads(channels, [mask.channels] * mask.convs, 1),
-        mask_predictor=MaskRCNNPredictor(mask.channels, mask.channels, 4))
+        mask_predictor=MaskRCNNPredictor(mask.channels, mask.channels, classes + 1))
 
 
 def scene(count: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
