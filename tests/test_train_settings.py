@@ -1,0 +1,176 @@
+"""Settings of [train] and [evaluate] beyond the plain loop: what each does, seen in its result."""
+
+import json
+import math
+
+import pytest
+import torch
+from small import overlay
+
+from maskrcnn import MaskRCNN
+from maskrcnn.datasets import cst
+from maskrcnn.engine import train as training
+from maskrcnn.engine.cli import main
+from maskrcnn.engine.evaluate import evaluate
+from maskrcnn.engine.optimize import learning_rate, make_average
+from maskrcnn.engine.train import exhausted, train
+from maskrcnn.tools.config import load_config
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return cst.generate(tmp_path_factory.mktemp("data") / "cst", {"train": 6, "val": 2, "test": 2})
+
+
+def settings(data, output, **train_settings):
+    return overlay({"data": {"root": str(data)}, "evaluate": {"batch_size": 2}, "backbone": {"norm": "group"},
+                    "train": {"epochs": 2, "batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3,
+                              "device": "cpu", "output": str(output)} | train_settings})
+
+
+def weights(run, name="last.pt"):
+    return torch.load(run / name, weights_only=True)["model"]
+
+
+def log(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "plain"
+    train(settings(data, run))
+    return run
+
+
+def test_bf16_is_close_and_leaves_the_weights_in_fp32(data, plain, tmp_path):
+    train(settings(data, tmp_path / "run", precision="bf16"))
+    ours, theirs = weights(tmp_path / "run"), weights(plain)
+    assert all(value.dtype == theirs[key].dtype for key, value in ours.items())
+    first, second = log(tmp_path / "run")[0]["train/loss"], log(plain)[0]["train/loss"]
+    assert first != second
+    assert first == pytest.approx(second, rel=0.05)
+    assert MaskRCNN.load(tmp_path / "run" / "best.pt").predict([next(data.glob("test/*/*.jpg"))])
+
+
+def test_channels_last_changes_only_the_rounding(data, plain, tmp_path):
+    train(settings(data, tmp_path / "run", channels_last=True))
+    assert log(tmp_path / "run")[0]["train/loss"] == pytest.approx(log(plain)[0]["train/loss"], rel=1e-3)
+
+
+def test_the_moving_average(data, plain, tmp_path):
+    """It is what is validated and kept as best; training itself does not change."""
+    train(settings(data, tmp_path / "run", ema=0.9))
+    assert all(torch.equal(value, weights(plain)[key]) for key, value in weights(tmp_path / "run").items())
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["training"]["average"]
+    kept = weights(tmp_path / "run", "best.pt")
+    key = "box_head.layers.0.weight"
+    assert not torch.equal(kept[key], weights(tmp_path / "run")[key])
+    if json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"] == 2:
+        assert torch.equal(kept[key], saved[f"module.{key}"])
+
+
+def test_an_average_by_hand():
+    model = torch.nn.Linear(2, 2)
+    average = make_average(model, load_config({"train": {"ema": 0.75}}).train)
+    want = None
+    for step in range(4):
+        model.weight.data.fill_(float(step))
+        average.update_parameters(model)
+        want = float(step) if want is None else 0.75 * want + 0.25 * step
+    assert float(average.module.weight[0, 0].detach()) == pytest.approx(want)
+    assert make_average(model, load_config().train) is None
+
+
+def test_accumulating_is_the_mean_of_the_passes(data, tmp_path):
+    """Of four images in one pass or in two, where no norm looks at the others: gradients of the mean of the losses."""
+    for name, accumulate in (("one", 1), ("two", 2), ("four", 4)):
+        train(settings(data, tmp_path / name, epochs=1, batch_size=4, accumulate=accumulate, optimizer="sgd"))
+    one, two, four = (log(tmp_path / name)[0]["train/loss"] for name in ("one", "two", "four"))
+    assert one == pytest.approx(two, rel=0.1)
+    assert two == pytest.approx(four, rel=0.1)
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / "four").values())
+
+
+def test_the_rate_follows_the_batch_size():
+    assert learning_rate(load_config({"train": {"learning_rate": 0.02, "batch_size": 4}}).train) == 0.02
+    scaled = {"learning_rate": 0.02, "batch_size": 4, "base_batch_size": 16}
+    assert learning_rate(load_config({"train": scaled}).train) == pytest.approx(0.005)
+
+
+def test_early_stopping():
+    def history(*scores):
+        return [{"val/mask_AP": score} for score in scores]
+
+    cfg = load_config({"train": {"patience": 2}})
+    assert not exhausted(history(0.1, 0.3, 0.2), cfg)
+    assert exhausted(history(0.1, 0.3, 0.2, 0.2), cfg)
+    assert not exhausted(history(0.3, 0.1, 0.4), cfg)
+    assert not exhausted(history(*[0.0] * 9), cfg)  # the later one of equals counts as best
+    assert not exhausted(history(*[math.nan] * 9), cfg)
+    assert not exhausted(history(0.3, 0.1, 0.1, 0.1), load_config())
+
+
+def test_training_stops_early(data, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+    original = training.evaluate_model
+    monkeypatch.setattr(training, "evaluate_model", lambda *arguments: {
+        **original(*arguments), **({"mask_AP": next(scores)} if arguments[3] == "validate" else {})})
+    metrics = train(settings(data, tmp_path / "run", epochs=6, patience=2))
+    assert len(log(tmp_path / "run")) == 3
+    assert metrics["best_epoch"] == 1
+
+
+def test_the_last_epoch_as_best(data, tmp_path):
+    config = settings(data, tmp_path / "run")
+    config["evaluate"]["best_metric"] = "last"
+    assert train(config)["best_epoch"] == 2
+    assert all(torch.equal(value, weights(tmp_path / "run", "best.pt")[key])
+               for key, value in weights(tmp_path / "run").items())
+
+
+def test_tensorboard(data, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(settings(data, tmp_path / "run", epochs=1, tensorboard=True))
+    events = accumulator.EventAccumulator(str(tmp_path / "run")).Reload()
+    assert len(events.Scalars("train/step_loss")) == 3
+    assert events.Scalars("val/loss")[0].value == pytest.approx(log(tmp_path / "run")[0]["val/loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_compiled(data, plain, tmp_path):
+    train(settings(data, tmp_path / "run", epochs=1, compile=True))
+    assert log(tmp_path / "run")[0]["train/loss"] == pytest.approx(log(plain)[0]["train/loss"], rel=1e-2)
+    assert MaskRCNN.load(tmp_path / "run" / "best.pt") is not None
+
+
+def test_more_metrics_a_report_and_results(data, plain, tmp_path, capsys):
+    arguments = ["evaluate", str(plain / "config.ini"), "--weights", str(plain / "best.pt"), "--split", "val"]
+    assert main([*arguments, "--report", str(tmp_path / "r.html"), "--results", str(tmp_path / "r.json"), "--set",
+                 "evaluate.metrics=coco, boundary, voc, voc07"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    for name in ("box_AP", "mask_AP75", "boundary_AP", "mask_AP_voc", "box_AP_voc07"):
+        assert 0 <= figures[name] <= 1, name
+    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+    entries = json.loads((tmp_path / "r.json").read_text())
+    assert {entry["image_id"] for entry in entries} <= {0, 1}
+    assert all(set(entry) == {"image_id", "category_id", "bbox", "score", "segmentation"} for entry in entries)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"precision": "fp16"}, "fp16 needs a GPU"), ({"precision": "half"}, "choose fp32 or bf16 or fp16"),
+    ({"accumulate": 3}, "does not divide"), ({"ema": 1.5}, "between 0 and 1")])
+def test_what_cannot_be(data, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        train(settings(data, tmp_path / "run", **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_metrics_are_refused_at_once(data, plain, tmp_path):
+    config = settings(data, tmp_path / "run")
+    config["evaluate"]["metrics"] = ["coco", "voc12"]
+    with pytest.raises(ValueError, match="choose among coco, boundary"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="choose among"):
+        evaluate(plain / "config.ini", plain / "best.pt", evaluate={"metrics": ["voc12"]})
