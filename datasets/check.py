@@ -61,8 +61,8 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
             here = (split, str(table.file(i)))
             first = contents.setdefault(digest, here) if digest else here
             if first != here:
-                problems.found(table.problem("duplicate image", f"the {split} split has it, and the {first[0]} split the "
-                                                                f"same content in {first[1]}", i, error=False))
+                problems.found(table.problem("duplicate image", f"the {first[0]} split has the same content, in "
+                                                                f"{first[1]}", i, error=False))
             if progress is not None:
                 progress(split, i + 1, len(table))
     return Report(problems.all, {split: summarize(table) for split, table in tables.items()},
