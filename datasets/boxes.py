@@ -7,6 +7,7 @@ import numpy as np
 
 BORDER = 1.0  # pixels that a box may reach over the border of its image: rounding in annotation tools does
 SLACK = 7.0  # pixels that each side of a box may lie off its mask: CST's have a margin, VOC's masks lack their rim
+AGREE = 0.7  # IoU of a box and its mask's, after that
 WRITTEN = {"xywh": "x, y, width, height", "xyxy": "x1, y1, x2, y2"}  # the two ways to give a box in four numbers
 
 
@@ -34,7 +35,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 def agree(box: Sequence[float], tight: Sequence[float]) -> bool:
     """Whether a box can be that of a mask whose pixels extend over `tight`."""
     moved = np.asarray(tight) + np.clip(np.subtract(box, tight), -SLACK, SLACK)
-    return iou(box, moved.tolist()) >= 0.5
+    return iou(box, moved.tolist()) >= AGREE
 
 
 def misread(box: Sequence[float], tight: Sequence[float], written: str) -> bool:

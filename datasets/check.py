@@ -42,7 +42,7 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
                          f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}")
     problems = Problems("skip")
     tables: dict[str, Table] = {}
-    contents: dict[bytes, str] = {}  # of image files: a digest, and the first file that has it
+    contents: dict[bytes, tuple[str, str]] = {}  # of image files: a digest, and the first split and file that have it
     names = None
     for split in [split for split in SPLITS if split in splits]:
         if any(data[split] == data[other] for other in tables):
@@ -58,9 +58,11 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
         for i, (found, digest) in enumerate(looked):
             for problem in found:
                 problems.found(problem)
-            first = contents.setdefault(digest, str(table.file(i))) if digest else str(table.file(i))
-            if first != str(table.file(i)):
-                problems.found(table.problem("duplicate image", f"its content is that of {first}", i, error=False))
+            here = (split, str(table.file(i)))
+            first = contents.setdefault(digest, here) if digest else here
+            if first != here:
+                problems.found(table.problem("duplicate image", f"the {first[0]} split has the same content, in "
+                                                                f"{first[1]}", i, error=False))
             if progress is not None:
                 progress(split, i + 1, len(table))
     return Report(problems.all, {split: summarize(table) for split, table in tables.items()},

@@ -119,7 +119,7 @@ def _categories(entries: list, path: str) -> dict[int, str]:
     """Names by id, in the order of the ids."""
     try:
         pairs = sorted((int(entry["id"]), str(entry["name"])) for entry in entries)
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: every category needs an id and a name ({error!r})") from error
     if not pairs or len({number for number, _ in pairs}) < len(pairs) or len({name for _, name in pairs}) < len(pairs):
         raise ValueError(f"{path}: categories must be there, with different ids and names; they are {pairs}")

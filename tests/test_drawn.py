@@ -1,0 +1,245 @@
+"""Annotations drawn with the VGG Image Annotator and with LabelMe."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made import noise
+from PIL import Image
+
+from maskrcnn.datasets.formats import open_dataset
+from maskrcnn.datasets.labelme import read_labelme
+from maskrcnn.datasets.problems import Problems
+from maskrcnn.datasets.via import read_via
+from maskrcnn.tools.config import load_config
+
+SQUARE = {"name": "polygon", "all_points_x": [10, 30, 30, 10], "all_points_y": [5, 5, 25, 25]}
+RECT = {"name": "rect", "x": 40, "y": 10, "width": 20, "height": 30}
+CIRCLE = {"name": "circle", "cx": 70, "cy": 40, "r": 15}
+ELLIPSE = {"name": "ellipse", "cx": 50, "cy": 40, "rx": 30, "ry": 10, "theta": math.pi / 2}
+
+
+def opened(root, kind, split="train", class_names=None, **more):
+    data = load_config({"data": {"format": kind, "root": root, **more}}).data
+    return open_dataset(data, split, class_names=class_names)
+
+
+def region(shape, **attributes):
+    return {"shape_attributes": shape, "region_attributes": attributes}
+
+
+def write_via(root, regions, name="via_region_data.json", project=False):
+    """regions: of each image a.png, b.png, ... of 60 x 100."""
+    content = {}
+    for k, of_image in enumerate(regions):
+        file = f"{'abcdef'[k]}.png"
+        noise(root / "train" / file, 60, 100, k)
+        content[f"{file}1234"] = {"filename": file, "size": 1234, "regions": of_image, "file_attributes": {}}
+    content = {"_via_settings": {}, "_via_img_metadata": content, "_via_attributes": {}} if project else content
+    (root / "train" / name).write_text(json.dumps(content))
+
+
+def disc(height, width, x, y, rx, ry):
+    """The pixels whose centres lie in an ellipse."""
+    ys, xs = np.mgrid[:height, :width] + 0.5
+    return ((xs - x) / rx) ** 2 + ((ys - y) / ry) ** 2 <= 1
+
+
+@pytest.mark.parametrize("project", [False, True])
+def test_via_shapes(tmp_path, project):
+    line = {**SQUARE, "name": "polyline"}
+    shapes = [region(shape, kind=kind) for shape, kind in ((SQUARE, "b"), (RECT, "a"), (CIRCLE, "c"), (ELLIPSE, "a"),
+                                                           (line, "b"))]
+    write_via(tmp_path, [shapes, []], "my.json" if project else "via_region_data.json", project)
+    dataset = opened(tmp_path, "via")
+    assert dataset.class_names == ["a", "b", "c"]
+    image, target = dataset[0]
+    assert np.array_equal(image.permute(1, 2, 0), Image.open(tmp_path / "train/a.png"))
+    assert target["labels"].tolist() == [2, 1, 3, 1, 2]
+    square, rect, circle, ellipse, closed = target["masks"].numpy()
+    assert target["boxes"][:2].tolist() == [[10, 5, 30, 25], [40, 10, 60, 40]]
+    assert square[5:25, 10:30].all()
+    assert square.sum() == 400
+    assert rect[10:40, 40:60].all()
+    assert rect.sum() == 600
+    assert np.array_equal(closed, square)
+    for found, expected in ((circle, disc(60, 100, 70, 40, 15, 15)), (ellipse, disc(60, 100, 50, 40, 10, 30))):
+        assert (found & expected).sum() / (found | expected).sum() > 0.96
+    assert len(dataset[1][1]["boxes"]) == 0
+
+
+def test_via_regions_by_number(tmp_path):
+    """As the first version exported them."""
+    write_via(tmp_path, [{"0": region(SQUARE), "1": region(RECT)}])
+    target = opened(tmp_path, "via", classes=["thing"])[0][1]
+    assert target["labels"].tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"no object has a class; name the classes in \[data\] classes"):
+        opened(tmp_path, "via")
+
+
+@pytest.mark.parametrize(("attributes", "expected"), [
+    ({"kind": "a"}, "a"), ({"kind": " a "}, "a"), ({"kind": {"a": True}}, "a"),
+    ({"kind": {"a": True, "b": False}}, "a"),
+    ({"kind": "a", "note": ""}, "a"), ({"kind": {"a": True, "b": True}}, "2 options are checked"),
+    ({"kind": {"a": False}}, "0 options are checked"), ({"kind": "a", "note": "b"}, "attributes kind, note; one"),
+    ({"kind": "other"}, "class 'other' is unknown; expected one of a, b"), ({}, "it has no class; expected one of"),
+])
+def test_via_classes(tmp_path, attributes, expected):
+    write_via(tmp_path, [[region(SQUARE, **attributes)]])
+    problems = Problems("skip")
+    table = read_via(tmp_path, "train", problems, ["a", "b"])
+    if len(expected) == 1:
+        assert table.labels.tolist() == [1]
+    else:
+        (problem,) = problems.all
+        assert (problem.kind, problem.image, problem.annotation) == ("unknown category", "a.png", "region 1")
+        assert expected in problem.message
+
+
+@pytest.mark.parametrize(("shape", "kind"), [
+    ({"name": "point", "cx": 3, "cy": 4}, "malformed mask"), ({}, "malformed mask"), (None, "malformed mask"),
+    ({**SQUARE, "all_points_x": [1, 2]}, "malformed mask"),
+    ({**SQUARE, "all_points_x": [1, 2, "x", 3]}, "malformed mask"),
+    ({**CIRCLE, "r": 0}, "malformed mask"), ({**CIRCLE, "cx": 1e300}, "malformed mask"),
+    ({**RECT, "x": 200}, "empty mask"), ({**RECT, "width": 0}, "empty mask"),
+])
+def test_via_broken_shapes(tmp_path, shape, kind):
+    write_via(tmp_path, [[region(SQUARE)], [region(RECT), region(shape)]])
+    problems = Problems("skip")
+    table = read_via(tmp_path, "train", problems, ["a"])
+    assert [(p.kind, p.image, p.annotation) for p in problems.all] == [(kind, "b.png", "region 2")]
+    assert len(table.ids) == 2
+
+
+def test_via_broken_images(tmp_path):
+    write_via(tmp_path, [[region(SQUARE)]] * 4)
+    path = tmp_path / "train/via_region_data.json"
+    content = json.loads(path.read_text())
+    del content["b.png1234"]["filename"]
+    content["again"] = content["a.png1234"]
+    (tmp_path / "train/c.png").unlink()
+    (tmp_path / "train/d.png").write_bytes(b"none")
+    path.write_text(json.dumps(content))
+    problems = Problems("skip")
+    table = read_via(tmp_path, "train", problems, ["a"])
+    assert [(p.kind, p.image) for p in problems.all] == [
+        ("malformed image", "b.png1234"), ("missing image", "c.png"), ("unreadable image", "d.png"),
+        ("duplicate image", "a.png")]
+    assert len(table) == 1
+
+
+def test_via_no_such_file(tmp_path):
+    with pytest.raises(ValueError, match=r"no folder .*train"):
+        opened(tmp_path, "via")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match=r"no file .*via_region_data.json, and 0 other .json there"):
+        opened(tmp_path, "via")
+    for text, message in (("{", "is no JSON"), ("[]", "is no export of VIA"), ('{"a": 1}', "is no export of VIA")):
+        (tmp_path / "train/some.json").write_text(text)
+        with pytest.raises(ValueError, match=f"some.json {message}"):
+            opened(tmp_path, "via")
+    (tmp_path / "train/other.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"and 2 other .json there"):
+        opened(tmp_path, "via")
+
+
+# LabelMe
+
+
+def shape(label, points, kind="polygon", group=None):
+    return {"label": label, "points": points, "shape_type": kind, "group_id": group, "flags": {}}
+
+
+POINTS = [[10, 5], [30, 5], [30, 25], [10, 25]]
+
+
+def write_labelme(root, shapes, name="a", **more):
+    noise(root / "train" / f"{name}.png", 60, 100, ord(name))
+    content = {"version": "5.2.1", "flags": {}, "shapes": shapes, "imagePath": f"{name}.png", "imageData": None,
+               "imageHeight": 60, "imageWidth": 100, **more}
+    (root / "train" / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_labelme_shapes(tmp_path):
+    write_labelme(tmp_path, [shape("dog", POINTS), shape("cat", [[60, 40], [40, 10]], "rectangle"),
+                             shape("cat", [[70, 40], [70, 55]], "circle")])
+    write_labelme(tmp_path, [], "b", imageHeight=None)
+    dataset = opened(tmp_path, "labelme")
+    assert dataset.class_names == ["cat", "dog"]
+    target = dataset[0][1]
+    assert target["labels"].tolist() == [2, 1, 1]
+    assert target["boxes"][:2].tolist() == [[10, 5, 30, 25], [40, 10, 60, 40]]
+    assert target["masks"][:2].sum((1, 2)).tolist() == [400, 600]
+    circle, expected = target["masks"][2].numpy(), disc(60, 100, 70, 40, 15, 15)
+    assert (circle & expected).sum() / (circle | expected).sum() > 0.96
+    assert len(dataset[1][1]["boxes"]) == 0
+
+
+def test_labelme_groups(tmp_path):
+    far = [[50, 30], [60, 30], [60, 40], [50, 40]]
+    write_labelme(tmp_path, [shape("a", POINTS, group=1), shape("a", POINTS), shape("b", far, group=1),
+                             shape("a", far, group=1), shape("a", far, group=2), shape("a", far)])
+    target = opened(tmp_path, "labelme")[0][1]
+    assert target["labels"].tolist() == [1, 1, 2, 1, 1]
+    assert target["area"].tolist() == [500, 400, 100, 100, 100]
+    assert target["boxes"][0].tolist() == [10, 5, 60, 40]
+
+
+def test_labelme_image_paths(tmp_path):
+    write_labelme(tmp_path, [shape("a", POINTS)], imagePath="..\\images\\a.png")
+    assert opened(tmp_path, "labelme").file(0).resolve() == tmp_path / "train/a.png"  # beside it, as it was moved
+    noise(tmp_path / "images/a.png", 60, 100, 8)
+    assert opened(tmp_path, "labelme").file(0).resolve() == tmp_path / "images/a.png"
+
+
+@pytest.mark.parametrize(("change", "kind", "annotation"), [
+    ({"imageHeight": 61}, "size mismatch", ""), ({"imagePath": "none.png"}, "missing image", ""),
+    ({"shapes": None}, "malformed annotation", ""), ({"imageHeight": "tall"}, "malformed annotation", ""),
+    ({"shapes": [shape("a", POINTS[:2])]}, "malformed mask", "shape 1"),
+    ({"shapes": [shape("a", POINTS, "line")]}, "malformed mask", "shape 1"),
+    ({"shapes": [shape("a", POINTS, "circle")]}, "malformed mask", "shape 1"),
+    ({"shapes": [shape("a", [[1, 2], [3], [4, 5]])]}, "malformed mask", "shape 1"),
+    ({"shapes": [None]}, "malformed mask", "shape 1"), ({"shapes": [{"label": "a"}]}, "malformed mask", "shape 1"),
+    ({"shapes": [shape("z", POINTS)]}, "unknown category", "shape 1"),
+    ({"shapes": [shape("a", [[200, 5], [230, 5], [230, 25]])]}, "empty mask", "shape 1"),
+])
+def test_labelme_what_is_broken(tmp_path, change, kind, annotation):
+    write_labelme(tmp_path, [shape("a", POINTS)])
+    write_labelme(tmp_path, **{"shapes": [shape("a", POINTS)], "name": "b", **change})
+    problems = Problems("skip")
+    table = read_labelme(tmp_path, "train", problems, ["a"])
+    # And no word of b.png: b.json belongs to it, wherever its imagePath points.
+    assert [(p.kind, Path(p.file).name, p.annotation) for p in problems.all] == [(kind, "b.json", annotation)]
+    assert len(table.ids) == 1
+
+
+def test_labelme_images_without_json(tmp_path):
+    write_labelme(tmp_path, [shape("a", POINTS)])
+    noise(tmp_path / "train/z.png", 60, 100, 5)
+    problems = Problems("error")
+    assert len(read_labelme(tmp_path, "train", problems)) == 1
+    assert [(p.kind, p.image, p.error) for p in problems.all] == [("missing annotation", "z.png", False)]
+
+
+def test_labelme_no_such_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"no folder .*train"):
+        opened(tmp_path, "labelme")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match=r"train has no .json file"):
+        opened(tmp_path, "labelme")
+    (tmp_path / "train/a.json").write_text("{")
+    with pytest.raises(ValueError, match=r"a.json: it is no JSON of LabelMe"):
+        opened(tmp_path, "labelme")
+
+
+def test_classes_of_the_training_split(tmp_path):
+    write_labelme(tmp_path, [shape("b", POINTS), shape("a", POINTS)])
+    (tmp_path / "train").rename(tmp_path / "val")
+    write_labelme(tmp_path, [shape("c", POINTS), shape("b", POINTS), shape("a", POINTS)])
+    train = opened(tmp_path, "labelme")
+    assert opened(tmp_path, "labelme", "val")[0][1]["labels"].tolist() == [2, 1]
+    val = opened(tmp_path, "labelme", "val", class_names=train.class_names)
+    assert val.class_names == ["a", "b", "c"]
+    assert opened(tmp_path, "labelme", "val", classes=["z", "b", "a"])[0][1]["labels"].tolist() == [2, 3]

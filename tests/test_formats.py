@@ -1,0 +1,65 @@
+"""Data sets by the name of their format."""
+
+import pytest
+from made import coco_data, save_coco, voc_data, write_coco, write_voc
+
+from maskrcnn.datasets.formats import open_dataset
+from maskrcnn.datasets.problems import Problems
+from maskrcnn.tools.config import load_config
+
+
+def section(**values):
+    return load_config({"data": values}).data
+
+
+def test_coco_and_voc(tmp_path):
+    write_coco(tmp_path)
+    write_voc(tmp_path)
+    coco, voc = (open_dataset(section(**data), "train") for data in (coco_data(tmp_path), voc_data(tmp_path)))
+    assert (len(coco), len(voc)) == (4, 3)
+    assert coco.category_ids == [1, 2, 3]
+    assert voc.sizes.tolist() == [[50, 70]] * 3
+    assert open_dataset(section(**coco_data(tmp_path)), "train", channels=1)[0][0].shape == (1, 60, 80)
+    cached = open_dataset(section(**coco_data(tmp_path), cache=False), "train")
+    assert (coco.cache, cached.cache) == (True, False)
+
+
+@pytest.mark.parametrize(("changes", "split", "message"), [
+    ({"format": "yolo"}, "train", r"\[data\] format = 'yolo'; choose cst, coco, voc, masks, via, labelme"),
+    ({}, "dev", "unknown split 'dev'; choose train, val, test"),
+    ({"train": ["train"]}, "train", r"\[data\] train = train; for format = coco give image folder, annotation file"),
+    ({"format": "cst", "train": ["a", "b"]}, "train", r"\[data\] train = a, b; for format = cst give its folder"),
+    ({"root": "nowhere"}, "train", r"no folder nowhere \(\[data\] root\)"),
+    ({"classes": ["a", "a"]}, "train", "classes a, a must have different names"),
+    ({"broken": "maybe"}, "train", r"\[data\] broken = 'maybe'; choose error or skip"),
+])
+def test_settings_that_do_not_fit(tmp_path, changes, split, message):
+    write_coco(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        open_dataset(section(**{**coco_data(tmp_path), **changes}), split)
+
+
+def test_skipping_tells_what_was_left_out(tmp_path, caplog):
+    content = write_coco(tmp_path)
+    content["annotations"][1]["category_id"] = content["annotations"][5]["category_id"] = 8
+    content["annotations"][2]["segmentation"] = None
+    save_coco(tmp_path, content)
+    with pytest.raises(ValueError, match=r"train.json, image 0.png, annotation 1001: category 8 is none of 1, 2, 3"):
+        open_dataset(section(**coco_data(tmp_path)), "train")
+    assert not caplog.records
+    dataset = open_dataset(section(**coco_data(tmp_path), broken="skip"), "train")
+    assert len(dataset[0][1]["boxes"]) == 1
+    (record,) = caplog.records
+    assert "train split: left out what is broken: 2 of unknown category, 1 of missing mask" in record.getMessage()
+    problems = Problems("skip")
+    open_dataset(section(**coco_data(tmp_path)), "train", problems=problems)
+    assert [problem.annotation for problem in problems.all] == ["1001", "1002", "1005"]
+
+
+def test_a_split_without_images(tmp_path):
+    content = write_coco(tmp_path)
+    for image in content["images"]:
+        image["file_name"] = "none.png"
+    save_coco(tmp_path, content)
+    with pytest.raises(ValueError, match=r"train split of .* has no images, after 12 of unknown image, 4 of missing"):
+        open_dataset(section(**coco_data(tmp_path), broken="skip"), "train")
