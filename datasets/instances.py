@@ -27,7 +27,7 @@ class Instances(torch.utils.data.Dataset):
         table: the annotations.
         problems: where masks that turn out to be empty are told; raises or counts.
         channels: of the images; see `maskrcnn.tools.images.read_image`.
-        cache: keep decoded images in memory, per process.
+        cache: keep decoded images and masks in memory, per process.
 
     Raises:
         ValueError: at access, an image that cannot be read or has not the annotated size; the message names it.
@@ -35,7 +35,8 @@ class Instances(torch.utils.data.Dataset):
 
     def __init__(self, table: Table, problems: Problems, channels: int = 3, cache: bool = False) -> None:
         self.table, self.problems, self.channels, self.cache = table, problems, channels, cache
-        self.images: dict[int, Tensor] = {}  # the cache
+        self.images: dict[int, Tensor] = {}  # the caches, of images, and of masks: y, x and a piece that holds all of it
+        self.pieces: dict[int, list[tuple[int, int, np.ndarray]]] = {}
 
     @property
     def class_names(self) -> list[str]:
@@ -70,7 +71,7 @@ class Instances(torch.utils.data.Dataset):
         image = self._image(i)
         height, width = (int(side) for side in table.sizes[i])
         objects = np.arange(table.first[i], table.first[i + 1])
-        masks = segments.decode([table.masks[k] for k in objects], height, width)
+        masks = self._masks(i, objects, height, width)
         empty = ~masks.any((1, 2))
         if empty.any():
             for k in objects[empty]:
@@ -80,6 +81,17 @@ class Instances(torch.utils.data.Dataset):
                        "labels": torch.from_numpy(table.labels[objects].astype(np.int64)),
                        "masks": torch.from_numpy(masks), "iscrowd": torch.from_numpy(table.crowd[objects]),
                        "area": torch.from_numpy(table.areas[objects]), "image_id": int(table.image_ids[i])}
+
+    def _masks(self, i: int, objects: np.ndarray, height: int, width: int) -> np.ndarray:
+        if i in self.pieces:
+            masks = np.zeros((len(objects), height, width), bool)
+            for mask, (y, x, piece) in zip(masks, self.pieces[i]):
+                mask[y : y + piece.shape[0], x : x + piece.shape[1]] = piece
+            return masks
+        masks = segments.decode([self.table.masks[k] for k in objects], height, width)
+        if self.cache:
+            self.pieces[i] = [segments.piece(mask) for mask in masks]
+        return masks
 
     def _image(self, i: int) -> Tensor:
         if i in self.images:

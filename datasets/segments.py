@@ -89,6 +89,15 @@ def decode(codes: Sequence[bytes], height: int, width: int) -> np.ndarray:
     return masks
 
 
+def piece(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """y, x and a copy of the part of a mask [h, w] that holds all its pixels."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return 0, 0, mask[:0, :0].copy()
+    y, x = int(rows[0]), int(columns[0])
+    return y, x, mask[y : rows[-1] + 1, x : columns[-1] + 1].copy()
+
+
 def _fill(mask: np.ndarray, runs: np.ndarray) -> None:
     """Draw runs, which go down the columns, into an empty mask [h, w]. Only the columns that the object spans are
     unrolled and turned into rows: for objects of a tenth of the width, several times as fast as all of them."""

@@ -19,12 +19,14 @@ from torch import Tensor
 from maskrcnn import MaskRCNN
 
 from ..datasets import cst
+from ..datasets.augment import Augmentation
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.checkpoints import load_checkpoint
 from ..tools.config import Source, load_config
 from ..tools.files import atomic
 from ..tools.visualize import compare, confident, grid
 from .evaluate import choose_device, evaluate_model, progress_bar
+from .metrics import check_metrics
 from .loading import make_loader, mixed
 from .optimize import check_train_settings, make_average, make_optimizer, set_rate
 from .processes import from_first
@@ -149,9 +151,11 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
 
 
 def end_epoch(state: State, val_set: Dataset, cfg: EasyDict, images: int) -> dict[str, Any]:
-    """The record of an epoch of so many images: its losses, and those and the metrics of the validation split."""
-    totals, seconds = state.share(), state.progress.seconds
-    validation = evaluate_model(state.judged, val_set, cfg.evaluate, "validate", cfg.data.workers)
+    """The record of an epoch of so many images: its losses and, where due, those and the metrics of the validation
+    split."""
+    totals, seconds, epoch = state.share(), state.progress.seconds, state.progress.epoch
+    due = epoch % cfg.evaluate.every == 0 or epoch == cfg.train.epochs
+    validation = evaluate_model(state.judged, val_set, cfg.evaluate, "validate", cfg.data.workers) if due else {}
     return {"train/seconds": seconds, "train/images_per_second": images / seconds,
             **{f"train/{name}": total / images for name, total in totals.items()},
             **{f"val/{name}": value for name, value in validation.items()}}
@@ -198,6 +202,8 @@ def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
 def check_settings(cfg: EasyDict) -> None:
     """Raises ValueError for a choice that does not exist, before anything is generated or written."""
     check_train_settings(cfg.train)
+    check_metrics(cfg.evaluate.metrics)
+    Augmentation(**cfg.augment)
     if not re.fullmatch(r"last|(box|mask|boundary)_(AP|AR\d+)(50|75|_small|_medium|_large|_voc|_voc07|/.+)?",
                         cfg.evaluate.best_metric):
         raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, box_AP, "

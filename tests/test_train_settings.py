@@ -121,6 +121,14 @@ def test_training_stops_early(data, tmp_path, monkeypatch):
     assert metrics["best_epoch"] == 1
 
 
+def test_validation_after_every_other_epoch(data, tmp_path):
+    config = settings(data, tmp_path / "run", epochs=3)
+    config["evaluate"]["every"] = 2
+    metrics = train(config)
+    assert ["val/mask_AP" in record for record in log(tmp_path / "run")] == [False, True, True]
+    assert metrics["best_epoch"] in (2, 3)
+
+
 def test_the_last_epoch_as_best(data, tmp_path):
     config = settings(data, tmp_path / "run")
     config["evaluate"]["best_metric"] = "last"

@@ -20,7 +20,7 @@ AT_LEAST_ONE = {"transform": ("min_size", "max_size", "size_divisor"), "backbone
                 "pooling": ("levels", "canonical_size"),
                 "box": ("pool_size", "hidden", "conv_channels", "samples", "max_detections"),
                 "mask": ("pool_size", "channels"), "train": ("epochs", "batch_size", "accumulate"),
-                "evaluate": ("batch_size", "max_detections")}
+                "evaluate": ("every", "batch_size", "max_detections")}
 AT_MOST_ONE = {"rpn": ("positive_iou", "negative_iou", "crowd_overlap", "positive_fraction", "nms_iou"),
                "box": ("positive_iou", "negative_iou", "crowd_overlap", "positive_fraction", "nms_iou",
                        "score_threshold"),
