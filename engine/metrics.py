@@ -1,13 +1,14 @@
 """COCO average precision and recall of boxes, masks, their outlines and keypoints."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as rle
 
+from .boundaries import boundary_overlaps
 from .codes import as_rle, encode_masks
 from .result_files import coco_results, read_results
 from .results import Record, Results, records_of, xywh
@@ -15,9 +16,9 @@ from .voc_metrics import voc_figures
 
 __all__ = ["CocoMetrics", "coco_figures", "coco_results", "encode_masks", "evaluate_files", "figures"]
 
-NAMES = {"box": "bbox", "mask": "segm", "boundary": "boundary", "keypoints": "keypoints"}  # the evaluator's own
+# The evaluator's own names. It knows boundaries too, but is wrong in images that are narrower than two, and slow.
+NAMES = {"box": "bbox", "mask": "segm", "boundary": "bbox", "keypoints": "keypoints"}
 SIZES = ("small", "medium", "large")  # objects below 32², 32² to 96², and above 96² pixels
-DILATION = 0.02  # width of a boundary as a share of the image's diagonal (Cheng et al., Boundary IoU, for COCO)
 PERSON_POINTS = 17  # COCO's keypoints of a person, whose sigmas are the evaluator's own
 
 
@@ -58,10 +59,9 @@ def coco_figures(results: Results, kinds: Sequence[str] = ("box", "mask"), max_d
     `box_AP` (mean over the IoU thresholds 0.50:0.05:0.95 and the classes), `box_AP50`, `box_AP75`, `box_AP_small`,
     `box_AP_medium`, `box_AP_large`, `box_AR1`, `box_AR10`, `box_AR100` (recall with so many detections of a class in an
     image; the last is `max_detections`), `box_AR_small`, …, `box_AP/<class name>`; the same as `mask_…`; and as
-    `boundary_…`, where the IoU is that of the masks or that of their boundaries, whichever is less (Cheng et al.,
-    Boundary IoU: pixels of a mask less than 2 % of the image's diagonal away from its outline). `keypoints_…` has AP,
-    AP50, AP75, AP_medium, AP_large, AR, AR50, AR75, AR_medium, AR_large and AP of the classes, with COCO's object
-    keypoint similarity for IoU and at most 20 detections of an image.
+    `boundary_…`, where the IoU is that of the masks or of their boundaries, whichever is less (Cheng et al., Boundary
+    IoU). `keypoints_…` has AP, AP50, AP75, AP_medium, AP_large, AR, AR50, AR75, AR_medium, AR_large and AP of the
+    classes, with COCO's object keypoint similarity for IoU, and at most 20 detections of a class in an image.
 
     kinds: of box, mask, boundary, keypoints. Where no image has masks (or keypoints) in both target and detections,
         there are no figures of that kind; other images without are left out of it.
@@ -94,15 +94,13 @@ def evaluate_files(annotations: str | os.PathLike, results: str | os.PathLike, k
     return coco_figures(collected, kinds or ("box", "mask"), max_detections, sigmas)
 
 
-class _Boundaries(COCOeval_faster):
-    """The evaluator takes pixels for inner ones in images that are no wider, or no higher, than two boundaries. There
-    every pixel is one of the boundary, so that the IoU of the masks is right: `plain` has it, by image and class."""
+class _Given(COCOeval_faster):
+    """An evaluation with IoUs [D, M] that are known already, by image and class, detections in the order of scores."""
 
-    plain: Mapping[tuple[int, int], Any]
+    given: Mapping[tuple[int, int], np.ndarray]
 
     def computeIoU(self, image: int, category: int) -> Any:
-        known = self.plain.get((image, category))
-        return super().computeIoU(image, category) if known is None else known
+        return self.given.get((image, category), [])
 
 
 def _evaluated(records: list[Record], kind: str, class_names: list[str], max_detections: int,
@@ -112,23 +110,27 @@ def _evaluated(records: list[Record], kind: str, class_names: list[str], max_det
     truths = [entry for record in records for entry in _truths(record, kind)]
     found = [entry for record in records for entry in _found(record, kind)]
     both = [_coco(images, entries, class_names) for entries in (truths, found)]
-    evaluator = (_Boundaries if kind == "boundary" else COCOeval_faster)(
+    evaluator = (_Given if kind == "boundary" else COCOeval_faster)(
         *both, NAMES[kind], print_function=lambda *_: None, kpt_oks_sigmas=_sigmas(records, kind, sigmas))
     evaluator.params.catIds = list(range(1, len(class_names) + 1))
     evaluator.params.maxDets = [n for n in (1, 10) if n < max_detections] + [max_detections]
     if kind == "keypoints":
         evaluator.params.maxDets = [min(20, max_detections)]
-    if isinstance(evaluator, _Boundaries):
-        narrow = [record for record in records if min(record.size) <= 2 * _boundary_width(record.size)]
-        evaluator.plain = _evaluated(narrow, "mask", class_names, max_detections, None).ious if narrow else {}
+    if isinstance(evaluator, _Given):
+        evaluator.given = {pair: ious for record in records for pair, ious in _boundary_ious(record, max_detections)}
     evaluator.evaluate()
     evaluator.accumulate()
     return evaluator
 
 
-def _boundary_width(size: tuple[int, int]) -> int:
-    """In pixels, for an image of this height and width."""
-    return max(1, round(DILATION * float(np.hypot(*size))))
+def _boundary_ious(record: Record, max_detections: int) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+    """(image, class), and the IoUs of its detections that count, best scores first, with its objects."""
+    of_found, of_truths = record.found["labels"], record.truths["labels"]
+    ious = boundary_overlaps(record)
+    for label in set(of_found.tolist()) & set(of_truths.tolist()):
+        rows = np.flatnonzero(of_found == label)
+        rows = rows[np.argsort(-record.found["scores"][rows], kind="stable")][:max_detections]
+        yield (record.number, label), ious[np.ix_(rows, np.flatnonzero(of_truths == label))]
 
 
 def _sigmas(records: list[Record], kind: str, sigmas: Sequence[float] | None) -> list[float] | None:
@@ -150,7 +152,7 @@ def _truths(record: Record, kind: str) -> list[dict[str, Any]]:
     truths = record.truths
     columns = {"category_id": truths["labels"].tolist(), "bbox": xywh(truths["boxes"]).tolist(),
                "area": truths["area"].tolist(), "iscrowd": truths["iscrowd"].astype(int).tolist()}
-    if kind in ("mask", "boundary"):
+    if kind == "mask":
         columns["segmentation"] = as_rle(truths["masks"], record.size)
     if kind == "keypoints":
         columns["keypoints"] = _flat(truths["keypoints"])

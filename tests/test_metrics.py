@@ -1,5 +1,6 @@
 """COCO figures against values worked out by hand, and against those that the official evaluation printed."""
 
+import importlib.metadata
 import json
 import logging
 import math
@@ -11,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskrcnn.engine.boundaries import boundary_overlaps
 from maskrcnn.engine.metrics import CocoMetrics, coco_figures, coco_results, encode_masks, evaluate_files
 from maskrcnn.engine.metrics import figures as configured
 from maskrcnn.engine.results import Results
@@ -189,6 +192,27 @@ def iou(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
+def test_overlaps_of_boundaries():
+    """Every pair, against the definition; where nothing can match, the IoU of the masks stays."""
+    rng = np.random.default_rng(1)
+    target, detections = scene(rng, 5)
+    target["masks"], detections["masks"] = target["masks"][:, ::4, ::4], detections["masks"][:, ::4, ::4]
+    target["iscrowd"] = torch.tensor([False, True, False, False, False])
+    target["labels"] = detections["labels"] = torch.tensor([1, 1, 2, 2, 3])
+    results = Results(["a", "b", "c"])
+    results.add(target, detections)
+    got = boundary_overlaps(results.records[0])
+    compared = 0
+    for i, shown in enumerate(detections["masks"].numpy()):
+        for j, true in enumerate(target["masks"].numpy()):
+            expected = (shown & true).sum() / shown.sum() if j == 1 else iou(shown, true)
+            if expected >= 0.5 and j != 1 and target["labels"][i] == target["labels"][j]:
+                compared += iou(outline(shown), outline(true)) < expected
+                expected = min(expected, iou(outline(shown), outline(true)))
+            assert got[i, j] == pytest.approx(expected)
+    assert compared >= 2
+
+
 @pytest.mark.parametrize("size", [(60, 90), (110, 40), (4, 150), (130, 3)])
 @pytest.mark.parametrize("margin", [1, 2, 4])
 def test_boundaries(size, margin):
@@ -204,6 +228,40 @@ def test_boundaries(size, margin):
     assert list(got) == [f"boundary_{key}" for key in [*SUMMARY, "AP/thing"]]
     assert got["boundary_AP"] == pytest.approx(sum(expected >= t for t in np.linspace(0.5, 0.95, 10)) / 10)
     assert got["boundary_AP50"] == (expected >= 0.5)
+
+
+def version(package):
+    return tuple(int(part) for part in importlib.metadata.version(package).split(".")[:2])
+
+
+@pytest.mark.skipif(version("faster-coco-eval") < (1, 8), reason="older evaluators crash when they look for boundaries")
+def test_boundaries_are_those_of_the_evaluator():
+    """It finds them with code of its own, which is right in images that are not narrow."""
+    metrics = CocoMetrics(["a", "b", "c"])
+    rng = np.random.default_rng(0)
+    sides = [{"images": [], "annotations": [], "categories": [{"id": i, "name": str(i)} for i in (1, 2, 3)]}
+             for _ in range(2)]
+    for number in range(6):
+        target, detections = scene(rng, 6)
+        metrics.add(target, detections)
+        crowds = [target["iscrowd"].int().tolist(), [0] * 6]
+        for side, record, crowd in zip(sides, (target, detections), crowds):
+            side["images"].append({"id": number, "height": 320, "width": 512})
+            codes, scores = encode_masks(record["masks"]), record.get("scores", torch.zeros(6)).tolist()
+            side["annotations"] += [{"id": 6 * number + i + 1, "image_id": number, "iscrowd": crowd[i],
+                                     "category_id": label, "score": scores[i], "segmentation": codes[i],
+                                     "area": int(rle.area(codes[i]))}
+                                    for i, label in enumerate(record["labels"].tolist())]
+    cocos = COCO(), COCO()
+    for coco, side in zip(cocos, sides):
+        coco.dataset = side
+        coco.createIndex()
+    evaluator = COCOeval_faster(*cocos, "boundary")
+    evaluator.run()
+    got = metrics.compute(["boundary"])
+    assert 0 < got["boundary_AP"] < metrics.compute(["mask"])["mask_AP"]
+    expected = {f"boundary_{key}": math.nan if value == -1 else value for key, value in zip(SUMMARY, evaluator.stats)}
+    assert {key: got[key] for key in expected} == pytest.approx(expected, nan_ok=True)
 
 
 def test_boundaries_are_harder_than_masks():
