@@ -18,7 +18,7 @@ from ..datasets.formats import Dataset, open_dataset
 from ..tools.config import Source, load_config
 from .codes import as_rle
 from .loading import Seeded, transpose
-from .metrics import figures
+from .metrics import check_metrics, figures
 from .processes import gather, rank_and_count
 from .report import write_report
 from .result_files import ResultsWriter
@@ -49,6 +49,7 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
         ValueError: files that do not fit, or a checkpoint for other classes.
     """
     cfg = load_config(config, overrides)
+    check_metrics(cfg.evaluate.metrics)
     device = choose_device(cfg.train.device)
     state = PartialState(cpu=device.type == "cpu")
     model = MaskRCNN.load(weights, overrides)

@@ -41,11 +41,16 @@ class CocoMetrics(Results):
         return coco_figures(self, kinds, self.max_detections, sigmas)
 
 
-def figures(results: Results, metrics: Sequence[str] = ("coco",), max_detections: int = 100) -> dict[str, float]:
-    """The figures that [evaluate] metrics asks for: coco, boundary, voc07, voc. Raises ValueError for any other."""
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises ValueError for names that [evaluate] metrics does not know."""
     known = ("coco", "boundary", "voc07", "voc")
     if not metrics or set(metrics) - set(known):
         raise ValueError(f"[evaluate] metrics = {', '.join(metrics)}; choose among {', '.join(known)}")
+
+
+def figures(results: Results, metrics: Sequence[str] = ("coco",), max_detections: int = 100) -> dict[str, float]:
+    """The figures that [evaluate] metrics asks for: coco, boundary, voc07, voc. Raises ValueError for any other."""
+    check_metrics(metrics)
     kinds = [*(("box", "mask") if "coco" in metrics else ()), *(("boundary",) if "boundary" in metrics else ())]
     found = coco_figures(results, kinds, max_detections) if kinds else {}
     variants = [name for name in ("voc07", "voc") if name in metrics]

@@ -26,8 +26,8 @@ from ..tools.config import Source, load_config
 from ..tools.files import atomic
 from ..tools.visualize import compare, confident, grid
 from .evaluate import choose_device, evaluate_model, progress_bar
-from .metrics import check_metrics
 from .loading import make_loader, mixed
+from .metrics import check_metrics
 from .optimize import check_train_settings, make_average, make_optimizer, set_rate
 from .processes import from_first
 from .run import begin_run, best_epoch, read_metrics, saved_state, write_metrics

@@ -182,3 +182,5 @@ def test_unknown_metrics_are_refused_at_once(data, plain, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="choose among"):
         evaluate(plain / "config.ini", plain / "best.pt", evaluate={"metrics": ["voc12"]})
+    with pytest.raises(ValueError, match=r"\[augment\] scale"):
+        train({**settings(data, tmp_path / "run"), "augment": {"scale": [2.0, 1.0]}})
