@@ -35,7 +35,8 @@ class Instances(torch.utils.data.Dataset):
 
     def __init__(self, table: Table, problems: Problems, channels: int = 3, cache: bool = False) -> None:
         self.table, self.problems, self.channels, self.cache = table, problems, channels, cache
-        self.images: dict[int, Tensor] = {}  # the caches, of images, and of masks: y, x and a piece that holds all of it
+        # The caches: of images; and of masks, y, x and a piece that holds all their pixels.
+        self.images: dict[int, Tensor] = {}
         self.pieces: dict[int, list[tuple[int, int, np.ndarray]]] = {}
 
     @property
