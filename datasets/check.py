@@ -97,7 +97,8 @@ def _check_images(table: Table, split: str, channels: int, contents: dict[bytes,
                   progress: Callable[[str, int, int], None] | None) -> None:
     """What concerns single images, and what they show together."""
     outlines = np.zeros(2, int)
-    for i, (found, digest, shown) in enumerate(in_threads(lambda i: check_image(table, i, channels), range(len(table)))):
+    looked = in_threads(lambda i: check_image(table, i, channels), range(len(table)))
+    for i, (found, digest, shown) in enumerate(looked):
         for problem in found:
             problems.found(problem)
         outlines += shown
@@ -109,8 +110,8 @@ def _check_images(table: Table, split: str, channels: int, contents: dict[bytes,
         if progress is not None:
             progress(split, i + 1, len(table))
     if unrelated(*outlines.tolist()):
-        problems.found(Problem("masks off images", f"{split}: the images change along the outlines of their masks no more "
-                                                   f"than elsewhere; are these the masks of other images?",
+        problems.found(Problem("masks off images", f"{split}: the images change along the outlines of their masks no "
+                                                   f"more than elsewhere; are these the masks of other images?",
                                str(table.root)))
 
 
