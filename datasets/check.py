@@ -12,6 +12,7 @@ from . import segments
 from .boxes import WRITTEN, agree, iou, misread
 from .files import in_threads
 from .formats import FORMATS, SPLITS, read_table
+from .outlines import count_shown, unrelated
 from .problems import Problem, Problems
 from .proposals import propose
 from .report import Report, summarize
@@ -54,17 +55,7 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
             continue
         names = names or table.class_names
         _check_whole(table, split, problems)
-        looked = in_threads(lambda i, table=table: check_image(table, i, channels), range(len(table)))
-        for i, (found, digest) in enumerate(looked):
-            for problem in found:
-                problems.found(problem)
-            here = (split, str(table.file(i)))
-            first = contents.setdefault(digest, here) if digest else here
-            if first != here:
-                problems.found(table.problem("duplicate image", f"the {first[0]} split has the same content, in "
-                                                                f"{first[1]}", i, error=False))
-            if progress is not None:
-                progress(split, i + 1, len(table))
+        _check_images(table, split, channels, contents, problems, progress)
     return Report(problems.all, {split: summarize(table) for split, table in tables.items()},
                   _proposal(list(tables.values()), anchors))
 
@@ -102,17 +93,45 @@ def _check_whole(table: Table, split: str, problems: Problems) -> None:
                                          error=False))
 
 
-def check_image(table: Table, i: int, channels: int = 3) -> tuple[list[Problem], bytes]:
-    """What is wrong with image i and its objects; and a digest of its file, empty where it cannot be read."""
-    found, digest = [], b""
+def _check_images(table: Table, split: str, channels: int, contents: dict[bytes, tuple[str, str]], problems: Problems,
+                  progress: Callable[[str, int, int], None] | None) -> None:
+    """What concerns single images, and what they show together."""
+    outlines = np.zeros(2, int)
+    looked = in_threads(lambda i: check_image(table, i, channels), range(len(table)))
+    for i, (found, digest, shown) in enumerate(looked):
+        for problem in found:
+            problems.found(problem)
+        outlines += shown
+        here = (split, str(table.file(i)))
+        first = contents.setdefault(digest, here) if digest else here
+        if first != here:
+            problems.found(table.problem("duplicate image", f"the {first[0]} split has the same content, in {first[1]}",
+                                         i, error=False))
+        if progress is not None:
+            progress(split, i + 1, len(table))
+    if unrelated(*outlines.tolist()):
+        problems.found(Problem("masks off images", f"{split}: the images change along the outlines of their masks no "
+                                                   f"more than elsewhere; are these the masks of other images?",
+                               str(table.root)))
+
+
+def check_image(table: Table, i: int, channels: int = 3) -> tuple[list[Problem], bytes, tuple[int, int]]:
+    """What is wrong with image i and its objects; a digest of its file, empty where it cannot be read; and what
+    `maskrcnn.datasets.outlines.count_shown` counts."""
+    found, digest, outlines = [], b"", (0, 0)
     height, width = (int(side) for side in table.sizes[i])
     try:
-        shape = tuple(read_image(table.file(i), channels).shape[1:])
+        image = read_image(table.file(i), channels)
+        shape = tuple(image.shape[1:])
         digest = hashlib.blake2b(table.file(i).read_bytes(), digest_size=16).digest()
         if shape != (height, width):
             turned = "; are they swapped, or is it turned by an EXIF orientation?" if shape == (width, height) else ""
             found.append(table.problem("size mismatch", f"the file has (height, width) {shape}, but is annotated as "
                                                         f"{height, width}{turned}", i))
+        else:
+            objects = range(int(table.first[i]), int(table.first[i + 1]))
+            masks = (segments.decode([table.masks[k]], height, width)[0] for k in objects if not table.crowd[k])
+            outlines = count_shown(image.float().mean(0).numpy(), masks)
     except (ValueError, OSError, MemoryError) as error:
         found.append(table.problem("unreadable image", str(error), i))
     seen: dict[tuple, int] = {}
@@ -124,7 +143,7 @@ def check_image(table: Table, i: int, channels: int = 3) -> tuple[list[Problem],
             other = table.problem("", "", i, seen[key]).annotation
             found.append(table.problem("duplicate object", f"box, class and mask are those of {other}", i, k, False))
         seen.setdefault(key, k)
-    return found, digest
+    return found, digest, outlines
 
 
 def _check_object(table: Table, i: int, k: int, code: bytes, box: list[float]) -> list[Problem]:

@@ -110,7 +110,7 @@ def _fill(mask: np.ndarray, runs: np.ndarray) -> None:
     lengths = runs[: 2 * objects].copy()
     lengths[0] -= first * height
     pixels = np.zeros((last - first) * height, bool)
-    inside = np.repeat(np.tile([False, True], objects), lengths)
+    inside = np.repeat(np.arange(2 * objects) % 2 == 1, lengths)
     pixels[: len(inside)] = inside
     mask[:, first:last] = pixels.reshape(-1, height).T
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from maskrcnn.datasets import cst
 from maskrcnn.datasets.check import check_dataset
+from maskrcnn.datasets.outlines import count_shown, unrelated
 from maskrcnn.datasets.proposals import config_lines, propose
 from maskrcnn.engine.cli import main
 from maskrcnn.tools.config import load_config
@@ -144,6 +145,29 @@ def test_masks_of_other_images(shapes, tmp_path):
     report = check({"root": str(root)})
     assert {p.kind for p in report.errors} <= {"mask off box", "box format"}
     assert len(report.errors) > 0.9 * 80
+
+
+def test_images_of_other_masks(shapes, tmp_path):
+    """Masks and boxes agree, but belong to another image."""
+    root = Path(shutil.copytree(shapes, tmp_path / "set"))
+    names = [f"cst-{n}" for n in range(8)]
+    for a, b in zip(names, [*names[1:], names[0]]):
+        shutil.copy(shapes / "train" / a / f"{a}.jpg", root / "train" / b / f"{b}.jpg")
+    report = check({"root": str(root)})
+    assert [(p.kind, p.error) for p in report.problems] == [("masks off images", True)]
+    assert "train: the images change along the outlines" in report.problems[0].message
+
+
+def test_outlines():
+    """By hand: a square that is there, one that is at its mirror image's place, and one on an even ground."""
+    image = np.zeros((20, 40))
+    image[5:12, 4:11] = image[15:19, 30:34] = 9
+    masks = np.zeros((4, 20, 40), bool)
+    masks[0, 5:12, 4:11] = masks[1, 5:12, 29:36] = masks[2, 0:3, 12:15] = True  # and an empty one
+    assert count_shown(image, masks) == (1, 2)
+    assert not unrelated(30, 49)  # too few to tell
+    assert unrelated(56, 100)
+    assert not unrelated(61, 100)
 
 
 def test_damaged_coco(tmp_path):
