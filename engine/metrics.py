@@ -77,11 +77,10 @@ def coco_figures(results: Results, kinds: Sequence[str] = ("box", "mask"), max_d
     for kind in dict.fromkeys(kinds):
         records = records_of(results, kind)
         if records or kind == "box":
-            evaluator = _evaluated(records, kind, results.class_names, max_detections, sigmas)
-            named = _keypoint_figures(evaluator) if kind == "keypoints" else _figures(evaluator)
-            precision = evaluator.eval["precision"]
-            named |= {f"AP/{name}": precision[:, :, i, 0, -1] for i, name in enumerate(results.class_names)}
-            found |= {f"{kind}_{key}": _mean(values) for key, values in named.items()}
+            # The evaluator of one kind, which takes memory, is gone before the next begins.
+            named = _figures(_evaluated(records, kind, results.class_names, max_detections, sigmas), kind,
+                             results.class_names)
+            found |= {f"{kind}_{key}": value for key, value in named.items()}
     return found
 
 
@@ -193,31 +192,29 @@ def _rows(record: Record, columns: Mapping[str, list]) -> list[dict[str, Any]]:
 def _coco(images: list[dict], annotations: list[dict], class_names: list[str]) -> COCO:
     """The evaluator's view of a data set. Its ids start at 1, since 0 is its sign for "unmatched"."""
     coco = COCO()
-    annotations = [annotation | {"id": i} for i, annotation in enumerate(annotations, 1)]
+    for i, annotation in enumerate(annotations, 1):
+        annotation["id"] = i
     categories = [{"id": i, "name": name} for i, name in enumerate(class_names, 1)]
     coco.dataset = {"images": images, "annotations": annotations, "categories": categories}
     coco.createIndex()
     return coco
 
 
-def _figures(evaluator: COCOeval_faster) -> dict[str, np.ndarray]:
-    """The summary of an evaluation: precision is [10 IoU thresholds, 101 recalls, K, 4 sizes, max detections], recall
-    the same without the recalls; size 0 is "all", and the last of the max detections the greatest."""
+def _figures(evaluator: COCOeval_faster, kind: str, class_names: Sequence[str]) -> dict[str, float]:
+    """The summary of an evaluation, and the AP of the classes: precision is [10 IoU thresholds, 101 recalls, K, sizes,
+    max detections], recall the same without the recalls; size 0 is "all", and the last of the max detections the
+    greatest."""
     precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
     found = {"AP": precision[:, :, :, 0, -1], "AP50": precision[0, :, :, 0, -1], "AP75": precision[5, :, :, 0, -1]}
-    found |= {f"AP_{size}": precision[:, :, :, i, -1] for i, size in enumerate(SIZES, 1)}
-    found |= {f"AR{most}": recall[:, :, 0, i] for i, most in enumerate(evaluator.params.maxDets)}
-    return found | {f"AR_{size}": recall[:, :, i, -1] for i, size in enumerate(SIZES, 1)}
-
-
-def _keypoint_figures(evaluator: COCOeval_faster) -> dict[str, np.ndarray]:
-    """The same for keypoints, which COCO does not evaluate on small objects."""
-    found = {}
-    for name, values in (("AP", evaluator.eval["precision"]), ("AR", evaluator.eval["recall"])):
-        values = values[..., -1]  # [10 IoU thresholds, perhaps 101 recalls, K, 3 sizes]
-        found |= {name: values[..., 0], f"{name}50": values[0, ..., 0], f"{name}75": values[5, ..., 0]}
-        found |= {f"{name}_{size}": values[..., i] for i, size in enumerate(SIZES[1:], 1)}
-    return found
+    sizes = SIZES[1:] if kind == "keypoints" else SIZES  # COCO has no keypoints on small objects
+    found |= {f"AP_{size}": precision[:, :, :, i, -1] for i, size in enumerate(sizes, 1)}
+    if kind == "keypoints":
+        found |= {"AR": recall[:, :, 0, -1], "AR50": recall[0, :, 0, -1], "AR75": recall[5, :, 0, -1]}
+    else:
+        found |= {f"AR{most}": recall[:, :, 0, i] for i, most in enumerate(evaluator.params.maxDets)}
+    found |= {f"AR_{size}": recall[:, :, i, -1] for i, size in enumerate(sizes, 1)}
+    found |= {f"AP/{name}": precision[:, :, i, 0, -1] for i, name in enumerate(class_names)}
+    return {key: _mean(values) for key, values in found.items()}
 
 
 def _mean(values: np.ndarray) -> float:
