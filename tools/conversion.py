@@ -1,12 +1,9 @@
 """Weights of other libraries under the names and conventions of this one, and back."""
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,10 +67,6 @@ DETECTRON2 = [
     (r"roi_heads\.mask_head\.deconv\.(weight|bias)", r"mask_head.upsample.\1"),
     (r"roi_heads\.mask_head\.predictor\.(weight|bias)", r"mask_head.logits.\1"),
 ]
-# What a pickle of arrays and plain data calls.
-ARRAYS = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict"),
-          ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"),
-          ("numpy._core.numeric", "_frombuffer")}
 # Constants that its configuration holds, and ours.
 DETECTRON2_CONSTANTS = r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\.cell_anchors\.\d+"
 
@@ -157,35 +150,6 @@ def from_detectron2(state_dict: Mapping[str, Any], anchor_ratios: int = 3) -> di
                 by_size = converted[key].unflatten(0, (sizes, anchor_ratios, numbers))
                 converted[key] = by_size.transpose(0, 1).flatten(0, 2)
     return converted
-
-
-class _Arrays(pickle.Unpickler):
-    """Builds arrays and plain data, and nothing else: a pickle could name any function to be called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.")  # the name before NumPy 2
-        if (module, name) not in ARRAYS:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        if module.startswith("numpy._core.") and int(np.__version__.split(".")[0]) < 2:
-            module = module.replace("numpy._core.", "numpy.core.")
-        return super().find_class(module, name)
-
-
-def load_arrays(path: str | Path) -> Any:
-    """A pickle of arrays and plain data, as detectron2's model zoo has them.
-
-    Raises:
-        ValueError: it holds anything else, which is named and not run, or is damaged.
-    """
-    try:
-        with open(path, "rb") as file:
-            return _Arrays(file, encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is refused: it holds a pickled {error}. Only arrays and plain data are loaded, as "
-                         f"other objects could run code; or the file is damaged") from error
-    except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, MemoryError,
-            OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} is no readable pickle: {error}") from error
 
 
 def _convert(state: Mapping[str, Tensor], patterns: Sequence[tuple], source: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from .arrays import load_arrays
 from .checkpoints import CHECKPOINT_KEYS, load_checkpoint, load_tensors
-from .conversion import UNUSED, from_detectron2, from_torchvision, load_arrays, to_torchvision
+from .conversion import UNUSED, from_detectron2, from_torchvision, to_torchvision
 
 __all__ = ["from_detectron2", "from_torchvision", "load_matching", "load_pretrained", "load_state", "to_torchvision"]
 
@@ -83,7 +85,8 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
 
 
 def _load_file(model: Any, path: str) -> None:
-    content = load_arrays(path) if Path(path).suffix == ".pkl" else load_tensors(path)
+    arrays = Path(path).suffix == ".pkl" and not zipfile.is_zipfile(path)
+    content = load_arrays(path) if arrays else load_tensors(path)
     keys = set(content) if isinstance(content, dict) else set()
     if keys >= CHECKPOINT_KEYS:
         content = load_checkpoint(path)
