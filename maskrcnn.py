@@ -36,6 +36,7 @@ from maskrcnn.tools.boxes import scale
 from maskrcnn.tools.checkpoints import load_checkpoint, save_checkpoint
 from maskrcnn.tools.checks import check_backbone, check_class_names, check_features, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
+from maskrcnn.tools.conventions import warn_differences
 from maskrcnn.tools.images import as_image
 from maskrcnn.tools.masks import crop
 from maskrcnn.tools.modes import evaluating
@@ -239,6 +240,7 @@ class MaskRCNN(nn.Module):
         model = cls(checkpoint["num_classes"], load_config(saved, config), "",
                     class_names=checkpoint["class_names"], **parts)
         load_state(model, checkpoint["model"], str(path))
+        warn_differences(str(path), saved, model.config, model.replaced, "They come from the config given to load")
         return model.eval()
 
 

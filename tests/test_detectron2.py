@@ -12,6 +12,7 @@ from small import overlay
 from maskrcnn import MaskRCNN
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.tools.config import load_config
+from maskrcnn.tools.conventions import of_detectron2
 from maskrcnn.tools.conversion import from_detectron2
 from maskrcnn.tools.transform import Transform
 
@@ -81,6 +82,7 @@ def test_every_weight_has_its_place(name):
     constants = 3
     assert len(converted) == len(state) - constants
     model.load_state_dict(converted)
+    assert of_detectron2(converted)[0] == f"detectron2-{name}.ini"
 
 
 def test_a_file_of_the_model_zoo(tmp_path):

@@ -1,7 +1,9 @@
 """Checkpoints, and weights from torchvision."""
 
+import hashlib
 import pickle
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 import safetensors.torch
@@ -150,8 +152,9 @@ def test_a_checkpoint_of_another_architecture(tmp_path):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"missing mask_head.convs.1.0.weight"):
         weights.load_state(model, small_model().state_dict(), "somewhere")
-    with pytest.raises(ValueError, match=r"unknown extra"):
-        weights.load_state(model, {**model.state_dict(), "extra": torch.zeros(1)}, "somewhere")
+    extra = {f"extra{i}": torch.zeros(1) for i in range(100)}
+    with pytest.raises(ValueError, match=r"unknown extra0[\s\S]*unknown extra99"):  # all of them
+        weights.load_state(model, {**model.state_dict(), **extra}, "somewhere")
     assert same(model.state_dict(), before)
 
 
@@ -306,6 +309,22 @@ def test_fine_tuning_with_images_of_other_channels(tmp_path, name, stem):
                if stem not in key and not key.startswith(weights.CLASS_LAYERS))
 
 
+@pytest.mark.parametrize("word", ["COCO", "ImageNet", "imagenet1k", "missing.pt"])
+def test_words_that_are_none(word):
+    with pytest.raises(ValueError, match=f'pretrained = {word}: no such file; give "imagenet", "coco" or the path'):
+        small_model(3, pretrained=word)
+
+
+def test_without_a_network(hub, monkeypatch):
+    def fail(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    for word, name in (("imagenet", "resnet18-f37072fd.pth"), ("coco", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")):
+        with pytest.raises(ValueError, match=rf"{name} cannot be had: .*no network.*Put that file into {hub}"):
+            small_model(3, pretrained=word, changes={"backbone": {"name": "resnet18", "width": 64}})
+
+
 def test_weights_are_given_by_name():
     with pytest.raises(ValueError, match='pretrained = 5; give None, "imagenet", "coco" or the path'):
         small_model(3, pretrained=5)
@@ -436,6 +455,38 @@ def test_coco_weights(hub, published, caplog):
     assert "box_head.classification, box_head.regression, mask_head.logits" in caplog.records[-1].getMessage()
     assert torch.equal(few.box_head.layers[0].weight, published["roi_heads.box_head.fc6.weight"])
     assert few.class_names is None
+
+
+@pytest.mark.parametrize("how", ["name", "check sum", "beside others"])
+def test_the_published_file_is_as_good_as_coco(hub, tmp_path, published, caplog, monkeypatch, how):
+    """Its norms have eps 0, and the 80 classes of COCO are 80 of its rows."""
+    url = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url
+    torch.save(published, hub / url.rsplit("/", 1)[1])
+    want = MaskRCNN(80, INI, "coco")
+    path = tmp_path / "mine.pth"
+    torch.save({"model": published, "epoch": 3} if how == "beside others" else published, path)
+    if how == "check sum":
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        monkeypatch.setattr("maskrcnn.tools.published.STEMS", (f"nowhere-{digest}",))
+    else:
+        path = path.rename(tmp_path / f"{how}-maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
+    model = MaskRCNN(80, INI, path)
+    assert same(model.state_dict(), want.state_dict())
+    assert model.class_names == want.class_names
+    assert not caplog.records
+
+
+def test_other_files_of_91_rows(tmp_path, published, caplog):
+    """Whoever made them: the eps is torchvision's usual one, which is said. All 90 classes are there for the asking."""
+    torch.save(published, tmp_path / "mine.pth")
+    model = MaskRCNN(80, INI, tmp_path / "mine.pth")
+    assert [record.getMessage().partition(".")[0] for record in caplog.records] == [str(tmp_path / "mine")]
+    assert "are taken for ones of eps 1e-5" in caplog.text
+    assert model.class_names[79] == "toothbrush"
+    assert torch.equal(model.backbone.trunk.bn1.weight, published["backbone.body.bn1.weight"])
+    assert torch.equal(model.box_head.classification.bias[80], published["roi_heads.box_predictor.cls_score.bias"][90])
+    every = MaskRCNN(90, INI, tmp_path / "mine.pth")
+    assert torch.equal(every.box_head.classification.bias, published["roi_heads.box_predictor.cls_score.bias"])
 
 
 def test_old_names_of_torchvision(published):

@@ -152,6 +152,23 @@ def from_detectron2(state_dict: Mapping[str, Any], anchor_ratios: int = 3) -> di
     return converted
 
 
+def fit_stem(state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
+    """Weights whose first convolution is for images of as many channels as the model's own."""
+    stem = next((key for key in own if key.startswith(prefix) and own[key].dim() == 4), "")
+    if stem not in state or state[stem].dim() != 4 or state[stem].shape[1] == own[stem].shape[1]:
+        return state
+    return {**state, stem: _with_channels(state[stem], own[stem].shape[1])}
+
+
+def _with_channels(weight: Tensor, channels: int) -> Tensor:
+    """A convolution's weights [O, C, k, k] for images of other channels: the sum of all for a single one, else those of
+    red, green and blue in turn, scaled so that outputs keep their size."""
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    repeated = weight.repeat(1, -(-channels // weight.shape[1]), 1, 1)[:, :channels]
+    return repeated * (weight.shape[1] / channels)
+
+
 def _convert(state: Mapping[str, Tensor], patterns: Sequence[tuple], source: str) -> dict[str, Tensor]:
     names = {key: _renamed(key, patterns) for key in state}
     unknown = [key for key, name in names.items() if name is None]
