@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..tools.conversion import fit_stem
+from ..tools.norm import count_once
 from ..tools.weights import load_state
 from .trunk import Trunk
 
@@ -64,6 +65,8 @@ class Timm(Trunk):
                 raise ValueError(f"timm/{name} has no gradient checkpointing: {error}") from error
         if norm != "batch":
             self._convert_norms(norm)
+        if checkpointing:
+            count_once(self)
         self._freeze(freeze_at)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -113,7 +116,8 @@ class Timm(Trunk):
         state = {key: value for key, value in fit_stem(state, own, "").items() if not key.startswith(heads)}
         load_state(whole, {**{key: value for key, value in own.items() if key.startswith(heads)}, **state}, source)
         # timm renames some modules where it takes maps out of a model: it does so with these weights in it.
-        overlay = {"state_dict": whole.state_dict(), "input_size": (self.in_channels, self.side, self.side)}
+        sides = (224, 224) if settings is None else settings.input_size[1:]
+        overlay = {"state_dict": whole.state_dict(), "input_size": (self.in_channels, *sides)}
         log = logging.getLogger("timm")
         level = log.level
         log.setLevel(logging.ERROR)  # it would list the classifier as unexpected
