@@ -511,3 +511,43 @@ def test_converting_leaves_nothing_over(published):
     assert {key: value.shape for key, value in used.items()} == {key: value.shape for key, value in own.items()}
     with pytest.raises(ValueError, match=r"not keys of torchvision's .+: backbone\.head, other"):
         from_torchvision({**published, "backbone.head": torch.zeros(1), "other": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("convert", [from_torchvision, weights.to_torchvision, weights.from_detectron2])
+@pytest.mark.parametrize(("state", "message"), [
+    ({}, "not an empty one"), (None, "not NoneType"), (torch.nn.Linear(1, 1), "not Linear"),
+    ({1: torch.zeros(1)}, "1 is a Tensor; give names and tensors"), ({"a": "x"}, "'a' is a str; give names"),
+    ({"model": {"a": torch.zeros(1)}}, "'model' is a dict; give names"), ({"a": torch.zeros(1)}, "not .*: a$")])
+def test_what_is_no_state_dict(convert, state, message):
+    with pytest.raises(ValueError, match=message):
+        convert(state)
+
+
+@pytest.mark.parametrize(("convert", "key"), [
+    (from_torchvision, "backbone.body.garbage"), (from_torchvision, "backbone.body.layer1.0.conv4.weight"),
+    (from_torchvision, "rpn.head.conv.7.0.weight"), (from_torchvision, "backbone.fpn.inner_blocks.9.0.weight"),
+    (from_torchvision, "roi_heads.box_predictor.cls_score.scale"), (weights.to_torchvision, "backbone.trunk.garbage"),
+    (weights.to_torchvision, "mask_head.logits.other"), (weights.from_detectron2, "backbone.bottom_up.res2.0.conv9")])
+def test_keys_that_have_no_place(convert, key):
+    with pytest.raises(ValueError, match=f"not keys of .*: {key}"):
+        convert({key: torch.zeros(4)})
+
+
+@pytest.mark.parametrize(("convert", "keys"), [
+    (from_torchvision, ("rpn.head.conv.weight", "rpn.head.conv.0.0.weight")),
+    (weights.from_detectron2, ("backbone.stem.conv1.weight", "backbone.bottom_up.stem.conv1.weight"))])
+def test_the_same_weights_twice(convert, keys):
+    with pytest.raises(ValueError, match=f"the same weights: {', '.join(keys)}"):
+        convert({key: torch.zeros(1, 3, 1, 1) for key in keys})
+
+
+def test_another_number_of_ratios():
+    key = "proposal_generator.rpn_head.objectness_logits.weight"
+    with pytest.raises(ValueError, match=r"has 3 outputs, which is no multiple of 1 for each of anchor_ratios = 4"):
+        weights.from_detectron2({key: torch.zeros(3, 2, 1, 1)}, anchor_ratios=4)
+
+
+def test_a_model_that_torchvisions_cannot_be():
+    model = small_model(changes={"box": {"class_agnostic": True}})
+    with pytest.raises(ValueError, match=r"box_head\.regression has not 4 outputs for each of the 3 classes"):
+        weights.to_torchvision(model.state_dict())

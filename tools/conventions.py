@@ -72,6 +72,16 @@ def warn_differences(source: str, wanted: Settings, config: Settings, replaced: 
                     source, "; ".join(found), advice)
 
 
+def warn_frozen(backbone: Mapping[str, Any]) -> None:
+    """A warning where the settings of [backbone] fix what only pretrained weights give a meaning: there are none."""
+    fixed = [f"freeze_at = {backbone['freeze_at']} freezes layers with random weights"] * (backbone["freeze_at"] > 0)
+    if backbone["norm"] == "frozen" and backbone["name"] != "vgg16":  # which then has none
+        fixed.append("norm = frozen leaves its layers without normalisation")
+    if fixed:
+        log.warning("[backbone] %s, as no pretrained weights are asked for: set freeze_at = 0 and norm = batch or "
+                    "group to train from scratch", ", and ".join(fixed))
+
+
 def _same(key: str, wanted: Any, own: Any) -> bool:
     if key == "norm":
         return SAME_NORM.get(wanted, wanted) == SAME_NORM.get(own, own)
