@@ -34,16 +34,19 @@ from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
 from maskrcnn.tools.checkpoints import load_checkpoint, save_checkpoint
-from maskrcnn.tools.checks import check_backbone, check_class_names, check_features, check_images, check_targets
+from maskrcnn.tools.checks import check_class_names, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
+from maskrcnn.tools.conventions import warn_differences, warn_frozen
 from maskrcnn.tools.images import as_image
 from maskrcnn.tools.masks import crop
 from maskrcnn.tools.modes import evaluating
 from maskrcnn.tools.padding import slots, take
+from maskrcnn.tools.parts import check_backbone, check_box_outputs, check_features, check_mask_logits, check_parts
 from maskrcnn.tools.transform import Batch, Transform
 from maskrcnn.tools.weights import load_pretrained, load_state
 
 __all__ = ["MaskRCNN", "__version__"]
+PARTS = ("backbone", "proposal", "box_pool", "mask_pool", "box_head", "mask_head")
 Shared = tuple[Batch, list[Tensor], Proposals]
 
 
@@ -53,7 +56,7 @@ class MaskRCNN(nn.Module):
     Args:
         num_classes: K, foreground classes; labels are 1..K, 0 is the background.
         config: a file, or a mapping {"section": {"key": value}}, laid over config.ini.
-        pretrained: None, "imagenet", "coco", or the path of a checkpoint; overrides the configuration's.
+        pretrained: "imagenet", "coco", or the path of a checkpoint, and "" for none; by default the configuration's.
         class_names: K names, kept in checkpoints.
         backbone, proposal, box_pool, mask_pool, box_head, mask_head: modules that replace those that the
             configuration would build. A backbone maps [N, 3, H, W] to a list of maps and declares `channels` and
@@ -77,8 +80,10 @@ class MaskRCNN(nn.Module):
         self.config = cfg = load_config(config)
         if len(cfg.box.delta_weights) != 4 or min(cfg.box.delta_weights) <= 0:
             raise ValueError(f"[box] delta_weights = {cfg.box.delta_weights}; give four positive numbers")
-        if cfg.box.loss not in ("smooth_l1", "giou"):
-            raise ValueError(f"[box] loss = {cfg.box.loss!r}; choose smooth_l1 or giou")
+        if cfg.box.loss not in ("smooth_l1", "l1", "giou"):
+            raise ValueError(f"[box] loss = {cfg.box.loss!r}; choose smooth_l1, l1 or giou")
+        parts = dict(zip(PARTS, (backbone, proposal, box_pool, mask_pool, box_head, mask_head)))
+        self.replaced = check_parts(parts, num_classes, cfg.mask.enabled)
 
         self.transform = Transform(**cfg.transform, mask_threshold=cfg.mask.threshold,
                                    whole_pixel_paste=cfg.mask.whole_pixel_paste)
@@ -108,9 +113,8 @@ class MaskRCNN(nn.Module):
             pre_nms=cfg.box.pre_nms, nms_iou=cfg.box.nms_iou, max_detections=cfg.box.max_detections,
             min_size=cfg.box.min_size)
         self.crop_masks = partial(crop, sampling_ratio=cfg.mask.target_sampling_ratio, aligned=cfg.pooling.aligned)
-        parts = {"backbone": backbone, "proposal": proposal, "box_pool": box_pool, "mask_pool": mask_pool,
-                 "box_head": box_head, "mask_head": mask_head}
-        self.replaced = [name for name, part in parts.items() if part is not None]
+        if pretrained is None and not cfg.model.pretrained and backbone is None:
+            warn_frozen(cfg.backbone)
         load_pretrained(self, cfg.model.pretrained if pretrained is None else pretrained, cfg.backbone.name)
 
     def forward(self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Any]] | None = None) -> Any:
@@ -150,17 +154,25 @@ class MaskRCNN(nn.Module):
         proposals = self.proposal(features, batch)          # boxes [N, P, 4], valid [N, P]
         return batch, features, proposals
 
+    def classify(self, features: list[Tensor], boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes [R, 4] and the image of each [R] -> logits [R, 1 + K], deltas [R, K, 4]."""
+        outputs = self.box_head(self.box_pool(features, boxes, image))
+        check_box_outputs(outputs, self.box_head, len(boxes), self.num_classes)
+        return outputs
+
     def detect(self, images: Sequence[Tensor] | Tensor, shared: Shared | None = None) -> list[dict[str, Tensor]]:
         """Images -> detections in original pixels; see `forward`. `shared` is what `propose` made of them."""
         batch, features, proposals = shared or self.propose(images)
         rois = slots(proposals.valid)
-        logits, deltas = self.box_head(self.box_pool(features, rois.pack(proposals.boxes), rois.image))
+        logits, deltas = self.classify(features, rois.pack(proposals.boxes), rois.image)
         detections = self.select_detections(rois.unpack(logits), rois.unpack(deltas), proposals.boxes,
                                             proposals.valid, batch.sizes)
         if self.mask_pool is not None and self.mask_head is not None:
             rois = slots(detections.valid)
             pooled = self.mask_pool(features, rois.pack(detections.boxes), rois.image)
-            detections.masks = rois.unpack(self.mask_head(pooled, rois.pack(detections.labels)).sigmoid())
+            logits = self.mask_head(pooled, rois.pack(detections.labels))
+            check_mask_logits(logits, self.mask_head, len(pooled))
+            detections.masks = rois.unpack(logits.sigmoid())
         return self.transform.restore(detections, batch)
 
     def losses(self, images: Sequence[Tensor] | Tensor, targets: Sequence[dict[str, Any]],
@@ -172,7 +184,7 @@ class MaskRCNN(nn.Module):
         samples = self.sample_rois(proposals.boxes, proposals.valid, truth)
         rois = slots(samples.valid)
         boxes = rois.pack(samples.boxes)
-        logits, deltas = self.box_head(self.box_pool(features, boxes, rois.image))
+        logits, deltas = self.classify(features, boxes, rois.image)
         losses |= self.box_losses(logits, deltas, rois.pack(samples.labels), rois.pack(samples.valid), boxes,
                                   rois.pack(take(truth.boxes, samples.matched)))
         if self.mask_pool is not None and self.mask_head is not None:
@@ -180,6 +192,7 @@ class MaskRCNN(nn.Module):
             rois = slots(samples.valid)
             pooled = self.mask_pool(features, rois.pack(samples.boxes), rois.image)
             logits = self.mask_head(pooled, rois.pack(samples.labels))
+            check_mask_logits(logits, self.mask_head, len(pooled))
             boxes = rois.pack(scale(samples.boxes, truth.mask_ratios))
             crops = self.crop_masks(truth.masks, boxes, rois.pack(samples.matched), rois.image, logits.shape[-1])
             losses |= mask_loss(logits, crops, rois.pack(samples.valid))
@@ -228,7 +241,10 @@ class MaskRCNN(nn.Module):
             ValueError: a file that is no such checkpoint, or that another architecture wrote.
         """
         checkpoint = load_checkpoint(path)
-        absent = [name for name in checkpoint.get("replaced", []) if name not in parts]
+        unknown = [name for name in parts if name not in PARTS]
+        if unknown:
+            raise ValueError(f"load: there is no part {', '.join(unknown)}; parts are {', '.join(PARTS)}")
+        absent = [name for name in checkpoint.get("replaced", []) if parts.get(name) is None]
         if absent:
             raise ValueError(f"{path} was saved from a model with parts of its own: give "
                              f"{', '.join(f'{name}=...' for name in absent)} to load it")
@@ -239,6 +255,7 @@ class MaskRCNN(nn.Module):
         model = cls(checkpoint["num_classes"], load_config(saved, config), "",
                     class_names=checkpoint["class_names"], **parts)
         load_state(model, checkpoint["model"], str(path))
+        warn_differences(str(path), saved, model.config, model.replaced, "They come from the config given to load")
         return model.eval()
 
 

@@ -22,8 +22,10 @@ def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int,
     if neck != "fpn" and name not in VARIANTS:
         raise ValueError(f"[backbone] neck = {neck} needs a trunk whose last stage can be set apart, "
                          f"{', '.join(VARIANTS)}; not {name!r}")
-    if drop_path and not name.startswith("timm/"):
-        raise ValueError(f"[backbone] drop_path = {drop_path}: {name} has no stochastic depth, models of timm may")
+    if norm == "":
+        raise ValueError("[backbone] norm is empty; choose frozen, batch, sync, group or layer")
+    if drop_path and name == "vgg16":
+        raise ValueError(f"[backbone] drop_path = {drop_path}: vgg16 has no stochastic depth, for lack of shortcuts")
     if stride_in_1x1 and (name not in VARIANTS or VARIANTS[name][0] is BasicBlock):
         raise ValueError(f"[backbone] stride_in_1x1 = yes: {name} has no 1x1 convolutions to take it")
     if checkpointing and name == "vgg16":
@@ -32,13 +34,14 @@ def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int,
     if name.startswith("timm/"):
         trunk = Timm(name.removeprefix("timm/"), norm, freeze_at, in_channels, drop_path, checkpointing)
     elif name in VARIANTS:
-        trunk = ResNet(name, width, norm, freeze_at, in_channels, stride_in_1x1, neck == "dc5", checkpointing)
+        trunk = ResNet(name, width, norm, freeze_at, in_channels, stride_in_1x1, neck == "dc5", drop_path,
+                       checkpointing)
     elif name == "vgg16":
         trunk = VGG16(width, "none" if norm == "frozen" else norm, freeze_at, in_channels)
     else:
         raise ValueError(f"[backbone] name = {name!r}; choose {', '.join(VARIANTS)}, vgg16, or timm/ and the name of "
                          f"a model of timm")
-    plain = trunk.strides == (16,)
+    plain = len(trunk.strides) == 1
     if neck == "fpn" and not plain:
         return FPN(trunk, pyramid_channels, pyramid_norm)
     if pyramid_norm != "none":

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
 
-from ..tools.norm import make_norm
+from ..tools.norm import count_once, make_norm
 from .trunk import Trunk
 
 Norm = Callable[[int], nn.Module]
@@ -23,6 +24,7 @@ class Shape:
     inner: float = 1.0  # channels of the 3x3 convolution, times the block's width
     stride_in_1x1: bool = False
     dilation: int = 1
+    drop: float = 0.0  # chance that an image goes through the shortcut alone
 
 
 class BasicBlock(nn.Module):
@@ -38,11 +40,12 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, 1, d, d, bias=False)
         self.bn2 = norm(width)
         self.downsample = _shortcut(in_channels, width, stride, norm)
+        self.drop = StochasticDepth(shape.drop, "row")
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, width, H / stride, W / stride]"""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = self.bn2(self.conv2(out))
+        out = self.drop(self.bn2(self.conv2(out)))
         return F.relu(out + self.downsample(x), inplace=True)
 
 
@@ -63,12 +66,13 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, width * 4, 1, bias=False)
         self.bn3 = norm(width * 4)
         self.downsample = _shortcut(in_channels, width * 4, stride, norm)
+        self.drop = StochasticDepth(shape.drop, "row")
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, 4 width, H / stride, W / stride]"""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        out = self.bn3(self.conv3(out))
+        out = self.drop(self.bn3(self.conv3(out)))
         return F.relu(out + self.downsample(x), inplace=True)
 
 
@@ -123,6 +127,8 @@ class ResNet(Trunk):
         in_channels: of the images.
         stride_in_1x1: see Bottleneck.
         dilated: the last stage keeps the resolution of the one before and is dilated instead (DC5).
+        drop_path: rate of stochastic depth at the last block; from the first on it grows in equal steps (Huang et al.,
+            Deep Networks with Stochastic Depth, section 3).
         checkpointing: stages keep no activations for the backward pass, but compute them anew.
 
     Attributes:
@@ -133,7 +139,8 @@ class ResNet(Trunk):
     """
 
     def __init__(self, name: str, width: int = 64, norm: str = "frozen", freeze_at: int = 0, in_channels: int = 3,
-                 stride_in_1x1: bool = False, dilated: bool = False, checkpointing: bool = False) -> None:
+                 stride_in_1x1: bool = False, dilated: bool = False, drop_path: float = 0.0,
+                 checkpointing: bool = False) -> None:
         super().__init__()
         if name not in VARIANTS:
             raise ValueError(f"no trunk {name!r}; choose {', '.join(VARIANTS)}")
@@ -156,7 +163,8 @@ class ResNet(Trunk):
             stage, dilate = [], dilated and i == 3
             for j in range(count):
                 # The first block of a dilated stage takes the place of its stride, the others are dilated.
-                shape = Shape(groups, inner / 64, stride_in_1x1, 2 if dilate and j > 0 else 1)
+                drop = drop_path * (sum(blocks[:i]) + j + 1) / sum(blocks)
+                shape = Shape(groups, inner / 64, stride_in_1x1, 2 if dilate and j > 0 else 1, drop)
                 stride = 2 if i > 0 and j == 0 and not dilate else 1
                 stage.append(block(channels, width * 2**i, stride, layer, shape))
                 channels = width * 2**i * block.expansion
@@ -165,6 +173,8 @@ class ResNet(Trunk):
         self.channels = tuple(width * 2**i * block.expansion for i in range(4))
         self.strides = (4, 8, 16, 16 if dilated else 32)
         self.checkpointing = checkpointing
+        if checkpointing:
+            count_once(self)
         self._initialise()
         self._freeze(freeze_at)
 

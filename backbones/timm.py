@@ -1,11 +1,15 @@
 """Any model of timm that has feature maps, as a trunk."""
 
 import difflib
+import logging
+from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..tools.conversion import fit_stem
+from ..tools.norm import count_once
+from ..tools.weights import load_state
 from .trunk import Trunk
 
 # What makes models with fixed input sizes take any: of Swin and its kin, and of plain vision transformers.
@@ -39,15 +43,20 @@ class Timm(Trunk):
         if norm not in ("frozen", "batch", "sync"):
             raise ValueError(f"timm/{name} has norms of its own: choose norm frozen, batch or sync, not {norm!r}")
         self.name, self.in_channels = name, in_channels
-        self.model = create_model(name, in_channels, drop_path)
+        self.asked: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+        self.model = create_model(name, in_channels, **self.asked)
         info = self.model.feature_info
         last = {stride: i for i, stride in enumerate(info.reduction())}  # of several maps of a stride the deepest
         self.chosen = [i for stride, i in sorted(last.items()) if stride in (4, 8, 16, 32)]
         if not self.chosen:
             raise ValueError(f"timm/{name} has maps of strides {info.reduction()}; a trunk needs some of 4, 8, 16, 32")
+        if self.chosen[-1] < len(info.reduction()) - 1:  # leave out the stages behind the last map, which none trains
+            self.asked["out_indices"] = [info.out_indices[i] for i in self.chosen]
+            self.model = create_model(name, in_channels, **self.asked)
+            info, self.chosen = self.model.feature_info, list(range(len(self.chosen)))
         self.channels = tuple(info.channels()[i] for i in self.chosen)
         self.strides = tuple(info.reduction()[i] for i in self.chosen)
-        self.fixed_size = fixed_size(name)
+        self.side, self.fixed_size = image_side(self.model, name)
         self.channels_last = "NHWC" in str(getattr(self.model, "output_fmt", ""))
         if checkpointing:
             try:
@@ -56,6 +65,8 @@ class Timm(Trunk):
                 raise ValueError(f"timm/{name} has no gradient checkpointing: {error}") from error
         if norm != "batch":
             self._convert_norms(norm)
+        if checkpointing:
+            count_once(self)
         self._freeze(freeze_at)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -63,17 +74,58 @@ class Timm(Trunk):
         try:
             maps = self.model(images)
         except (AssertionError, RuntimeError) as error:
-            if self.fixed_size is None or isinstance(error, torch.OutOfMemoryError):
+            # Models say so in either way. But what memory or the device fails at is no matter of sizes.
+            right = not self.fixed_size or images.shape[2:] == (self.side, self.side) or "memory" in str(error)
+            if isinstance(error, RuntimeError) and right:
                 raise
-            side = self.fixed_size
-            raise ValueError(f"timm/{self.name} is made for images of {side} x {side}, and these are "
-                             f"{images.shape[2]} x {images.shape[3]}: set [transform] size_divisor = {side}, or choose "
-                             f"another model ({error})") from error
+            raise ValueError(f"timm/{self.name} takes images of {self.side} x {self.side}"
+                             f"{'' if self.fixed_size else ' or multiples of it'}, and these are {images.shape[2]} x "
+                             f"{images.shape[3]}: set [transform] size_divisor = {self.side}, or choose another model "
+                             f"({str(error) or 'it gives no reason'})") from error
         return [maps[i].permute(0, 3, 1, 2) if self.channels_last else maps[i] for i in self.chosen]
 
     def published(self) -> dict[str, Tensor]:
-        """timm's own weights for this trunk, downloaded if need be."""
-        model = create_model(self.name, self.in_channels, pretrained=True)
+        """timm's own weights for this trunk, downloaded if need be. Raises ValueError where they cannot be had."""
+        try:
+            model = create_model(self.name, self.in_channels, pretrained=True, **self.asked)
+        except OSError as error:
+            raise ValueError(f"the weights of timm/{self.name} cannot be had: {error}. Connect to the network once, "
+                             f"which puts them into the cache, or save timm.create_model({self.name!r}, "
+                             f"pretrained=True).state_dict() elsewhere and give that file as pretrained") from error
+        return {f"model.{key}": value for key, value in model.state_dict().items()}
+
+    def normalisation(self) -> dict[str, list[float]]:
+        """mean and std that timm's weights are meant for."""
+        import timm
+
+        settings = timm.get_pretrained_cfg(self.name)
+        return {} if settings is None else {"mean": list(settings.mean), "std": list(settings.std)}
+
+    def from_whole(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+        """The state dict of timm's model of this name, with or without its classifier, under the names of this trunk.
+
+        Raises:
+            ValueError: listing what does not fit that model.
+        """
+        import timm
+
+        whole = timm.create_model(self.name, in_chans=self.in_channels)
+        own, settings = whole.state_dict(), timm.get_pretrained_cfg(self.name)
+        names = getattr(settings, "classifier", None) or ()
+        heads = tuple(f"{head}." for head in ([names] if isinstance(names, str) else names))
+        state = {key: value for key, value in fit_stem(state, own, "").items() if not key.startswith(heads)}
+        load_state(whole, {**{key: value for key, value in own.items() if key.startswith(heads)}, **state}, source)
+        # timm renames some modules where it takes maps out of a model: it does so with these weights in it.
+        sides = (224, 224) if settings is None else settings.input_size[1:]
+        overlay = {"state_dict": whole.state_dict(), "input_size": (self.in_channels, *sides)}
+        log = logging.getLogger("timm")
+        level = log.level
+        log.setLevel(logging.ERROR)  # it would list the classifier as unexpected
+        try:
+            model = create_model(self.name, self.in_channels, pretrained=True, pretrained_cfg_overlay=overlay,
+                                 **self.asked)
+        finally:
+            log.setLevel(level)
         return {f"model.{key}": value for key, value in model.state_dict().items()}
 
     def _convert_norms(self, norm: str) -> None:
@@ -110,16 +162,20 @@ class Timm(Trunk):
                 if module in names or module.startswith(tuple(f"{each}." for each in names))]
 
 
-def fixed_size(name: str) -> int | None:
-    """The side of the images that a model of timm is made for, where it may not take others."""
+def image_side(model: nn.Module, name: str) -> tuple[int, bool]:
+    """The side of the images that a model of timm is made for, and whether it takes no others. Of a transformer that
+    takes any number of patches it is that of one."""
     import timm
 
+    if any(getattr(part, "dynamic_img_size", False) is True for part in model.modules()):
+        return max(model.feature_info.reduction()), False
     settings = timm.get_pretrained_cfg(name)
-    return settings.input_size[-1] if settings is not None and settings.fixed_input_size else None
+    return (224, False) if settings is None else (settings.input_size[-1], bool(settings.fixed_input_size))
 
 
-def create_model(name: str, in_channels: int = 3, drop_path: float = 0.0, pretrained: bool = False) -> Any:
-    """timm's model of this name with its feature maps as outputs. Raises ValueError as `Timm` does."""
+def create_model(name: str, in_channels: int = 3, **asked: Any) -> Any:
+    """timm's model of this name, with whatever else is asked, and with its feature maps as outputs. Raises ValueError
+    as `Timm` does."""
     try:
         import timm
     except ImportError:
@@ -127,16 +183,15 @@ def create_model(name: str, in_channels: int = 3, drop_path: float = 0.0, pretra
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=6, cutoff=0.4)
         raise ValueError(f"timm has no model {name!r}; it has {', '.join(near) or 'others'}, ...")
-    asked: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     problem: Exception = ValueError("no features")
     for sizes in ANY_SIZE:
         try:
-            return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels, **asked,
-                                     **sizes)
+            return timm.create_model(name, features_only=True, in_chans=in_channels, **asked, **sizes)
         except TypeError as error:  # an argument that this model does not have
             problem = error
         except (RuntimeError, AssertionError, AttributeError) as error:
             problem = error
             break
-    raise ValueError(f"timm/{name} cannot serve as a trunk" + (f" with drop_path {drop_path}" if drop_path else "")
-                     + f": {problem}") from problem
+    rate = asked.get("drop_path_rate")
+    raise ValueError(f"timm/{name} cannot serve as a trunk{f' with drop_path {rate}' if rate else ''}: {problem}"
+                     ) from problem

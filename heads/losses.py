@@ -21,7 +21,8 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, valid: Tensor, bo
         valid: [R]; the others are padding.
         boxes: [R, 4], the RoIs, and truth [R, 4], the ground truth matched with each.
         weights, beta: of the deltas, see `encode`, and of the smooth L1 loss.
-        kind: smooth_l1 of the deltas, or giou: 1 - generalised IoU (Rezatofighi et al., equation 1) of the boxes.
+        kind: smooth_l1 of the deltas, l1 of them (whatever beta is), or giou of the boxes: 1 - generalised IoU
+            (Rezatofighi et al., equation 1).
     """
     count = valid.sum().clamp(min=1)
     classification = F.cross_entropy(logits, labels, reduction="none")
@@ -34,7 +35,7 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, valid: Tensor, bo
         box = generalized_box_iou_loss(decode(own, boxes, weights), truth)
     else:
         targets = torch.where(positive[:, None], encode(truth, boxes, weights), 0.0)
-        box = F.smooth_l1_loss(own, targets, reduction="none", beta=beta).sum(dim=1)
+        box = F.smooth_l1_loss(own, targets, reduction="none", beta=0.0 if kind == "l1" else beta).sum(dim=1)
     return {"loss_classifier": torch.where(valid, classification, 0.0).sum() / count,
             "loss_box_reg": torch.where(positive, box, 0.0).sum() / count}
 

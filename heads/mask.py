@@ -26,11 +26,12 @@ class MaskHead(nn.Module):
                  norm: str = "none") -> None:
         super().__init__()
         if norm != "none" and convs == 0:
-            raise ValueError(f"mask head: norm {norm} needs convolutions to stand behind; there are none")
+            raise ValueError(f"mask head: norm {norm!r} needs convolutions to stand behind; there are none")
         widths = [in_channels] + [channels] * convs
         self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
         self.upsample = nn.ConvTranspose2d(widths[-1], channels, 2, 2)
         self.logits = nn.Conv2d(channels, num_classes, 1)
+        self.num_classes = num_classes
         for conv in [*(conv for conv, _ in self.convs), self.upsample, self.logits]:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             if conv.bias is not None:

@@ -39,7 +39,14 @@ def level_areas(strides: Sequence[int], canonical_size: int = 224, canonical_lev
 
     Lin et al., Feature Pyramid Networks, equation 1: a box of area a belongs on level
     k = floor(canonical_level + log2(sqrt(a) / canonical_size)), the level of stride 2 ** k.
+
+    Raises:
+        ValueError: several strides that are no powers of two in ascending order.
     """
+    ascending = list(strides) == sorted(set(strides))
+    if len(strides) > 1 and not (ascending and all(stride & (stride - 1) == 0 for stride in strides)):
+        raise ValueError(f"pooling from several levels needs strides that are powers of two, finest first; the "
+                         f"backbone declares {tuple(strides)}. [pooling] levels = 1 pools from the finest alone")
     # The small constant makes a box of exactly a power of two times canonical_size fall on its own level whatever the
     # rounding of its area.
     return [(canonical_size * 2 ** (stride.bit_length() - 1 - canonical_level - 1e-6)) ** 2 for stride in strides[1:]]

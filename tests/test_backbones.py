@@ -259,7 +259,8 @@ def test_files_with_other_than_three_channels(tmp_path):
 @pytest.mark.parametrize(("change", "message"), [
     ({"name": "resnet51"}, "choose resnet10, resnet18"), ({"name": "timm/no_such"}, "timm has no model 'no_such'"),
     ({"neck": "fnp"}, "choose fpn, c4 or dc5"), ({"name": "vgg16", "neck": "c4"}, "last stage can be set apart"),
-    ({"drop_path": 0.1}, "has no stochastic depth"), ({"name": "resnext50_32x4d", "width": 6}, "does not divide"),
+    ({"name": "vgg16", "drop_path": 0.1}, "has no stochastic depth"),
+    ({"name": "resnext50_32x4d", "width": 6}, "does not divide"),
     ({"name": "timm/convnext_atto", "norm": "group"}, "norms of its own"),
     ({"name": "vgg16", "checkpointing": True}, "vgg16 cannot"),
     ({"name": "timm/vit_small_patch14_dinov2"}, r"strides \[14, 14, 14\]"),
@@ -362,7 +363,7 @@ def test_published_weights(monkeypatch, name, channels):
     if name.startswith("timm/"):
         source = timm.create_model(name[5:], features_only=True, in_chans=channels).state_dict()
 
-        def create(asked, pretrained, **arguments):
+        def create(asked, pretrained=False, **arguments):
             model = original(asked, **arguments)
             if pretrained:
                 model.load_state_dict(source)

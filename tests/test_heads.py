@@ -1,5 +1,7 @@
 """The heads' and pooling's variants: each trains, and computes what its definition says."""
 
+import math
+
 import pytest
 import torch
 from small import small_data, small_model
@@ -34,7 +36,7 @@ def test_every_variant_trains_and_predicts(changes, counts):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"box": {"loss": "iou"}}, "choose smooth_l1 or giou"), ({"pooling": {"kind": "crop"}}, "choose align or max"),
+    ({"box": {"loss": "iou"}}, "choose smooth_l1, l1 or giou"), ({"pooling": {"kind": "crop"}}, "choose align or max"),
     ({"mask": {"norm": "instance"}}, "unknown norm 'instance'"), ({"box": {"norm": "frozen"}}, "identity")])
 def test_what_is_not_known(change, message):
     with pytest.raises(ValueError, match=message):
@@ -106,5 +108,18 @@ def test_layer_norm_is_over_the_channels_of_each_cell():
 
 @pytest.mark.parametrize("section", ["box", "mask"])
 def test_norms_without_convolutions(section):
-    with pytest.raises(ValueError, match=f"{section} head: norm group needs convolutions"):
+    with pytest.raises(ValueError, match=f"{section} head: norm 'group' needs convolutions"):
         small_model(changes={section: {"norm": "group", "convs": 0}})
+
+
+def test_l1_loss():
+    """The sum of absolute differences of the deltas, of positives, over all RoIs; whatever beta is."""
+    deltas, boxes = torch.rand(3, 2, 4), torch.tensor([[0.0, 0, 10, 20]]).expand(3, 4)
+    truth = boxes + torch.tensor([1.0, 2, 3, -4])
+    labels, weights = torch.tensor([1, 0, 2]), (10.0, 10.0, 5.0, 5.0)
+    got = box_losses(torch.zeros(3, 3), deltas, labels, torch.ones(3).bool(), boxes, truth, weights, 1.0, "l1")
+    want = [10 * 2 / 10, 10 * -1 / 20, 5 * math.log(12 / 10), 5 * math.log(14 / 20)]
+    total = sum(abs(float(deltas[i, k, j]) - want[j]) for i, k in ((0, 0), (2, 1)) for j in range(4))
+    assert float(got["loss_box_reg"]) == pytest.approx(total / 3, rel=1e-5)
+    model = small_model(changes={"box": {"loss": "l1"}}).train()
+    assert float(model(*small_data())["loss_box_reg"].detach()) > 0

@@ -1,7 +1,9 @@
 """Checkpoints, and weights from torchvision."""
 
+import hashlib
 import pickle
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 import safetensors.torch
@@ -150,8 +152,9 @@ def test_a_checkpoint_of_another_architecture(tmp_path):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(ValueError, match=r"missing mask_head.convs.1.0.weight"):
         weights.load_state(model, small_model().state_dict(), "somewhere")
-    with pytest.raises(ValueError, match=r"unknown extra"):
-        weights.load_state(model, {**model.state_dict(), "extra": torch.zeros(1)}, "somewhere")
+    extra = {f"extra{i}": torch.zeros(1) for i in range(100)}
+    with pytest.raises(ValueError, match=r"unknown extra0[\s\S]*unknown extra99"):  # all of them
+        weights.load_state(model, {**model.state_dict(), **extra}, "somewhere")
     assert same(model.state_dict(), before)
 
 
@@ -306,6 +309,22 @@ def test_fine_tuning_with_images_of_other_channels(tmp_path, name, stem):
                if stem not in key and not key.startswith(weights.CLASS_LAYERS))
 
 
+@pytest.mark.parametrize("word", ["COCO", "ImageNet", "imagenet1k", "missing.pt"])
+def test_words_that_are_none(word):
+    with pytest.raises(ValueError, match=f'pretrained = {word}: no such file; give "imagenet", "coco" or the path'):
+        small_model(3, pretrained=word)
+
+
+def test_without_a_network(hub, monkeypatch):
+    def fail(*args, **kwargs):
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    for word, name in (("imagenet", "resnet18-f37072fd.pth"), ("coco", "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")):
+        with pytest.raises(ValueError, match=rf"{name} cannot be had: .*no network.*Put that file into {hub}"):
+            small_model(3, pretrained=word, changes={"backbone": {"name": "resnet18", "width": 64}})
+
+
 def test_weights_are_given_by_name():
     with pytest.raises(ValueError, match='pretrained = 5; give None, "imagenet", "coco" or the path'):
         small_model(3, pretrained=5)
@@ -438,6 +457,38 @@ def test_coco_weights(hub, published, caplog):
     assert few.class_names is None
 
 
+@pytest.mark.parametrize("how", ["name", "check sum", "beside others"])
+def test_the_published_file_is_as_good_as_coco(hub, tmp_path, published, caplog, monkeypatch, how):
+    """Its norms have eps 0, and the 80 classes of COCO are 80 of its rows."""
+    url = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url
+    torch.save(published, hub / url.rsplit("/", 1)[1])
+    want = MaskRCNN(80, INI, "coco")
+    path = tmp_path / "mine.pth"
+    torch.save({"model": published, "epoch": 3} if how == "beside others" else published, path)
+    if how == "check sum":
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        monkeypatch.setattr("maskrcnn.tools.published.STEMS", (f"nowhere-{digest}",))
+    else:
+        path = path.rename(tmp_path / f"{how}-maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
+    model = MaskRCNN(80, INI, path)
+    assert same(model.state_dict(), want.state_dict())
+    assert model.class_names == want.class_names
+    assert not caplog.records
+
+
+def test_other_files_of_91_rows(tmp_path, published, caplog):
+    """Whoever made them: the eps is torchvision's usual one, which is said. All 90 classes are there for the asking."""
+    torch.save(published, tmp_path / "mine.pth")
+    model = MaskRCNN(80, INI, tmp_path / "mine.pth")
+    assert [record.getMessage().partition(".")[0] for record in caplog.records] == [str(tmp_path / "mine")]
+    assert "are taken for ones of eps 1e-5" in caplog.text
+    assert model.class_names[79] == "toothbrush"
+    assert torch.equal(model.backbone.trunk.bn1.weight, published["backbone.body.bn1.weight"])
+    assert torch.equal(model.box_head.classification.bias[80], published["roi_heads.box_predictor.cls_score.bias"][90])
+    every = MaskRCNN(90, INI, tmp_path / "mine.pth")
+    assert torch.equal(every.box_head.classification.bias, published["roi_heads.box_predictor.cls_score.bias"])
+
+
 def test_old_names_of_torchvision(published):
     """Checkpoints from before torchvision 0.14, such as the published one, name some layers differently."""
     old = {}
@@ -460,3 +511,43 @@ def test_converting_leaves_nothing_over(published):
     assert {key: value.shape for key, value in used.items()} == {key: value.shape for key, value in own.items()}
     with pytest.raises(ValueError, match=r"not keys of torchvision's .+: backbone\.head, other"):
         from_torchvision({**published, "backbone.head": torch.zeros(1), "other": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("convert", [from_torchvision, weights.to_torchvision, weights.from_detectron2])
+@pytest.mark.parametrize(("state", "message"), [
+    ({}, "not an empty one"), (None, "not NoneType"), (torch.nn.Linear(1, 1), "not Linear"),
+    ({1: torch.zeros(1)}, "1 is a Tensor; give names and tensors"), ({"a": "x"}, "'a' is a str; give names"),
+    ({"model": {"a": torch.zeros(1)}}, "'model' is a dict; give names"), ({"a": torch.zeros(1)}, "not .*: a$")])
+def test_what_is_no_state_dict(convert, state, message):
+    with pytest.raises(ValueError, match=message):
+        convert(state)
+
+
+@pytest.mark.parametrize(("convert", "key"), [
+    (from_torchvision, "backbone.body.garbage"), (from_torchvision, "backbone.body.layer1.0.conv4.weight"),
+    (from_torchvision, "rpn.head.conv.7.0.weight"), (from_torchvision, "backbone.fpn.inner_blocks.9.0.weight"),
+    (from_torchvision, "roi_heads.box_predictor.cls_score.scale"), (weights.to_torchvision, "backbone.trunk.garbage"),
+    (weights.to_torchvision, "mask_head.logits.other"), (weights.from_detectron2, "backbone.bottom_up.res2.0.conv9")])
+def test_keys_that_have_no_place(convert, key):
+    with pytest.raises(ValueError, match=f"not keys of .*: {key}"):
+        convert({key: torch.zeros(4)})
+
+
+@pytest.mark.parametrize(("convert", "keys"), [
+    (from_torchvision, ("rpn.head.conv.weight", "rpn.head.conv.0.0.weight")),
+    (weights.from_detectron2, ("backbone.stem.conv1.weight", "backbone.bottom_up.stem.conv1.weight"))])
+def test_the_same_weights_twice(convert, keys):
+    with pytest.raises(ValueError, match=f"the same weights: {', '.join(keys)}"):
+        convert({key: torch.zeros(1, 3, 1, 1) for key in keys})
+
+
+def test_another_number_of_ratios():
+    key = "proposal_generator.rpn_head.objectness_logits.weight"
+    with pytest.raises(ValueError, match=r"has 3 outputs, which is no multiple of 1 for each of anchor_ratios = 4"):
+        weights.from_detectron2({key: torch.zeros(3, 2, 1, 1)}, anchor_ratios=4)
+
+
+def test_a_model_that_torchvisions_cannot_be():
+    model = small_model(changes={"box": {"class_agnostic": True}})
+    with pytest.raises(ValueError, match=r"box_head\.regression has not 4 outputs for each of the 3 classes"):
+        weights.to_torchvision(model.state_dict())

@@ -26,12 +26,22 @@ def save_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None
         try:
             if Path(path).suffix == ".safetensors":
                 plain = json.dumps({key: value for key, value in content.items() if key != "model"})
-                tensors = {key: value.contiguous() for key, value in content["model"].items()}
-                safetensors.torch.save_file(tensors, part, {"maskrcnn": plain})
+                safetensors.torch.save_file(_separate(content["model"]), part, {"maskrcnn": plain})
             else:
                 torch.save(dict(content), part)
         except RuntimeError as error:  # torch's own way of saying that the disk is full
             raise OSError(f"cannot write {path}: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share no memory, as this format cannot say so: of tied ones, all but the first are copied."""
+    seen: set[int] = set()
+    separate = {}
+    for key, value in state.items():
+        place = value.untyped_storage().data_ptr()
+        separate[key] = value.clone(memory_format=torch.contiguous_format) if place in seen else value.contiguous()
+        seen.add(place)
+    return separate
 
 
 def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -60,6 +70,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 def load_tensors(path: str | os.PathLike) -> Any:
     """What torch.save wrote, as long as it is tensors and plain data, or a file of safetensors: a checkpoint, or, of
     other origin, a dict of tensors. Raises ValueError as `load_checkpoint` does."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"a checkpoint is loaded by the path of its file, not by {path!r}")
     if not Path(path).is_file():
         raise ValueError(f"no checkpoint file {path}")
     if Path(path).suffix == ".safetensors":

@@ -65,48 +65,6 @@ def check_class_names(names: Any, num_classes: int) -> None:
         raise ValueError(f"class_names has {twice[0]!r} more than once")
 
 
-def check_backbone(backbone: Any) -> tuple[int, tuple[int, ...]]:
-    """The number of channels, equal on all levels, and the strides that a backbone declares.
-
-    Raises:
-        ValueError: it declares none, or channels that differ.
-    """
-    try:
-        channels, strides = tuple(backbone.channels), tuple(backbone.strides)
-    except (AttributeError, TypeError):
-        raise ValueError(f"backbone {type(backbone).__name__} must declare `channels` and `strides`, "
-                         f"a tuple each with one value a map") from None
-    if len(set(channels)) != 1 or len(channels) != len(strides):
-        raise ValueError(f"backbone {type(backbone).__name__} declares channels {channels} and strides {strides}; "
-                         f"the heads need the same channels on every level: put an FPN on top")
-    if getattr(backbone, "roi_stage", None) is not None:
-        for name in ("roi_channels", "roi_stride"):
-            if not isinstance(getattr(backbone, name, None), int) or getattr(backbone, name) < 1:
-                raise ValueError(f"backbone {type(backbone).__name__} has a roi_stage: it must declare {name}, an "
-                                 f"integer of at least 1, for what comes out of it")
-    return channels[0], strides
-
-
-def check_features(features: Any, backbone: Any, height: int, width: int) -> None:
-    """What a backbone made of images [N, C, height, width] is what it declares; sizes may be rounded either way.
-
-    Raises:
-        ValueError: saying which map is not.
-    """
-    name, want = type(backbone).__name__, len(backbone.strides)
-    if not isinstance(features, (list, tuple)) or len(features) != want:
-        got = len(features) if isinstance(features, (list, tuple)) else type(features).__name__
-        raise ValueError(f"backbone {name} declares {want} strides {tuple(backbone.strides)}, so it should return a "
-                         f"list of {want} maps, not {got}")
-    for i, (x, channels, stride) in enumerate(zip(features, backbone.channels, backbone.strides)):
-        fits = x.dim() == 4 and x.shape[1] == channels and all(
-            abs(side * stride - full) < stride + 1 for side, full in zip(x.shape[2:], (height, width)))
-        if not fits:
-            raise ValueError(f"backbone {name}: map {i} is {list(x.shape)}, but with the declared {channels} channels "
-                             f"and stride {stride} it should be [N, {channels}, {-(-height // stride)}, "
-                             f"{-(-width // stride)}] for images of {height} x {width}")
-
-
 def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: int | None = None,
                   masks_needed: bool = False) -> None:
     """Targets are one dict an image: boxes [M, 4], labels [M] in 1..num_classes, masks [M, h, w], iscrowd [M].

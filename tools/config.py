@@ -62,7 +62,7 @@ def dump_config(config: Mapping[str, Mapping[str, Any]]) -> str:
             if isinstance(value, str) and (value != value.strip() or re.search(r"[\r\n]|(^|\s)#|^;", value)):
                 raise ConfigError(f"[{section}] {key} = {value!r} cannot be written to a file: text must not begin or "
                                   f"end with a blank, hold a line break, or a # behind a blank")
-        lines += [f"[{section}]", *(f"{key} = {_text(value)}".rstrip() for key, value in keys.items()), ""]
+        lines += [f"[{section}]", *(f"{key} = {as_text(value)}".rstrip() for key, value in keys.items()), ""]
     return "\n".join(lines)
 
 
@@ -115,7 +115,7 @@ def _check_range(value: Any, section: str, key: str, place: str) -> None:
     high = 1 if key in AT_MOST_ONE.get(section, ()) else math.inf
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, (int, float)) and not low <= number <= high:
-            raise ConfigError(f"{place} = {_text(value)} should be " + (
+            raise ConfigError(f"{place} = {as_text(value)} should be " + (
                 f"at least {low}" if high == math.inf else f"between {low} and {high}"))
 
 
@@ -146,7 +146,7 @@ def _convert(value: Any, default: Any, place: str) -> Any:
         if isinstance(parts, (int, float)) and not isinstance(parts, bool):
             parts = [parts]
         if not isinstance(parts, (list, tuple)) or not (parts or not default):
-            raise ConfigError(f"{place} = {value!r} should be a list such as {_text(default)}")
+            raise ConfigError(f"{place} = {value!r} should be a list such as {as_text(default)}")
         return [_convert(part, default[0] if default else "", place) for part in parts]
     if isinstance(default, bool):
         flags = {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}
@@ -172,9 +172,10 @@ def _convert(value: Any, default: Any, place: str) -> Any:
     raise ConfigError(f"{place} = {value!r} should be text")
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as it stands in an .ini file."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_text(v) for v in value) + ("," if len(value) < 2 else "")
+        return ", ".join(as_text(v) for v in value) + ("," if len(value) < 2 else "")
     return str(value)

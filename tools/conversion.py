@@ -1,9 +1,8 @@
 """Weights of other libraries under the names and conventions of this one, and back."""
 
-import pickle
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,14 @@ NORM_EPS = 1e-5
 UNUSED = "unused."
 
 # torchvision's maskrcnn_resnet50_fpn and, where they differ, maskrcnn_resnet50_fpn_v2: its name and ours. {i} is a
-# number that both share, and {rest} the end of the name.
+# number that both share, {trunk} a name within the ResNet, and {rest} the end of a name, behind 0 or 1 where a norm may
+# follow a convolution.
+LEAF = r"(?:weight|bias|running_mean|running_var|num_batches_tracked)"
+PLACEHOLDERS = {
+    "i": "[0-3]", "rest": rf"(?:[01]\.)?{LEAF}",
+    "trunk": rf"(?:conv1|bn1|layer[1-4]\.\d+\.(?:conv[1-3]|bn[1-3]|downsample\.[01]))\.{LEAF}"}
 TORCHVISION_BOTH = [
-    ("backbone.body.{rest}", "backbone.trunk.{rest}"),
+    ("backbone.body.{trunk}", "backbone.trunk.{trunk}"),
     ("backbone.fpn.inner_blocks.{i}.{rest}", "backbone.lateral.{i}.{rest}"),
     ("backbone.fpn.layer_blocks.{i}.{rest}", "backbone.smooth.{i}.{rest}"),
     ("rpn.head.conv.{i}.0.{rest}", "proposal.convs.{i}.{rest}"),
@@ -70,10 +74,6 @@ DETECTRON2 = [
     (r"roi_heads\.mask_head\.deconv\.(weight|bias)", r"mask_head.upsample.\1"),
     (r"roi_heads\.mask_head\.predictor\.(weight|bias)", r"mask_head.logits.\1"),
 ]
-# What a pickle of arrays and plain data calls.
-ARRAYS = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict"),
-          ("numpy._core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "scalar"),
-          ("numpy._core.numeric", "_frombuffer")}
 # Constants that its configuration holds, and ours.
 DETECTRON2_CONSTANTS = r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\.cell_anchors\.\d+"
 
@@ -91,12 +91,12 @@ def from_torchvision(state_dict: Mapping[str, Tensor], norm_eps: float = NORM_EP
             for its published v1 weights torchvision sets 0: the difference is then worked into the norms' weights.
 
     Raises:
-        ValueError: listing keys that are not of these models.
+        ValueError: what is no state dict, or lists keys that are not of these models, or the same twice.
     """
-    modern = {_renamed(key, TORCHVISION_OLD) or key: value for key, value in state_dict.items()}
+    source = "torchvision's maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2"
+    modern = _convert(_checked(state_dict, source), [*TORCHVISION_OLD, ("(.*)", r"\1")], source)
     names = TORCHVISION_V1 if "roi_heads.box_head.fc6.weight" in modern else TORCHVISION_V2
-    patterns = [(_pattern(theirs), _template(ours)) for theirs, ours in names]
-    converted = _convert(modern, patterns, "torchvision's maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2")
+    converted = _convert(modern, [(_pattern(theirs), _template(ours)) for theirs, ours in names], source)
     for key, rows in (("box_head.regression", 4), ("mask_head.logits", 1)):
         for kind in (f"{key}.weight", f"{key}.bias"):
             if kind in converted:
@@ -114,17 +114,23 @@ def to_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     `from_torchvision`. What torchvision has for the background and nothing reads is zero where it is not known.
 
     Raises:
-        ValueError: listing keys that have no place in these models.
+        ValueError: what is no state dict, or lists keys that have no place in these models.
     """
+    source = "a model that torchvision's maskrcnn_resnet50_fpn or _v2 can be"
+    state_dict = _checked(state_dict, source)
     names = TORCHVISION_V2 if "box_head.convs.0.0.weight" in state_dict else TORCHVISION_V1
     own = {key: value for key, value in state_dict.items() if not key.startswith(UNUSED)}
+    classes = len(own.get("box_head.classification.bias", ())) - 1
+    if classes > 0 and len(own.get("box_head.regression.bias", ())) != 4 * classes:
+        raise ValueError(f"not weights of {source}: box_head.regression has not 4 outputs for each of the {classes} "
+                         f"classes")
     for key, rows in (("box_head.regression", 4), ("mask_head.logits", 1)):
         for kind in (f"{key}.weight", f"{key}.bias"):
             if kind in own:
                 background = state_dict.get(UNUSED + kind, own[kind].new_zeros(rows, *own[kind].shape[1:]))
                 own[kind] = torch.cat([background, own[kind]])
     patterns = [(_pattern(ours), _template(theirs)) for theirs, ours in names]
-    return _convert(own, patterns, "a model that torchvision's maskrcnn_resnet50_fpn or _v2 can be")
+    return _convert(own, patterns, source)
 
 
 def from_detectron2(state_dict: Mapping[str, Any], anchor_ratios: int = 3) -> dict[str, Tensor]:
@@ -139,11 +145,13 @@ def from_detectron2(state_dict: Mapping[str, Any], anchor_ratios: int = 3) -> di
         anchor_ratios: the number of ratios of its anchors.
 
     Raises:
-        ValueError: listing keys that are not of these models.
+        ValueError: what is no state dict, or lists keys that are not of these models, or the same twice; another number
+            of ratios.
     """
-    state = {key: torch.as_tensor(value) for key, value in state_dict.items()
+    source = "detectron2's Mask R-CNN"
+    state = {key: value for key, value in _checked(state_dict, source).items()
              if not re.fullmatch(DETECTRON2_CONSTANTS, key)}
-    converted = _convert(state, DETECTRON2, "detectron2's Mask R-CNN")
+    converted = _convert(state, DETECTRON2, source)
     stem = "backbone.trunk.conv1.weight"
     if stem in converted:
         converted[stem] = converted[stem].flip(1)
@@ -153,39 +161,42 @@ def from_detectron2(state_dict: Mapping[str, Any], anchor_ratios: int = 3) -> di
             converted[key] = converted[key].roll(1, dims=0)  # background last -> first
         for key, numbers in ((f"proposal.objectness.{kind}", 1), (f"proposal.regression.{kind}", 4)):
             if key in converted:
-                sizes = len(converted[key]) // (anchor_ratios * numbers)
+                sizes, rest = divmod(len(converted[key]), anchor_ratios * numbers)
+                if rest:
+                    raise ValueError(f"{source}: {key} has {len(converted[key])} outputs, which is no multiple of "
+                                     f"{numbers} for each of anchor_ratios = {anchor_ratios}; give the number that "
+                                     f"these weights have, [rpn] anchor_ratios")
                 by_size = converted[key].unflatten(0, (sizes, anchor_ratios, numbers))
                 converted[key] = by_size.transpose(0, 1).flatten(0, 2)
     return converted
 
 
-class _Arrays(pickle.Unpickler):
-    """Builds arrays and plain data, and nothing else: a pickle could name any function to be called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.")  # the name before NumPy 2
-        if (module, name) not in ARRAYS:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        if module.startswith("numpy._core.") and int(np.__version__.split(".")[0]) < 2:
-            module = module.replace("numpy._core.", "numpy.core.")
-        return super().find_class(module, name)
+def fit_stem(state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
+    """Weights whose first convolution is for images of as many channels as the model's own."""
+    stem = next((key for key in own if key.startswith(prefix) and own[key].dim() == 4), "")
+    if stem not in state or state[stem].dim() != 4 or state[stem].shape[1] == own[stem].shape[1]:
+        return state
+    return {**state, stem: _with_channels(state[stem], own[stem].shape[1])}
 
 
-def load_arrays(path: str | Path) -> Any:
-    """A pickle of arrays and plain data, as detectron2's model zoo has them.
+def _with_channels(weight: Tensor, channels: int) -> Tensor:
+    """A convolution's weights [O, C, k, k] for images of other channels: the sum of all for a single one, else those of
+    red, green and blue in turn, scaled so that outputs keep their size."""
+    if channels == 1:
+        return weight.sum(dim=1, keepdim=True)
+    repeated = weight.repeat(1, -(-channels // weight.shape[1]), 1, 1)[:, :channels]
+    return repeated * (weight.shape[1] / channels)
 
-    Raises:
-        ValueError: it holds anything else, which is named and not run, or is damaged.
-    """
-    try:
-        with open(path, "rb") as file:
-            return _Arrays(file, encoding="latin1").load()
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is refused: it holds a pickled {error}. Only arrays and plain data are loaded, as "
-                         f"other objects could run code; or the file is damaged") from error
-    except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, MemoryError,
-            OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} is no readable pickle: {error}") from error
+
+def _checked(state: Any, source: str) -> dict[str, Tensor]:
+    """A state dict with tensors for arrays. Raises ValueError where it is none."""
+    if not isinstance(state, Mapping) or not state:
+        raise ValueError(f"no weights of {source}: give a state dict, names and tensors, not "
+                         f"{'an empty one' if isinstance(state, Mapping) else type(state).__name__}")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, (Tensor, np.ndarray)):
+            raise ValueError(f"no weights of {source}: {key!r} is a {type(value).__name__}; give names and tensors")
+    return {key: torch.as_tensor(value) for key, value in state.items()}
 
 
 def _convert(state: Mapping[str, Tensor], patterns: Sequence[tuple], source: str) -> dict[str, Tensor]:
@@ -193,6 +204,10 @@ def _convert(state: Mapping[str, Tensor], patterns: Sequence[tuple], source: str
     unknown = [key for key, name in names.items() if name is None]
     if unknown:
         raise ValueError(f"not keys of {source}: {', '.join(unknown)}")
+    counts = Counter(names.values())
+    twice = [key for key, name in names.items() if counts[name] > 1]
+    if twice:
+        raise ValueError(f"keys of {source} that are the same weights: {', '.join(twice)}")
     return {name: state[key] for key, name in names.items() if name is not None}
 
 
@@ -204,8 +219,13 @@ def _renamed(key: str, patterns: Sequence[tuple]) -> str | None:
 
 
 def _pattern(name: str) -> str:
-    return re.escape(name).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{rest\}", "(?P<rest>.+)")
+    pattern = re.escape(name)
+    for key, what in PLACEHOLDERS.items():
+        pattern = pattern.replace(rf"\{{{key}\}}", f"(?P<{key}>{what})")
+    return pattern
 
 
 def _template(name: str) -> str:
-    return name.replace("{i}", r"\g<i>").replace("{rest}", r"\g<rest>")
+    for key in PLACEHOLDERS:
+        name = name.replace(f"{{{key}}}", rf"\g<{key}>")
+    return name

@@ -16,7 +16,8 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-", suffix=target.suffix)
+    # With a suffix in any case: torch.save takes no name that begins with its only dot.
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-", suffix=target.suffix or ".tmp")
     os.close(handle)
     part = Path(name)
     try:

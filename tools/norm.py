@@ -1,6 +1,7 @@
 """Normalisation layers by name."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,3 +77,33 @@ def conv_norm(in_channels: int, out_channels: int, size: int, norm: str) -> nn.S
         raise ValueError("norm frozen would stay the identity here; choose none, batch, sync, group or layer")
     conv = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=norm == "none")
     return nn.Sequential(conv, make_norm(norm, out_channels))
+
+
+def count_once(model: nn.Module) -> None:
+    """Batch norms that collect the statistics of a batch in the forward pass alone, and not once more where activation
+    checkpointing computes that pass anew within the backward one."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            paused = _Paused()
+            module.register_forward_pre_hook(paused.before)
+            # Also where it ends early, as checkpointing does once it has all that it needs.
+            module.register_forward_hook(paused.after, always_call=True)
+
+
+class _Paused:
+    """Hooks around a batch norm's forward pass that keep its statistics as they are during a backward pass."""
+
+    def __init__(self) -> None:
+        self.kept: tuple[float | None, Tensor | None] | None = None
+
+    def before(self, norm: nn.modules.batchnorm._BatchNorm, inputs: Any) -> None:
+        # Compiled models need no care: their backward pass repeats no writing. The number is that of the backward pass
+        # that is under way, as torch.utils.checkpoint itself asks for it.
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            self.kept = norm.momentum, norm.num_batches_tracked
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def after(self, norm: nn.modules.batchnorm._BatchNorm, inputs: Any, output: Any) -> None:
+        if self.kept is not None:
+            norm.momentum, norm.num_batches_tracked = self.kept
+            self.kept = None

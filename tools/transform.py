@@ -72,6 +72,9 @@ class Transform(nn.Module):
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must have one number a channel, and "
                              f"those of std be positive")
+        if max(*mean, *std) > 1:
+            raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must be at most 1, as images are in "
+                             f"0..1: divide numbers for 0..255 by 255")
         self.min_size, self.max_size, self.size_divisor = tuple(min_size), max_size, size_divisor
         self.resize_masks, self.mask_threshold = resize_masks, mask_threshold
         self.whole_pixel_paste, self.round_size = whole_pixel_paste, round_size

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from .arrays import load_arrays
 from .checkpoints import CHECKPOINT_KEYS, load_checkpoint, load_tensors
-from .conversion import UNUSED, from_detectron2, from_torchvision, load_arrays, to_torchvision
+from .conventions import ADVICE, IMAGENET, TORCHVISION, of_detectron2, warn_differences
+from .conversion import NORM_EPS, UNUSED, fit_stem, from_detectron2, from_torchvision, to_torchvision
+from .published import COCO_NAMES, COCO_ROWS, is_published, select_classes
 
 __all__ = ["from_detectron2", "from_torchvision", "load_matching", "load_pretrained", "load_state", "to_torchvision"]
 
@@ -19,6 +23,7 @@ log = logging.getLogger("maskrcnn")
 
 # Layers with one output, or four, a class: those that another number of classes makes anew.
 CLASS_LAYERS = ("box_head.classification.", "box_head.regression.", "mask_head.logits.")
+WORDS = '"imagenet", "coco"'
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -40,8 +45,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         wrong = [f"{key} holds NaN or infinite numbers" for key in kinds
                  if not state[key].to(own[key]).isfinite().all()]
     if wrong:
-        listing = "\n  ".join(wrong[:20] + ([f"... and {len(wrong) - 20} more"] if len(wrong) > 20 else []))
-        raise ValueError(f"the weights of {source} do not fit this architecture:\n  {listing}")
+        raise ValueError("\n  ".join([f"the weights of {source} do not fit this architecture:", *wrong]))
     model.load_state_dict({key: state.get(key, value) for key, value in own.items()})
 
 
@@ -59,22 +63,18 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
         ValueError: weights that do not fit the architecture, or a file that is none of these.
     """
     if not isinstance(source, (str, os.PathLike)):
-        raise ValueError(f"pretrained = {source!r}; give None, \"imagenet\", \"coco\" or the path of a checkpoint")
+        raise ValueError(f"pretrained = {source!r}; give None, {WORDS} or the path of a checkpoint")
     source = os.fspath(source)
     if source == "":
         return
     if source == "imagenet":
-        _load_trunk(model, *_imagenet(model, trunk))
+        _load_imagenet(model, trunk)
     elif source == "coco":
         v2 = "box_head.convs.0.0.weight" in model.state_dict()
         weights = torchvision.models.get_weight(f"MaskRCNN_ResNet50_FPN{'_V2' if v2 else ''}_Weights.COCO_V1")
-        # The norms of the published v1 have eps 0, and the 91 rows of both have gaps where COCO has no class.
-        state = from_torchvision(weights.get_state_dict(progress=True, check_hash=True), *(() if v2 else (0.0,)))
-        rows = [i for i, name in enumerate(weights.meta["categories"]) if name not in ("__background__", "N/A")]
-        names = [weights.meta["categories"][i] for i in rows]
-        if model.config.pooling.aligned:
-            log.warning("torchvision's COCO weights are meant for the conventions of examples/coco/torchvision.ini")
-        load_matching(model, _select_classes(state, rows), "torchvision's COCO weights", names)
+        load_torchvision(model, _download(weights), "torchvision's COCO weights", published=True)
+    elif not Path(source).is_file():
+        raise ValueError(f"pretrained = {source}: no such file; give {WORDS} or the path of a checkpoint")
     else:
         try:
             _load_file(model, source)
@@ -83,27 +83,61 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
 
 
 def _load_file(model: Any, path: str) -> None:
-    content = load_arrays(path) if Path(path).suffix == ".pkl" else load_tensors(path)
-    keys = set(content) if isinstance(content, dict) else set()
-    if keys >= CHECKPOINT_KEYS:
+    arrays = Path(path).suffix == ".pkl" and not zipfile.is_zipfile(path)
+    content = load_arrays(path) if arrays else load_tensors(path)
+    if isinstance(content, dict) and set(content) >= CHECKPOINT_KEYS:
         content = load_checkpoint(path)
         try:
             load_matching(model, content["model"], path, content["class_names"], content["num_classes"])
         except ValueError as error:
             raise ValueError(f"{error}\n{_differences(content['config'], model.config)}") from None
+        replaced = [*model.replaced, *content.get("replaced", [])]
+        warn_differences(path, content["config"], model.config, replaced, "Give the config of the checkpoint")
         return
-    inside = content["model"] if "model" in keys and isinstance(content["model"], dict) else content
-    if "proposal_generator.rpn_head.objectness_logits.weight" in inside:
-        state = from_detectron2(inside, len(model.config.rpn.anchor_ratios))
-        load_matching(model, state, path, None, len(state["box_head.classification.bias"]) - 1)
-    elif keys & {"layer1.0.conv1.weight", "features.0.weight"}:
-        _load_trunk(model, content, path)
-    elif "rpn.head.cls_logits.weight" in keys:
-        state = from_torchvision(content)
-        load_matching(model, state, path, None, len(state["box_head.classification.bias"]) - 1)
+    state = _inside(content)
+    if "proposal_generator.rpn_head.objectness_logits.weight" in state:
+        converted = from_detectron2(state, len(model.config.rpn.anchor_ratios))
+        load_matching(model, converted, path, None, len(converted["box_head.classification.bias"]) - 1)
+        file, settings = of_detectron2(converted)
+        warn_differences(path, settings, model.config, model.replaced, ADVICE.format(file=file))
+    elif "rpn.head.cls_logits.weight" in state:
+        load_torchvision(model, state, path, is_published(path))
+    elif hasattr(_trunk(model), "from_whole") and any(isinstance(value, Tensor) for value in state.values()):
+        load_state(_trunk(model), _trunk(model).from_whole(state, path), path)
+    elif set(state) & {"layer1.0.conv1.weight", "features.0.weight"}:
+        _load_trunk(model, state, path)
     else:
         raise ValueError(f"pretrained = {path}: neither a checkpoint of this library nor the weights of a trunk, of "
                          f"torchvision's maskrcnn_resnet50_fpn or of detectron2's Mask R-CNN")
+
+
+def _inside(content: Any) -> Mapping[str, Any]:
+    """The state dict, where training scripts wrote it beside other things."""
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            return content[key]
+    return content if isinstance(content, dict) else {}
+
+
+def load_torchvision(model: Any, state: Mapping[str, Tensor], source: str, published: bool = False) -> None:
+    """Load weights of torchvision's Mask R-CNN. Its models of COCO have 91 rows, with gaps where COCO has no class:
+    models of 80 classes get the rows of these.
+
+    `published` weights of v1 are for norms of eps 0: see `from_torchvision`.
+    """
+    v1 = "roi_heads.box_head.fc6.weight" in state
+    converted = from_torchvision(state, 0.0 if published and v1 else NORM_EPS)
+    count, names = len(converted["box_head.classification.bias"]) - 1, None
+    coco = count == COCO_ROWS[-1]
+    if coco and v1 and not published and not any(key.endswith("num_batches_tracked") for key in state):
+        log.warning("%s: its norms are taken for ones of eps 1e-5. Of torchvision's published weights, which these may "
+                    "be, it is 0: load them as pretrained = coco, or from the file as published", source)
+    if coco and (model.num_classes == len(COCO_ROWS) or (published and model.num_classes != count)):
+        converted, names = select_classes(converted, COCO_ROWS, CLASS_LAYERS), COCO_NAMES
+        count = len(names)
+    load_matching(model, converted, source, names, count)
+    file = "torchvision.ini" if v1 else "torchvision-v2.ini"
+    warn_differences(source, TORCHVISION, model.config, model.replaced, ADVICE.format(file=file))
 
 
 def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_names: list[str] | None,
@@ -115,7 +149,7 @@ def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_na
     mask head's weights out.
     """
     own = model.state_dict()
-    state = _fit_stem(state, own, "backbone.")
+    state = fit_stem(state, own, "backbone.")
     if model.mask_head is None:
         state = {key: value for key, value in state.items() if not key.removeprefix(UNUSED).startswith("mask_head.")}
     num_classes = len(class_names or []) if num_classes is None else num_classes
@@ -162,27 +196,30 @@ def _differences(saved: Mapping[str, Mapping[str, Any]], config: Mapping[str, Ma
     return f"the checkpoint was saved with {', '.join(found) or 'the same configuration'}: give its config"
 
 
-def _select_classes(state: dict[str, Tensor], rows: list[int]) -> dict[str, Tensor]:
-    """Of converted weights the classes of these labels (1 is the first), in this order, and the background."""
-    selected = dict(state)
-    for key in [key for key in state if key.startswith(CLASS_LAYERS)]:
-        first, numbers = int("classification" in key), 4 if "regression" in key else 1
-        classes = state[key][first:].unflatten(0, (-1, numbers))[torch.tensor(rows) - 1].flatten(0, 1)
-        selected[key] = torch.cat([state[key][:first], classes])
-    return selected
+def _load_imagenet(model: Any, trunk: str) -> None:
+    """The published weights of a trunk: timm's, or torchvision's."""
+    part, settings = _trunk(model), IMAGENET
+    if hasattr(part, "published"):
+        state, source, settings = part.published(), "timm's weights", {"transform": part.normalisation()}
+    else:
+        name = "vgg16_bn" if trunk == "vgg16" and "features.1.running_mean" in part.state_dict() else trunk
+        if name not in torchvision.models.list_models(torchvision.models):
+            raise ValueError(f"torchvision has no weights for {name!r}; train from scratch, or choose a backbone that "
+                             f"it or timm has weights for")
+        state = _download(torchvision.models.get_model_weights(name)["IMAGENET1K_V1"])
+        source = "torchvision's ImageNet weights"
+    _load_trunk(model, state, source)
+    warn_differences(source, settings, model.config, model.replaced, "Set these in your config")
 
 
-def _imagenet(model: Any, trunk: str) -> tuple[Mapping[str, Tensor], str]:
-    """The published weights of a trunk, and whose they are."""
-    if hasattr(_trunk(model), "published"):
-        return _trunk(model).published(), "timm's weights"
-    if trunk == "vgg16" and "features.1.running_mean" in _trunk(model).state_dict():
-        trunk = "vgg16_bn"
-    if trunk not in torchvision.models.list_models(torchvision.models):
-        raise ValueError(f"torchvision has no weights for {trunk!r}; train from scratch, or choose a backbone that it "
-                         f"or timm has weights for")
-    weights = torchvision.models.get_model_weights(trunk)["IMAGENET1K_V1"]
-    return weights.get_state_dict(progress=True, check_hash=True), "torchvision's ImageNet weights"
+def _download(weights: Any) -> Mapping[str, Tensor]:
+    """torchvision's weights, from the cache or the network. Raises ValueError where neither has them whole."""
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network, or a file that is not the published one
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ValueError(f"{weights.url} cannot be had: {error}. Put that file into {folder}, or give the path of a "
+                         f"copy as pretrained") from error
 
 
 def _trunk(model: Any) -> Any:
@@ -193,21 +230,4 @@ def _load_trunk(model: nn.Module, state: Mapping[str, Tensor], source: str) -> N
     """Without the classifier."""
     trunk = _trunk(model)
     state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
-    load_state(trunk, _fit_stem(state, trunk.state_dict(), ""), source)
-
-
-def _fit_stem(state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:
-    """Weights whose first convolution is for images of as many channels as the model's own."""
-    stem = next((key for key in own if key.startswith(prefix) and own[key].dim() == 4), "")
-    if stem not in state or state[stem].dim() != 4 or state[stem].shape[1] == own[stem].shape[1]:
-        return state
-    return {**state, stem: _with_channels(state[stem], own[stem].shape[1])}
-
-
-def _with_channels(weight: Tensor, channels: int) -> Tensor:
-    """A convolution's weights [O, C, k, k] for images of other channels: the sum of all for a single one, else those of
-    red, green and blue in turn, scaled so that outputs keep their size."""
-    if channels == 1:
-        return weight.sum(dim=1, keepdim=True)
-    repeated = weight.repeat(1, -(-channels // weight.shape[1]), 1, 1)[:, :channels]
-    return repeated * (weight.shape[1] / channels)
+    load_state(trunk, fit_stem(state, trunk.state_dict(), ""), source)

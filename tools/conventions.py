@@ -1,0 +1,92 @@
+"""Settings that belong to weights: under others they load as well, but no longer compute what they learnt."""
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .config import as_text
+
+log = logging.getLogger("maskrcnn")
+Settings = Mapping[str, Mapping[str, Any]]
+
+# Which settings these are. Those that change shapes too need no mention: such weights do not load.
+MEANING = {
+    "transform": ("mean", "std"),
+    "backbone": ("name", "neck", "norm", "stride_in_1x1"),
+    "fpn": ("norm",),
+    "rpn": ("anchor_sizes", "anchor_ratios", "anchor_centered", "anchor_rounded", "anchor_stride_measured"),
+    "pooling": ("kind", "levels", "canonical_size", "canonical_level", "sampling_ratio", "aligned"),
+    "box": ("pool_size", "norm", "delta_weights"),
+    "mask": ("pool_size", "norm"),
+}
+# What to do about published ones.
+ADVICE = "examples/coco/{file} has what they are meant for; if you trained them with your settings, all is well"
+# Norms of the same weights.
+SAME_NORM = {"frozen": "batch", "sync": "batch"}
+
+# What published weights are meant for. The files in examples/coco/ say the same, and a test holds the two together.
+IMAGENET: Settings = {
+    "transform": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}, "backbone": {"stride_in_1x1": False}}
+TORCHVISION: Settings = {
+    **IMAGENET,
+    "rpn": {"anchor_sizes": [32, 64, 128, 256, 512], "anchor_ratios": [0.5, 1.0, 2.0], "anchor_centered": False,
+            "anchor_rounded": True, "anchor_stride_measured": True},
+    "pooling": {"kind": "align", "levels": 4, "canonical_size": 224, "canonical_level": 4, "sampling_ratio": 2,
+                "aligned": False},
+    "box": {"pool_size": 7, "delta_weights": [10.0, 10.0, 5.0, 5.0]}, "mask": {"pool_size": 14}}
+DETECTRON2: Settings = {
+    **TORCHVISION,
+    "transform": {"mean": [0.485, 0.456, 0.406], "std": [1 / 255] * 3}, "backbone": {"stride_in_1x1": True},
+    "rpn": {**TORCHVISION["rpn"], "anchor_rounded": False, "anchor_stride_measured": False},
+    "pooling": {**TORCHVISION["pooling"], "sampling_ratio": 0, "aligned": True}}
+
+
+def of_detectron2(state: Mapping[str, Tensor]) -> tuple[str, Settings]:
+    """The file in examples/coco/ for detectron2's model with these converted weights, and what they are meant for."""
+    if "box_head.layers.0.weight" not in state:
+        return "detectron2-r50-c4.ini", {**DETECTRON2, "box": {**DETECTRON2["box"], "pool_size": 14}}
+    middle = state.get("backbone.trunk.layer1.0.conv2.weight")
+    if middle is not None and middle.shape[1] < middle.shape[0]:  # groups: ResNeXt
+        return "detectron2-x101-fpn.ini", {**DETECTRON2, **IMAGENET}
+    deep = "backbone.trunk.layer3.6.conv1.weight" in state
+    return f"detectron2-r{101 if deep else 50}-fpn.ini", DETECTRON2
+
+
+def warn_differences(source: str, wanted: Settings, config: Settings, replaced: list[str], advice: str) -> None:
+    """A warning that lists the settings of `config` that differ from those that the weights of `source` are meant for.
+
+    `replaced` names the parts of the model that the configuration did not build, `advice` says what to do.
+    """
+    passed = {"proposal": "rpn", "backbone": "backbone"}
+    ignored = {passed[part] for part in replaced if part in passed}
+    if not config["mask"]["enabled"]:
+        ignored.add("mask")
+    found = [f"[{section}] {key}: {as_text(wanted[section][key])}, yours {as_text(config[section][key])}"
+             for section, keys in MEANING.items() if section not in ignored for key in keys
+             if key in wanted.get(section, {}) and not _same(key, wanted[section][key], config[section][key])]
+    if found:
+        log.warning("%s load, but are meant for other settings, and compute something else with yours: %s. %s",
+                    source, "; ".join(found), advice)
+
+
+def warn_frozen(backbone: Mapping[str, Any]) -> None:
+    """A warning where the settings of [backbone] fix what only pretrained weights give a meaning: there are none."""
+    fixed = [f"freeze_at = {backbone['freeze_at']} freezes layers with random weights"] * (backbone["freeze_at"] > 0)
+    if backbone["norm"] == "frozen" and backbone["name"] != "vgg16":  # which then has none
+        fixed.append("norm = frozen leaves its layers without normalisation")
+    if fixed:
+        log.warning("[backbone] %s, as no pretrained weights are asked for: set freeze_at = 0 and norm = batch or "
+                    "group to train from scratch", ", and ".join(fixed))
+
+
+def _same(key: str, wanted: Any, own: Any) -> bool:
+    if key == "norm":
+        return SAME_NORM.get(wanted, wanted) == SAME_NORM.get(own, own)
+    if key in ("mean", "std") and len(wanted) != len(own):
+        return True  # images of other channels
+    if isinstance(wanted, (list, tuple)) and all(isinstance(one, (int, float)) for one in (*wanted, *own)):
+        return len(wanted) == len(own) and all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(wanted, own))
+    return bool(wanted == own)
