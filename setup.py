@@ -66,6 +66,7 @@ setup(
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
+        "accelerate>=1.0",
         "cffi>=1.15",
         "pillow>=10.1",
         "easydict>=1.10",
@@ -75,7 +76,11 @@ setup(
         "matplotlib>=3.6",
         "faster-coco-eval>=1.6",
     ],
-    extras_require={"timm": ["timm>=1.0"], "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4", "timm>=1.0"]},
+    extras_require={
+        "timm": ["timm>=1.0"],
+        "tensorboard": ["tensorboard>=2.10"],
+        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4", "timm>=1.0", "tensorboard>=2.10"],
+    },
     entry_points={"console_scripts": ["maskrcnn = maskrcnn.engine.cli:main"]},
     options={"editable_wheel": {"mode": "compat"}},
 )

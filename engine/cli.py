@@ -15,7 +15,7 @@ from ..datasets.check import check_dataset
 from ..datasets.formats import SPLITS
 from ..tools.config import load_config
 from ..tools.files import atomic
-from .evaluate import evaluate
+from .evaluate import evaluate, progress_bar
 from .predict import predict
 from .processes import rank_and_count
 from .train import TrainingError, train
@@ -111,7 +111,14 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     cfg = load_config(arguments.config, _overrides(arguments.settings))
-    report = check_dataset(cfg.data, arguments.split, len(cfg.transform.mean), len(cfg.rpn.anchor_sizes))
+    with progress_bar(0, "check") as bar:
+        def progress(split: str, done: int, total: int) -> None:
+            if done == 1:
+                bar.reset(total)
+                bar.set_description(f"check {split}")
+            bar.update(1)
+
+        report = check_dataset(cfg.data, arguments.split, len(cfg.transform.mean), len(cfg.rpn.anchor_sizes), progress)
     if arguments.json:
         with atomic(arguments.json) as part:
             part.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
