@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, 1, d, d, bias=False)
         self.bn2 = norm(width)
         self.downsample = _shortcut(in_channels, width, stride, norm)
-        self.drop = StochasticDepth(shape.drop, "row")
+        self.drop = StochasticDepth(shape.drop, "row") if shape.drop else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, width, H / stride, W / stride]"""
@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, width * 4, 1, bias=False)
         self.bn3 = norm(width * 4)
         self.downsample = _shortcut(in_channels, width * 4, stride, norm)
-        self.drop = StochasticDepth(shape.drop, "row")
+        self.drop = StochasticDepth(shape.drop, "row") if shape.drop else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, 4 width, H / stride, W / stride]"""

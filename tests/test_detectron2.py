@@ -1,5 +1,6 @@
 """Weights of detectron2's models: its names and shapes, and each of its conventions that is another one than ours."""
 
+import math
 import pickle
 from collections import OrderedDict
 
@@ -10,10 +11,14 @@ from conftest import ROOT
 from small import overlay
 
 from maskrcnn import MaskRCNN
+from maskrcnn.heads.detections import select_detections
+from maskrcnn.pooling.choose import choose_pool
 from maskrcnn.proposal.anchors import Anchors
+from maskrcnn.tools.boxes import decode, encode
 from maskrcnn.tools.config import load_config
 from maskrcnn.tools.conventions import of_detectron2
 from maskrcnn.tools.conversion import from_detectron2
+from maskrcnn.tools.matching import match
 from maskrcnn.tools.transform import Transform
 
 COCO = ROOT / "examples" / "coco"
@@ -192,3 +197,91 @@ def test_a_small_c4_predicts_with_these_settings():
                       {"backbone": {"neck": "c4", "stride_in_1x1": False}})
     model = MaskRCNN(3, cfg).eval()
     assert len(model.predict([np.zeros((50, 70, 3), dtype=np.uint8)])) == 1
+
+
+def their_roi_align(feature, box, side, scale):
+    """ROIAlign(aligned=True, sampling_ratio=0), from its documentation: the box, scaled and moved by half a cell, is
+    cut into side x side bins; each is the mean of ceil(bin size) regular samples a direction, by bilinear interpolation
+    of the cells around, whose centres count as whole numbers."""
+    height, width = len(feature), len(feature[0])
+    x1, y1, x2, y2 = (c * scale - 0.5 for c in box)
+    bin_h, bin_w = (y2 - y1) / side, (x2 - x1) / side
+    ny, nx = math.ceil(bin_h), math.ceil(bin_w)
+
+    def at(y, x):
+        if not (-1 <= y <= height and -1 <= x <= width):
+            return 0.0
+        y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+        v, u = y - top, x - left
+        return ((1 - v) * ((1 - u) * feature[top][left] + u * feature[top][right])
+                + v * ((1 - u) * feature[bottom][left] + u * feature[bottom][right]))
+
+    return [[sum(at(y1 + (i + (a + 0.5) / ny) * bin_h, x1 + (j + (b + 0.5) / nx) * bin_w)
+                 for a in range(ny) for b in range(nx)) / (ny * nx) for j in range(side)] for i in range(side)]
+
+
+@pytest.mark.parametrize("name", ["r50-fpn", "r50-c4"])
+def test_their_roi_align(name):
+    """POOLER_TYPE ROIAlignV2, and assign_boxes_to_levels: floor(4 + log2(sqrt(area) / 224)), clamped to the levels."""
+    cfg = load_config(COCO / f"detectron2-{name}.ini")
+    strides = (16,) if name == "r50-c4" else (4, 8, 16, 32)
+    features = [torch.rand(1, 1, 320 // stride, 384 // stride, dtype=torch.float64) for stride in strides]
+    boxes = torch.tensor([[3.0, 5, 40, 61], [-7, 10, 150, 160], [100, 20, 330, 250], [13, 2, 384, 320], [7, 7, 9, 8.5],
+                          [0, 0, 112, 112], [0, 0, 111, 112]], dtype=torch.float64)
+    got = choose_pool(7, strides, **cfg.pooling)(features, boxes, torch.zeros(len(boxes)).long())
+    for pooled, box in zip(got, boxes.tolist()):
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        level = min(max(math.floor(4 + math.log2(math.sqrt(area) / 224)), 2), 5) - 2 if len(strides) > 1 else 0
+        want = their_roi_align(features[level][0, 0].tolist(), box, 7, 1 / strides[level])
+        assert torch.allclose(pooled[0], torch.tensor(want, dtype=torch.float64), atol=1e-6)
+
+
+def test_their_box_weights():
+    """Box2BoxTransform with BBOX_REG_WEIGHTS (10, 10, 5, 5): get_deltas, and apply_deltas with its clamp of dw, dh."""
+    weights = load_config(COCO / "detectron2-r50-fpn.ini").box.delta_weights
+    source, target = [10.0, 20.0, 50.0, 100.0], [14.0, 10.0, 90.0, 70.0]
+    (w, h), (tw, th) = ((b[2] - b[0], b[3] - b[1]) for b in (source, target))
+    (x, y), (tx, ty) = (((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in (source, target))
+    deltas = [10 * (tx - x) / w, 10 * (ty - y) / h, 5 * math.log(tw / w), 5 * math.log(th / h)]
+    boxes, truth = torch.tensor([source]), torch.tensor([target])
+    assert encode(truth, boxes, weights)[0].tolist() == pytest.approx(deltas, rel=1e-5)
+    assert decode(torch.tensor([deltas]), boxes, weights)[0].tolist() == pytest.approx(target, rel=1e-5)
+    wide = decode(torch.tensor([[0.0, 0.0, 100.0, 0.0]]), boxes, weights)[0]
+    assert float(wide[2] - wide[0]) == pytest.approx(w * 1000 / 16, rel=1e-5)  # not e ** 20
+
+
+@pytest.mark.parametrize(("stage", "labels"), [("rpn", [0, -1, -1, 1, 1]), ("box", [0, 0, 1, 1, 1])])
+def test_their_thresholds_of_matching(stage, labels):
+    """Matcher: RPN.IOU_THRESHOLDS [0.3, 0.7] with labels [0, -1, 1], ROI_HEADS.IOU_THRESHOLDS [0.5] with [0, 1]; a
+    threshold itself belongs to what is above it."""
+    cfg = load_config(COCO / "detectron2-r50-fpn.ini")[stage]
+    overlaps = [0.25, 0.31, 0.5, 0.75, 1.0]
+    boxes = torch.tensor([[[0.0, 0.0, 100.0, 100 * overlap] for overlap in overlaps]])  # IoU with the whole square
+    truth = torch.tensor([[[0.0, 0.0, 100.0, 100.0]]])
+    _, label = match(boxes, truth, torch.ones(1, 1).bool(), None, cfg.positive_iou, cfg.negative_iou,
+                     cfg.crowd_overlap)
+    assert label[0].tolist() == labels
+
+
+def test_their_thresholds_of_detections():
+    """fast_rcnn_inference_single_image: scores > SCORE_THRESH_TEST 0.05, then NMS within each class, which drops what
+    overlaps a better one by more than NMS_THRESH_TEST 0.5, then the best TEST.DETECTIONS_PER_IMAGE 100."""
+    cfg = load_config(COCO / "detectron2-r50-fpn.ini").box
+    scores = [0.9, 0.8, 0.7, 0.6, 0.051, 0.049]
+    boxes = [[0.0, 0, 100, 100], [0, 0, 100, 51], [0, 0, 100, 50], [0, 300, 90, 400], [500, 0, 600, 100],
+             [700, 0, 800, 100]]
+    boxes += [[8.0 * i, 500, 8.0 * i + 4, 504] for i in range(120)]
+    scores += [0.5 - i / 1000 for i in range(120)]
+    logits = torch.tensor([[math.log(1 - score), math.log(score)] for score in scores])[None]
+    found = select_detections(logits, torch.zeros(1, len(boxes), 1, 4), torch.tensor([boxes]),
+                              torch.ones(1, len(boxes)).bool(), torch.tensor([[1000, 1000]]), cfg.delta_weights,
+                              cfg.score_threshold, cfg.pre_nms, cfg.nms_iou, cfg.max_detections, cfg.min_size)
+    kept = [round(float(score), 4) for score in found.scores[found.valid]]
+    want = sorted([0.9, 0.7, 0.6, *scores[6:]], reverse=True)[:100]  # 0.8 overlaps the first by 0.51, 0.7 by 0.5
+    assert kept == pytest.approx(want, abs=1e-4)
+    few = select_detections(logits[:, :6], torch.zeros(1, 6, 1, 4), torch.tensor([boxes[:6]]), torch.ones(1, 6).bool(),
+                            torch.tensor([[1000, 1000]]), cfg.delta_weights, cfg.score_threshold, cfg.pre_nms,
+                            cfg.nms_iou, cfg.max_detections, cfg.min_size)
+    assert [round(float(s), 3) for s in few.scores[few.valid]] == [0.9, 0.7, 0.6, 0.051]
