@@ -12,6 +12,7 @@ from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"', (here / "maskrcnn.py").read_text(encoding="utf-8"), re.M).group(1)
+notebook = ["ipykernel>=6", "nbclient>=0.7", "nbformat>=5.7"]  # to run notebooks, and to test the examples'
 rooms = ["backbones", "datasets", "engine", "heads", "libs", "pooling", "proposal", "tools"]
 
 
@@ -79,7 +80,8 @@ setup(
     extras_require={
         "timm": ["timm>=1.0"],
         "tensorboard": ["tensorboard>=2.10"],
-        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4", "timm>=1.0", "tensorboard>=2.10"],
+        "notebook": notebook,
+        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4", "timm>=1.0", "tensorboard>=2.10", *notebook],
     },
     entry_points={"console_scripts": ["maskrcnn = maskrcnn.engine.cli:main"]},
     options={"editable_wheel": {"mode": "compat"}},

@@ -36,7 +36,7 @@ def draw(image: Any, instances: Mapping[str, Any], class_names: Sequence[str] | 
     their box in a crowd of more than 50 instances.
     Raises ValueError where shapes, labels or values do not fit, naming them.
     """
-    pixels = _pixels(image)
+    pixels = as_pixels(image)
     boxes, masks, texts = _instances(instances, class_names, pixels.shape[1:])
     palette = [_color(number) for number in (range(len(texts)) if colors is None else colors)]
     if not 0 <= alpha <= 1 or len(palette) != len(texts):
@@ -48,7 +48,7 @@ def draw(image: Any, instances: Mapping[str, Any], class_names: Sequence[str] | 
     sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)  # small instances get thin lines, which leave something to see
     thickness = (sides / 8).clamp(1, max(2, max(picture.size) / 400)).int().tolist()
     if masks is not None:
-        canvas = _pixels(picture).float()
+        canvas = as_pixels(picture).float()
         for i in area(boxes).argsort(descending=True).tolist():
             _tint(canvas, masks[i], torch.tensor(palette[i]), alpha, factor, thickness[i])
         picture = Image.fromarray(canvas.round().to(torch.uint8).permute(1, 2, 0).numpy())
@@ -68,7 +68,7 @@ def compare(image: Any, target: Mapping[str, Any], detections: Mapping[str, Any]
     A detection has the colour of the object that it overlaps most, if their IoU is at least 0.5 and no detection
     before it has taken the object; others have colours of their own."""
     truth = draw(image, target, class_names, alpha)
-    size = _pixels(image).shape[1:]
+    size = as_pixels(image).shape[1:]
     boxes, objects = (_instances(each, class_names, size)[0] for each in (detections, target))
     colors = list(range(len(objects), len(objects) + len(boxes)))
     for i, overlap in enumerate(iou(boxes, objects) if len(objects) else ()):
@@ -125,7 +125,7 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
         canvas.print_png(part)
 
 
-def _pixels(image: Any) -> Tensor:
+def as_pixels(image: Any) -> Tensor:
     """An image of any accepted kind as a uint8 tensor [3, h, w] on the CPU."""
     pixels = as_image(image).detach().cpu()
     if pixels.ndim == 3 and 0 < pixels.shape[0] <= 16:  # grey, or more bands than can be shown
