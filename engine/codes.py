@@ -19,12 +19,14 @@ def as_codes(masks: Any, what: str) -> tuple[list[bytes], tuple[int, int] | None
     """
     if not is_codes(masks):
         masks = torch.as_tensor(masks)
-        return [code["counts"].encode() for code in encode_masks(masks)], tuple(masks.shape[1:])
-    codes, sizes = [], set()
+        _, height, width = masks.shape
+        return [code["counts"].encode() for code in encode_masks(masks)], (height, width)
+    codes: list[bytes] = []
+    sizes: set[tuple[int, int]] = set()
     for place, code in enumerate(masks):
         try:
             codes.append(segments.from_rle(code)[1:])
-            sizes.add(tuple(int(side) for side in code["size"]))
+            sizes.add((int(code["size"][0]), int(code["size"][1])))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{what}: mask {place} is no RLE of size [h, w] and counts: "
                              f"{type(error).__name__}: {error}") from None

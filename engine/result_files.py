@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ class ResultsWriter:
 
     def __init__(self, path: str | os.PathLike, category_ids: Sequence[int] | None = None) -> None:
         self.path, self.category_ids = Path(path), category_ids
-        self._stack, self._file, self._images = ExitStack(), None, set()
-        self._separator = "[\n"
+        self._stack, self._separator = ExitStack(), "[\n"
+        self._file: TextIO | None = None  # in the block
+        self._images: set[int] = set()
 
     def __enter__(self) -> "ResultsWriter":
         with ExitStack() as stack:  # were the file not to open, its temporary path would vanish again
@@ -47,20 +48,22 @@ class ResultsWriter:
             raise ValueError(f"{self.path} is not open: write in a block, `with ResultsWriter(path) as writer:`")
         if image_id in self._images:
             raise ValueError(f"{self.path}: image {image_id} was added before")
+        lines = []
         for entry in coco_results(detections, image_id, self.category_ids):
             entry["bbox"] = [round(number, 2) for number in entry["bbox"]]
             entry["score"] = float(f"{entry['score']:.9g}")
             try:
-                line = json.dumps(entry, allow_nan=False)
+                lines.append(json.dumps(entry, allow_nan=False))
             except ValueError:
                 raise ValueError(f"{self.path}: image {image_id}: boxes and scores must be finite numbers, got "
                                  f"{entry['bbox']} and {entry['score']}") from None
+        for line in lines:
             self._file.write(self._separator + line)
             self._separator = ",\n"
         self._images.add(image_id)
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
+        if error[0] is None and self._file is not None:
             self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
         self._file = None
         self._stack.__exit__(*error)

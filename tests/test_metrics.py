@@ -300,6 +300,16 @@ def test_keypoints(shift, sigmas):
     assert math.isnan(got["keypoints_AP_large"])
 
 
+def test_size_of_a_false_alarm_is_the_extent_of_its_keypoints():
+    points = np.array([[[10.0, 10, 2], [60, 90, 2]]])
+    metrics = CocoMetrics(["thing"])
+    alarm = points * [4, 4, 1]  # 200 x 320: large, though its box is not
+    metrics.add(truth(SQUARE, area=[5000.0], keypoints=points),
+                found([0, 0, 50, 50], SQUARE, keypoints=np.concatenate([alarm, points])))
+    got = metrics.compute(["keypoints"], [0.1, 0.1])
+    assert (got["keypoints_AP"], got["keypoints_AP_medium"]) == (pytest.approx(0.5), 1)
+
+
 def test_keypoints_need_as_many_sigmas():
     metrics = CocoMetrics(["thing"])
     metrics.add(truth(SQUARE, keypoints=np.ones((1, 3, 3))), found(SQUARE, keypoints=np.ones((1, 3, 3))))

@@ -226,7 +226,7 @@ def test_what_the_writer_refuses(tmp_path):
         with pytest.raises(ValueError, match="image 0 was added before"):
             writer.add(0, found)
         with pytest.raises(ValueError, match="image 1: boxes and scores must be finite numbers"):
-            writer.add(1, found | {"scores": [math.nan]})
+            writer.add(1, {"boxes": [SQUARE] * 2, "labels": [1, 1], "scores": [0.5, math.nan]})
     assert len(json.loads((tmp_path / "results.json").read_text())) == 1
 
 
