@@ -137,5 +137,6 @@ def _outline(axis: "Axes", boxes: Tensor, color: str, style: str = "-", label: s
     """Outlines of boxes [B, 4]. Whole numbers on the axes are centres of pixels, half a pixel off their corners."""
     x1, y1, x2, y2 = (boxes - 0.5).unbind(1)
     lift = torch.full_like(x1, torch.nan)  # of the pen, between two boxes
-    paths = ((x1, x2, x2, x1, x1, lift), (y1, y1, y2, y2, y1, lift))
-    axis.plot(*(torch.stack(path, dim=1).flatten().numpy() for path in paths), style, color=color, linewidth=1.2, label=label)
+    x, y = (torch.stack(path, dim=1).flatten().numpy()
+            for path in ((x1, x2, x2, x1, x1, lift), (y1, y1, y2, y2, y1, lift)))
+    axis.plot(x, y, style, color=color, linewidth=1.2, label=label)
