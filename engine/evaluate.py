@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,7 +152,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def progress_bar(total: int, description: str | None, done: int = 0) -> tqdm:
-    """A bar over images, of the first process alone: to a terminal at once, into a log file only now and then."""
-    interval = 0.2 if os.isatty(2) else 20
+    """A bar over images, of the first process alone: to a terminal or notebook at once, into a log file only now and
+    then."""
+    interval = 0.2 if os.isatty(2) or "ipykernel" in sys.modules else 20
     return tqdm(total=total, desc=description, unit="img", mininterval=interval, initial=done,
                 disable=description is None or rank_and_count()[0] > 0, dynamic_ncols=True)

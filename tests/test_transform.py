@@ -243,3 +243,10 @@ def test_nothing_of_a_batch_is_kept_in_the_module():
     transform.truth([make_target(torch.Generator(), 20, 30, 2)], transform([torch.rand(3, 20, 30)]))
     assert vars(transform) == before
     assert not transform.state_dict()
+
+
+def test_images_of_one_magnification():
+    """Every image by the same factor, as far as max_size lets it."""
+    transform = Transform([50], 300, [0.5] * 3, [0.5] * 3, size_divisor=1, scale=1.5)
+    for size, want in (((40, 60), (60, 90)), ((100, 120), (150, 180)), ((100, 400), (75, 300))):
+        assert tuple(transform([torch.rand(3, *size)]).sizes[0].tolist()) == want

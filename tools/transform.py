@@ -54,6 +54,7 @@ class Transform(nn.Module):
         min_size: pixels of the shorter side after resizing; of several, training draws one a batch and evaluation
             takes the last.
         max_size: the longer side gets no longer than this, unless the shorter one would fall below a pixel.
+        scale: where not 0, the factor of resizing, in the place of min_size.
         mean, std: per channel, for images in 0..1.
         round_size: sizes after resizing are rounded to the nearest pixel, else down.
         size_divisor: the padded height and width are multiples of this.
@@ -67,7 +68,7 @@ class Transform(nn.Module):
 
     def __init__(self, min_size: Sequence[int], max_size: int, mean: Sequence[float], std: Sequence[float],
                  size_divisor: int = 32, resize_masks: bool = False, mask_threshold: float = 0.5,
-                 whole_pixel_paste: bool = False, round_size: bool = False) -> None:
+                 whole_pixel_paste: bool = False, round_size: bool = False, scale: float = 0.0) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must have one number a channel, and "
@@ -77,7 +78,7 @@ class Transform(nn.Module):
                              f"0..1: divide numbers for 0..255 by 255")
         self.min_size, self.max_size, self.size_divisor = tuple(min_size), max_size, size_divisor
         self.resize_masks, self.mask_threshold = resize_masks, mask_threshold
-        self.whole_pixel_paste, self.round_size = whole_pixel_paste, round_size
+        self.whole_pixel_paste, self.round_size, self.scale = whole_pixel_paste, round_size, scale
         self.mean, self.std = tuple(mean), tuple(std)
         # Knows the model's device and dtype. The numbers above stay Python's: a float32 buffer would round them.
         self.register_buffer("like", torch.empty(0), persistent=False)
@@ -152,7 +153,7 @@ class Transform(nn.Module):
         return (image - image.new_tensor(self.mean).view(-1, 1, 1)) / image.new_tensor(self.std).view(-1, 1, 1)
 
     def _factor(self, height: int, width: int, min_size: int) -> float:
-        factor = min(min_size / min(height, width), self.max_size / max(height, width))
+        factor = min(self.scale or min_size / min(height, width), self.max_size / max(height, width))
         # A very long, thin image keeps at least one pixel across.
         return max(factor, math.nextafter(1 / min(height, width), math.inf))
 
