@@ -37,4 +37,5 @@ def share_buffers(model: nn.Module) -> None:
     """The first process's running statistics into every process: theirs come from other images."""
     if rank_and_count()[1] > 1:
         for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+            if buffer.numel():
+                dist.broadcast(buffer, src=0)
