@@ -1,6 +1,7 @@
 """COCO's instance annotations in JSON (cocodataset.org, "data format"), of the years 2014 and 2017 or of one's own."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ def _parse(path: Path) -> dict[str, list]:
     """The file's content, with annotations encoded as they are met: as Python's lists of numbers, the polygons of
     COCO's training split would take gigabytes."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             content = json.load(file, object_hook=_encode)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
@@ -105,11 +106,13 @@ def _encode(entry: dict[str, Any]) -> Any:
     try:
         x, y, w, h = entry["bbox"]
         area = entry.get("area")
+        if area is not None and not math.isfinite(float(area)):
+            raise ValueError(f"its area is {area}")
         if abs(int(entry.get("id", 0))) >= 2**63:
             raise ValueError(f"id {entry['id']} is too large")
         return Annotation(int(entry.get("id", 0)), int(entry["image_id"]), int(entry["category_id"]),
                           (float(x), float(y), float(w), float(h)), None if area is None else float(area),
-                          bool(entry.get("iscrowd", 0)), mask, size)
+                          bool(int(entry.get("iscrowd", 0))), mask, size)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         return entry | {"fault": ("malformed annotation", f"{type(error).__name__}: {error}; it needs id, image_id, "
                                                           f"category_id, bbox [x, y, width, height] and segmentation")}
@@ -148,7 +151,8 @@ def _add(entry: Any, builder: TableBuilder, labels: dict[int, int], seen: set[in
     """The annotation into the table, or what is wrong with it: the kind and a message."""
     if not isinstance(entry, Annotation):
         fault = entry.get("fault") if isinstance(entry, dict) else None
-        return fault or ("malformed annotation", "it has no image_id and bbox")
+        return fault or ("malformed annotation", "it needs image_id, category_id, bbox [x, y, width, height] and "
+                                                   "segmentation")
     if entry.image_id not in builder.rows:
         return "unknown image", f"there is no image of id {entry.image_id}"
     if entry.category_id not in labels:

@@ -65,7 +65,7 @@ def _read(path: Path) -> Sheet | tuple[str, str]:
 def _drawn(shape: Any, place: int) -> Drawn:
     name = f"shape {place}"
     try:
-        label = str(shape["label"]).strip()
+        label = str(shape["label"] or "").strip()
         return Drawn(name, label, [_ring(shape.get("shape_type") or "polygon", shape["points"])])
     except KeyError as error:
         return Drawn(name, None, [], ("malformed mask", f"it has no {error}"))

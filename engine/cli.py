@@ -28,11 +28,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except (ValueError, OSError, TrainingError) as error:
-        print(f"maskrcnn {arguments.command}: {error}", file=sys.stderr)
+        print(f"maskrcnn {arguments.command}: {_reason(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"maskrcnn {arguments.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _reason(error: Exception) -> str:
+    """What an error says; of one in a process that loads images, without that process's traceback."""
+    text = str(error)
+    return text.strip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -3,11 +3,14 @@
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from easydict import EasyDict
+
+from maskrcnn import MaskRCNN
 
 from ..tools.checkpoints import load_checkpoint
 from ..tools.config import dump_config, load_config, plain
@@ -46,25 +49,48 @@ def _numbered(output: str, number: int) -> Path:
     return Path(output if number == 1 else f"{output}-{number}")
 
 
-def begin_run(cfg: EasyDict, resume: bool) -> Path:
-    """The folder of this run, with its configuration in it; to resume, that of the last run.
+def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
+    """The folder of this run, with its configuration in it; to resume, that of the last run. And what keeps other
+    processes from training into it as long as it is referred to.
 
     Raises:
-        ValueError: to resume, a run with another configuration.
+        ValueError: to resume, a run with another configuration, or one that is still going on.
     """
     folder = last_run_folder(cfg.train.output) if resume else None
     if folder is None:
         if resume:
             log.info("nothing to resume: there is no %s yet", cfg.train.output)
         folder = new_run_folder(cfg.train.output)
-    elif (folder / "config.ini").is_file():
+    held = Hold(folder)
+    if resume and (folder / "config.ini").is_file():
         log.info("run folder: %s", folder)
         check_same_settings(load_config(folder / "config.ini"), cfg, folder)
     for part in folder.glob(".part-*"):  # of writing that was killed
         part.unlink(missing_ok=True)
     with atomic(folder / "config.ini") as part:
         part.write_text(dump_config(plain(cfg)), encoding="utf-8")
-    return folder
+    return folder, held
+
+
+class Hold:
+    """A lock on a folder, which ends with this object, or with its process however that ends. Where the system or the
+    file system has no such locks, nothing is locked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.handle: int | None = None
+        try:
+            import fcntl
+
+            self.handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder} is in use: another process trains into it") from None
+        except (ImportError, OSError):
+            pass
+
+    def __del__(self) -> None:
+        if self.handle is not None:
+            os.close(self.handle)
 
 
 def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
@@ -75,6 +101,15 @@ def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
     if changed:
         raise ValueError(f"{folder} cannot be resumed with other settings: {'; '.join(changed)}. Give the "
                          f"configuration that it was started with, or start anew without --resume")
+
+
+def check_same_data(saved: Mapping[str, Any], model: MaskRCNN, images: int, folder: Path) -> None:
+    """Raises ValueError where a run would go on with other data than it had."""
+    before = saved["class_names"], saved["training"]["images"]
+    if before != (model.class_names, images):
+        raise ValueError(f"{folder} cannot be resumed with other data: it had {before[1]} training images of "
+                         f"{', '.join(before[0] or [])}, and now there are {images} of "
+                         f"{', '.join(model.class_names or [])}. Start anew without --resume")
 
 
 def saved_state(run: Path) -> dict[str, Any] | None:

@@ -48,6 +48,7 @@ class State:
     optimizer: Any
     average: AveragedModel | None
     accelerator: Accelerator
+    images: int  # of the training split
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -80,7 +81,7 @@ class State:
             save_checkpoint(run / "best.pt", {**self.judged.checkpoint(), "epoch": ended,
                                               "metrics": progress.history[-1]})
         save_checkpoint(run / "last.pt", {**self.model.checkpoint(), "training": {
-            "progress": asdict(progress), "optimizer": self.optimizer.state_dict(),
+            "images": self.images, "progress": asdict(progress), "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict()}})
         if progress.step == 0:

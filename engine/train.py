@@ -1,7 +1,6 @@
 """Train a model: one visible loop, in one process or many, that can be interrupted at any moment and resumed."""
 
 import logging
-import math
 import os
 import re
 import time
@@ -30,7 +29,7 @@ from .loading import make_loader, mixed
 from .metrics import check_metrics
 from .optimize import check_train_settings, make_average, make_optimizer, set_rate
 from .processes import from_first
-from .run import begin_run, best_epoch, read_metrics, saved_state, write_metrics
+from .run import begin_run, best_epoch, check_same_data, read_metrics, saved_state, write_metrics
 from .scalars import Scalars
 from .state import State
 
@@ -68,9 +67,14 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
         prepare_data(cfg)
     splits = open_splits(cfg)
     make_loader(splits["train"], cfg)  # would the batches divide into these processes?
+    wanted = cfg.evaluate.best_metric.partition("/")[2]
+    if wanted and wanted not in splits["train"].class_names:
+        raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric}: there is no class {wanted!r}, but "
+                         f"{', '.join(splits['train'].class_names)}")
     model = MaskRCNN(len(splits["train"].class_names), cfg, class_names=splits["train"].class_names)
     first = accelerator.is_main_process
-    run = from_first(begin_run(cfg, resume) if first else None)
+    own, _held = begin_run(cfg, resume) if first else (None, None)  # which locks the folder until this returns
+    run = from_first(own)
     ended = from_first(read_metrics(run) if first and resume else None)
     if ended is not None:
         log.info("%s has ended already: nothing to resume", run)
@@ -90,7 +94,8 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
                 "test/seconds": time.perf_counter() - trained, "total_seconds": time.perf_counter() - started}
     if first:
         write_metrics(run, metrics)
-        log.info("%s: test/box_AP %.3f, test/mask_AP %.3f", run, test["box_AP"], test.get("mask_AP", math.nan))
+        log.info("%s: %s", run, ", ".join(f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP")
+                                          if name in test))
     return metrics
 
 
@@ -106,8 +111,9 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
     prepare_model(model.to(accelerator.device), settings)
     average = make_average(model, settings)
     net, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
-    state = State(model, optimizer, average, accelerator)
+    state = State(model, optimizer, average, accelerator, len(train_set))
     if saved is not None:
+        check_same_data(saved, model, len(train_set), run)
         state.restore(saved, run)
     progress, scalars = state.progress, Scalars(run, settings.tensorboard and accelerator.is_main_process)
     while progress.epoch <= settings.epochs and not exhausted(progress.history, cfg):
@@ -208,6 +214,11 @@ def check_settings(cfg: EasyDict) -> None:
                         cfg.evaluate.best_metric):
         raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, box_AP, "
                          f"mask_AP50, box_AP50, mask_AP75, box_AP75, mask_AP_small, ..., or last")
+    name = best_metric(cfg)
+    needed = next((kind for kind in ("voc07", "voc", "boundary") if kind in name.partition("/")[0]), "coco")
+    if name != "last" and needed not in cfg.evaluate.metrics:
+        raise ValueError(f"[evaluate] best_metric = {name} needs {needed} among metrics, which are "
+                         f"{', '.join(cfg.evaluate.metrics)}")
 
 
 def best_metric(cfg: EasyDict) -> str:
@@ -217,9 +228,9 @@ def best_metric(cfg: EasyDict) -> str:
 
 
 def exhausted(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
-    """Whether [train] patience ends training: so many epochs since the best."""
-    patience = cfg.train.patience
-    return 0 < patience <= len(history) - best_epoch(history, best_metric(cfg))
+    """Whether [train] patience ends training: so many validated epochs since the best."""
+    patience, metric = cfg.train.patience, best_metric(cfg)
+    return 0 < patience <= sum(f"val/{metric}" in record for record in history[best_epoch(history, metric) :])
 
 
 def prepare_data(cfg: EasyDict) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from small import overlay
 from maskrcnn.datasets import cst
 from maskrcnn.engine import state
 from maskrcnn.engine.cli import main
-from maskrcnn.engine.run import read_metrics
+from maskrcnn.engine.run import Hold, read_metrics
 from maskrcnn.engine.train import train
 from maskrcnn.tools.config import dump_config, load_config
 
@@ -132,6 +133,27 @@ def test_a_run_is_not_resumed_with_other_settings(data, whole, tmp_path):
             train(settings(data, whole, learning_rate=0.002), resume=True)
     finally:
         (whole / "kept.json").rename(whole / "metrics.json")
+
+
+def test_a_run_is_not_resumed_with_other_data(data, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "metrics.json").unlink()
+    (run / "config.ini").write_text(dump_config(load_config(settings(data, run))))
+    other = cst.generate(tmp_path / "other", {"train": 4, "val": 2, "test": 2})
+    with pytest.raises(ValueError, match="cannot be resumed with other data: it had 6 training images of circle"):
+        train(settings(other, run), resume=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="locks need a POSIX system")
+def test_a_run_that_is_going_on_is_left_alone(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    held = Hold(tmp_path / "run")
+    with pytest.raises(ValueError, match="is in use: another process trains into it"):
+        train(settings(data, tmp_path / "run"), resume=True)
+    del held
+    train(settings(data, tmp_path / "run", epochs=1), resume=True)
+    assert (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_no_partial_file_is_loaded(data, whole, tmp_path):

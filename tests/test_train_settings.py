@@ -109,6 +109,9 @@ def test_early_stopping():
     assert not exhausted(history(*[0.0] * 9), cfg)  # the later one of equals counts as best
     assert not exhausted(history(*[math.nan] * 9), cfg)
     assert not exhausted(history(0.3, 0.1, 0.1, 0.1), load_config())
+    between = [{}, {}, {"val/mask_AP": 0.3}, {}, {}, {"val/mask_AP": 0.2}, {}]
+    assert not exhausted(between, cfg)  # only validated epochs count
+    assert exhausted([*between, {}, {"val/mask_AP": 0.1}], cfg)
 
 
 def test_training_stops_early(data, tmp_path, monkeypatch):
@@ -167,11 +170,28 @@ def test_more_metrics_a_report_and_results(data, plain, tmp_path, capsys):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"precision": "fp16"}, "fp16 needs a GPU"), ({"precision": "half"}, "choose fp32 or bf16 or fp16"),
-    ({"accumulate": 3}, "does not divide"), ({"ema": 1.5}, "between 0 and 1")])
+    ({"accumulate": 3}, "does not divide"), ({"ema": 1.5}, "between 0 and 1"), ({"ema": 1.0}, "never change")])
 def test_what_cannot_be(data, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         train(settings(data, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("metrics", "best", "message"), [
+    (["coco"], "mask_AP_voc", "needs voc among metrics"), (["voc"], "mask_AP", "needs coco among metrics"),
+    (["coco"], "boundary_AP", "needs boundary"), (["coco"], "mask_AP/hexagon", "there is no class 'hexagon'")])
+def test_a_best_metric_that_is_not_computed(data, tmp_path, metrics, best, message):
+    config = settings(data, tmp_path / "run")
+    config["evaluate"] |= {"metrics": metrics, "best_metric": best}
+    with pytest.raises(ValueError, match=message):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_the_metrics_of_coco(data, tmp_path):
+    config = settings(data, tmp_path / "run", epochs=1)
+    config["evaluate"] |= {"metrics": ["voc"], "best_metric": "mask_AP_voc"}
+    assert 0 <= train(config)["test/mask_AP_voc"] <= 1
 
 
 def test_unknown_metrics_are_refused_at_once(data, plain, tmp_path):

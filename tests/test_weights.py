@@ -325,6 +325,34 @@ def test_without_a_network(hub, monkeypatch):
             small_model(3, pretrained=word, changes={"backbone": {"name": "resnet18", "width": 64}})
 
 
+class Other(torch.nn.Module):
+    """A mask head whose classes are in a layer of another name."""
+
+    def __init__(self, classes, declare):
+        super().__init__()
+        self.predict = torch.nn.Conv2d(8, classes, 1)
+        if declare:
+            self.class_layers = ("predict",)
+
+    def forward(self, pooled, labels):
+        own = (labels - 1).clamp(min=0)
+        return self.predict(pooled)[torch.arange(len(own)), own]
+
+
+@pytest.mark.parametrize("names", [["hen", "cat", "dog"], ["cat", "dog", "hen", "fox"]])
+def test_class_layers_of_a_head_of_ones_own(tmp_path, names, caplog):
+    """Declared, they are made anew, but for classes of the same name; undeclared, no class gets another's weights."""
+    old = small_model(3, class_names=["cat", "dog", "hen"], mask_head=Other(3, True))
+    old.save(tmp_path / "old.pt")
+    model = small_model(len(names), class_names=names, mask_head=Other(len(names), True),
+                        pretrained=tmp_path / "old.pt")
+    for label, name in enumerate(["cat", "dog", "hen"]):
+        assert torch.equal(model.mask_head.predict.weight[names.index(name)], old.mask_head.predict.weight[label])
+    assert "mask_head.predict" in caplog.messages[-1]
+    with pytest.raises(ValueError, match="which layers of mask_head Other have an output for each class is not known"):
+        small_model(len(names), class_names=names, mask_head=Other(len(names), False), pretrained=tmp_path / "old.pt")
+
+
 def test_weights_are_given_by_name():
     with pytest.raises(ValueError, match='pretrained = 5; give None, "imagenet", "coco" or the path'):
         small_model(3, pretrained=5)

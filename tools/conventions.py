@@ -60,8 +60,10 @@ def warn_differences(source: str, wanted: Settings, config: Settings, replaced: 
 
     `replaced` names the parts of the model that the configuration did not build, `advice` says what to do.
     """
-    passed = {"proposal": "rpn", "backbone": "backbone"}
-    ignored = {passed[part] for part in replaced if part in passed}
+    passed = {"proposal": ["rpn"], "backbone": ["backbone", "fpn"]}
+    ignored = {section for part in replaced for section in passed.get(part, ())}
+    if {"box_pool", "mask_pool"} <= set(replaced):
+        ignored.add("pooling")
     if not config["mask"]["enabled"]:
         ignored.add("mask")
     found = [f"[{section}] {key}: {as_text(wanted[section][key])}, yours {as_text(config[section][key])}"
@@ -75,7 +77,8 @@ def warn_differences(source: str, wanted: Settings, config: Settings, replaced: 
 def warn_frozen(backbone: Mapping[str, Any]) -> None:
     """A warning where the settings of [backbone] fix what only pretrained weights give a meaning: there are none."""
     fixed = [f"freeze_at = {backbone['freeze_at']} freezes layers with random weights"] * (backbone["freeze_at"] > 0)
-    if backbone["norm"] == "frozen" and backbone["name"] != "vgg16":  # which then has none
+    # vgg16 then has none, and models of timm may have others than batch norms.
+    if backbone["norm"] == "frozen" and backbone["name"] != "vgg16" and not backbone["name"].startswith("timm/"):
         fixed.append("norm = frozen leaves its layers without normalisation")
     if fixed:
         log.warning("[backbone] %s, as no pretrained weights are asked for: set freeze_at = 0 and norm = batch or "

@@ -129,7 +129,7 @@ def load_torchvision(model: Any, state: Mapping[str, Tensor], source: str, publi
     converted = from_torchvision(state, 0.0 if published and v1 else NORM_EPS)
     count, names = len(converted["box_head.classification.bias"]) - 1, None
     coco = count == COCO_ROWS[-1]
-    if coco and v1 and not published and not any(key.endswith("num_batches_tracked") for key in state):
+    if v1 and not published and not any(key.endswith("num_batches_tracked") for key in state):
         log.warning("%s: its norms are taken for ones of eps 1e-5. Of torchvision's published weights, which these may "
                     "be, it is 0: load them as pretrained = coco, or from the file as published", source)
     if coco and (model.num_classes == len(COCO_ROWS) or (published and model.num_classes != count)):
@@ -156,11 +156,14 @@ def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_na
     theirs, mine = class_names or [], model.class_names or []
     if num_classes == model.num_classes and (not theirs or not mine or theirs == mine):
         load_state(model, state, source)
+        if mine and not theirs:
+            log.info("%s names no classes: they are taken for %s, in this order", source, ", ".join(mine))
         if model.class_names is None and class_names is not None:
             model.class_names = list(class_names)
         return
+    layers_of_classes = class_layers(model)
     # What does not fit for other reasons than the classes is left for `load_state` to report.
-    fresh = {key: own[key].clone() for key in own if key.startswith(CLASS_LAYERS) and key in state
+    fresh = {key: own[key].clone() for key in own if key.startswith(layers_of_classes) and key in state
              and len(own[key]) == _rows(key, model.num_classes) and len(state[key]) == _rows(key, num_classes)
              and own[key].shape[1:] == state[key].shape[1:]}
     kept = [name for name in mine if name in theirs]
@@ -172,6 +175,27 @@ def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_na
     hint = "" if theirs and mine else "; classes of the same name would keep theirs, if both had class_names"
     log.warning("%s are for other classes: %s start from fresh weights%s", source, ", ".join(layers),
                 f", but for {', '.join(kept)}" if kept else hint)
+
+
+def class_layers(model: Any) -> tuple[str, ...]:
+    """How the keys of the layers begin that have outputs for each class: those of the library's heads, and what a head
+    of one's own declares as `class_layers`, the names of layers with one output a class.
+
+    Raises:
+        ValueError: a head of one's own that neither has layers of these names nor declares any.
+    """
+    found = list(CLASS_LAYERS)
+    for part in ("box_head", "mask_head"):
+        head = getattr(model, part)
+        if part not in model.replaced or head is None:
+            continue
+        if hasattr(head, "class_layers"):
+            found += [f"{part}.{name}." for name in head.class_layers]
+        elif not any(f"{part}.{key}".startswith(CLASS_LAYERS) for key in head.state_dict()):
+            raise ValueError(f"these weights are for other classes, and which layers of {part} {type(head).__name__} "
+                             f"have an output for each class is not known: name them classification, regression or "
+                             f"logits, as the library's heads do, or declare class_layers = ('name', ...), () for none")
+    return tuple(found)
 
 
 def _rows(key: str, classes: int) -> int:
