@@ -1,6 +1,5 @@
 """A data set of any format, once it is read into a table."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from ..tools.images import read_image
 from . import segments
 from .problems import Problems
 from .table import Table
-
-log = logging.getLogger("maskrcnn")
 
 
 class Instances(torch.utils.data.Dataset):

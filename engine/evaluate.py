@@ -1,6 +1,5 @@
 """Evaluate a model on one split of a data set: average precision, and the losses."""
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -24,8 +23,6 @@ from .processes import gather, rank_and_count
 from .report import write_report
 from .result_files import ResultsWriter
 from .results import Results
-
-log = logging.getLogger("maskrcnn")
 
 
 def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",

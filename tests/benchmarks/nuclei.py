@@ -3,7 +3,7 @@ evaluation, around torchvision's modules put together to a slim Mask R-CNN.
 
     python tests/benchmarks/nuclei.py data/nuclei --minutes 12
 
-The settings are those of the example, but for what --set changes. Ours is the example itself.
+The settings are those of the example, but for THEIRS below. Ours is the example itself.
 """
 
 import argparse
