@@ -24,6 +24,8 @@ from .report import write_report
 from .result_files import ResultsWriter
 from .results import Results
 
+SENT = 500  # images
+
 
 def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
              results: str | os.PathLike | None = None, report: str | os.PathLike | None = None,
@@ -94,9 +96,18 @@ def collect(model: MaskRCNN, dataset: Dataset, batch_size: int, description: str
             for place, (target, found) in enumerate(zip(targets, detections), number * batch_size):
                 mine.add(target, {key: value.cpu() for key, value in found.items()}, place)
             bar.update(min(len(images) * rank_and_count()[1], len(dataset) - bar.n))
-    states, every = zip(*gather((mine.state(), losses)))
-    results = mine if len(states) == 1 else Results(dataset.class_names).merge(states)
-    return results, mean_losses({number: batch for part in every for number, batch in part.items()})
+    return shared(mine), mean_losses({number: batch for part in gather(losses) for number, batch in part.items()})
+
+
+def shared(mine: Results) -> Results:
+    """What all processes have collected, in each of them. They send each other so many images at a time, which bounds
+    what is in memory; all have to call it."""
+    if rank_and_count()[1] == 1:
+        return mine
+    results = Results(mine.class_names)
+    for start in range(0, max(gather(len(mine))), SENT):
+        results.merge(gather(mine.state(start, start + SENT)))
+    return results
 
 
 def write_results(path: str | os.PathLike, results: Results, dataset: Dataset) -> None:

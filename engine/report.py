@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..tools.files import atomic
 from .analysis import Matches, best_threshold, confusion_matrix, f1_curve, interpolated, match, precision_recall
-from .results import KINDS, Results, records_of
+from .results import KINDS, Results, any_of
 
 FEW = 10  # up to so many classes have colours and names in the plots, and numbers in the matrix
 NAMED = 100  # up to so many have their names at the matrix
@@ -50,7 +50,7 @@ def write_report(path: str | os.PathLike, results: Results, class_names: Sequenc
     if len(class_names) != len(results.class_names):
         raise ValueError(f"class_names has {len(class_names)} names, but the results are of "
                          f"{len(results.class_names)} classes")
-    kind = kind or ("mask" if records_of(results, "mask") else "box")
+    kind = kind or ("mask" if any_of(results, "mask") else "box")
     at50, at75 = (match(results, kind, iou) for iou in (0.5, 0.75))
     best, f1 = best_threshold(at50)
     score = best if score is None else score

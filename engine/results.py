@@ -1,12 +1,15 @@
 """What every evaluation starts from: targets and detections, collected image by image, in this process or in several.
 
 Boxes are float xyxy with exclusive x2, y2, in pixels of the original image; labels are 1..K, with class names
-`class_names[label - 1]`. Masks become run-length codes (RLE) as soon as they arrive, so that what is kept grows with
-the outlines of the objects and not with the pixels of the data set.
+`class_names[label - 1]`. Masks become run-length codes (RLE) as soon as they arrive, and every image goes into a
+temporary file: however many there are, memory holds where each of them lies.
 """
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import pickle
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -38,26 +41,68 @@ class Record(NamedTuple):
         return key in self.truths and key in self.found
 
 
+class Records:
+    """Images in a temporary file without a name, which vanishes with this object: an iterable, as often as wanted, in
+    the order of their numbers. The order they came in does not change a bit of the figures.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as this object lives
+        self._places: dict[int, tuple[int, int]] = {}  # where each begins, and its length, by its number
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._places
+
+    def __iter__(self) -> Iterator[Record]:
+        for packed in self.packed():
+            yield unpacked(packed)
+
+    def packed(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """Some of them, from one place in the order to another, as they are in the file."""
+        for number in sorted(self._places)[start:stop]:
+            begin, length = self._places[number]
+            self._file.seek(begin)
+            yield self._file.read(length)
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Add these, or, where the iteration raises, none."""
+        places, end = {}, self._file.seek(0, os.SEEK_END)
+        try:
+            for record in records:
+                self._file.seek(0, os.SEEK_END)
+                begin, length = self._file.tell(), self._file.write(pickle.dumps(tuple(record)))
+                places[record.number] = begin, length
+        except BaseException:
+            self._file.truncate(end)
+            raise
+        self._places |= places
+
+
+def unpacked(packed: bytes) -> Record:
+    """An image as `Records` packs it. Only what this program itself has packed is given to pickle."""
+    return Record(*pickle.loads(packed))
+
+
 class Results:
     """Collects targets and detections; `coco_figures`, `voc_figures` and `write_report` work on it.
 
     class_names: names of the classes 1..K, all different.
+    records: an iterable over the images, in the order of their numbers. They lie in a temporary file, in the folder of
+        `tempfile.gettempdir()` (TMPDIR chooses another), and each is read as its turn comes.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
         if isinstance(class_names, str) or len(class_names) == 0 or len(set(class_names)) != len(class_names):
             raise ValueError(f"class_names must be a non-empty list of different names, got {class_names!r}")
         self.class_names = list(class_names)
-        self._records: dict[int, Record] = {}
+        self.records = Records()
         self._detected: dict[str, bool] = {}  # whether masks and keypoints are, known from the first target with them
 
     def __len__(self) -> int:
-        return len(self._records)
-
-    @property
-    def records(self) -> list[Record]:
-        """The images in the order of their numbers: the order they came in does not change a bit of the figures."""
-        return [self._records[number] for number in sorted(self._records)]
+        return len(self.records)
 
     def add(self, target: Mapping[str, Any], detections: Mapping[str, Any], number: int | None = None) -> None:
         """Add one image.
@@ -74,37 +119,44 @@ class Results:
         detections = _checked(detections, f"image {number}, detections", len(self.class_names), "scores")
         self._insert([_record(number, target, detections)])
 
-    def state(self) -> dict[str, Any]:
-        """Everything added, for `merge`: lists, tuples, dicts, bytes and arrays, which other processes can be sent."""
-        return {"class_names": self.class_names, "records": [tuple(record) for record in self.records]}
+    def state(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:
+        """Everything added, for `merge`, or the images from one place in their order to another, which bounds how much
+        it is: lists, dicts and bytes, which other processes can be sent."""
+        return {"class_names": self.class_names, "records": list(self.records.packed(start, stop))}
 
     def merge(self: Self, states: Iterable[Mapping[str, Any]]) -> Self:
         """Add what other collections hold, given as their `state()`; returns self.
 
         Raises ValueError for other classes, and for images that are there twice; nothing is added then.
         """
-        records: list[Record] = []
+        self._insert(self._unpacked(states))
+        return self
+
+    def _unpacked(self, states: Iterable[Mapping[str, Any]]) -> Iterator[Record]:
         for place, state in enumerate(states):
             if list(state["class_names"]) != self.class_names:
                 raise ValueError(f"state {place} is of the classes {', '.join(state['class_names'])}; these results "
                                  f"are of {', '.join(self.class_names)}")
-            records += [Record(*fields) for fields in state["records"]]
-        self._insert(records)
-        return self
+            yield from map(unpacked, state["records"])
 
-    def _insert(self, records: list[Record]) -> None:
+    def _insert(self, records: Iterable[Record]) -> None:
         """Add these, or none where they do not fit to each other or to those that are there."""
-        numbers, detected = set(), dict(self._detected)
+        detected = dict(self._detected)
+        self.records.extend(self._fitting(records, detected))
+        self._detected = detected
+
+    def _fitting(self, records: Iterable[Record], detected: dict[str, bool]) -> Iterator[Record]:
+        """Them one by one, until one does not fit; `detected` is kept up."""
+        numbers = set()
         for record in records:
-            if record.number in self._records or record.number in numbers:
+            if record.number in self.records or record.number in numbers:
                 raise ValueError(f"image {record.number} was added before; every image needs a number of its own")
             numbers.add(record.number)
             for key in {"masks", "keypoints"} & set(record.truths):
                 if detected.setdefault(key, record.has(key)) != record.has(key):  # leaving it out would flatter
                     raise ValueError(f"image {record.number}: detections came with {key} for some images, without for "
                                      f"others")
-        self._detected = detected
-        self._records |= {record.number: record for record in records}
+            yield record
 
 
 def overlaps(record: Record, kind: str = "box", crowds: bool = True) -> np.ndarray:
@@ -123,12 +175,18 @@ def overlaps(record: Record, kind: str = "box", crowds: bool = True) -> np.ndarr
     return np.asarray(rle.iou(*sides, flags)).reshape(shape)
 
 
-def records_of(results: Results, kind: str) -> list[Record]:
-    """The images that figures of this kind are of: of masks, those with masks in both target and detections."""
+def records_of(results: Results, kind: str) -> Iterator[Record]:
+    """The images that figures of this kind are of, one by one: of masks, those with masks in both target and
+    detections."""
     if kind not in KINDS:
         raise ValueError(f"kind = {kind!r}; choose among {', '.join(KINDS)}")
     key = {"mask": "masks", "boundary": "masks"}.get(kind, kind)
-    return [record for record in results.records if kind == "box" or record.has(key)]
+    return (record for record in results.records if kind == "box" or record.has(key))
+
+
+def any_of(results: Results, kind: str) -> bool:
+    """Whether there are images that figures of this kind are of."""
+    return next(records_of(results, kind), None) is not None
 
 
 def xywh(boxes: Any) -> np.ndarray:

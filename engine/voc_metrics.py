@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .results import Results, overlaps, records_of
+from .results import Results, any_of, overlaps, records_of
 
 VARIANTS = ("voc07", "voc")
 
@@ -45,7 +45,7 @@ def voc_figures(results: Results, kinds: Sequence[str] = ("box", "mask"), varian
                          f"box and mask, and iou {iou} in 0..1")
     found: dict[str, float] = {}
     for kind in dict.fromkeys(kinds):
-        if kind != "box" and not records_of(results, kind):
+        if kind != "box" and not any_of(results, kind):
             continue
         candidates, counts = _candidates(results, kind)
         curves = [_ranked(candidates, label, iou) for label in range(1, len(counts) + 1)]

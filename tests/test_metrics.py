@@ -201,7 +201,7 @@ def test_overlaps_of_boundaries():
     target["labels"] = detections["labels"] = torch.tensor([1, 1, 2, 2, 3])
     results = Results(["a", "b", "c"])
     results.add(target, detections)
-    got = boundary_overlaps(results.records[0])
+    got = boundary_overlaps(next(iter(results.records)))
     compared = 0
     for i, shown in enumerate(detections["masks"].numpy()):
         for j, true in enumerate(target["masks"].numpy()):

@@ -4,12 +4,15 @@ import json
 import math
 import pickle
 import random
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from faster_coco_eval import mask as rle
 
+from maskrcnn.engine import evaluate, metrics
 from maskrcnn.engine.metrics import CocoMetrics, coco_results, encode_masks, evaluate_files, figures
 from maskrcnn.engine.result_files import ResultsWriter, read_results
 from maskrcnn.engine.results import Results
@@ -70,6 +73,90 @@ def test_shards_of_several_processes_give_the_same_bits(images):
     assert every_figure(into) == every_figure(whole)
 
 
+@pytest.mark.parametrize("at_once", [1, 120])
+def test_classes_evaluated_in_groups_have_the_figures_of_all_at_once(images, monkeypatch, at_once):
+    rng = np.random.default_rng(1)
+    results = CocoMetrics([*NAMES, "never there"], max_detections=3)
+    for sides in images:
+        points = [rng.integers(0, 40, (len(side["labels"]), 2, 3)) for side in sides]
+        results.add(*(side | {"keypoints": values} for side, values in zip(sides, points)))
+
+    kinds = ["keypoints", "box", "mask", "boundary"]
+    whole = results.compute(kinds, sigmas=[0.5, 0.5])
+    assert metrics._groups(results, "box") == [[1, 2, 3, 4]]
+    assert 0 < whole["keypoints_AP"] < 1
+    monkeypatch.setattr(metrics, "AT_ONCE", at_once)
+    assert len(metrics._groups(results, "box")) > 1
+    assert repr(results.compute(kinds, sigmas=[0.5, 0.5])) == repr(whole)
+
+
+def many(count, classes=10, found=10):
+    """Images that hold nothing in common, with codes of masks that would be remembered."""
+    rng = np.random.default_rng(0)
+    results = Results([str(i) for i in range(classes)])
+    for _ in range(count):
+        labels = rng.integers(1, classes + 1, found)
+        corner = rng.integers(0, 30, (found, 2))
+        side = {"boxes": np.concatenate([corner, corner + 20], 1), "labels": labels,
+                "masks": encode_masks(torch.from_numpy(rng.random((found, 50, 50)) < 0.1))}
+        results.add({key: value[:3] for key, value in side.items()}, side | {"scores": rng.random(found)})
+    return results
+
+
+def peak(task):
+    """What a task returns, and how many bytes more than before Python held for it: at most, and at its end."""
+    tracemalloc.start()
+    try:
+        value = task()
+        kept, most = tracemalloc.get_traced_memory()
+        return value, most, kept
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_images(monkeypatch):
+    monkeypatch.setattr(metrics, "AT_ONCE", 300)
+    few = many(40)
+    several, _, kept = peak(lambda: many(160))
+    assert sum(len(packed) for packed in several.records.packed()) > 160 * 3000
+    assert kept < 160 * 1000  # a number and a place for each
+    small, large = (peak(lambda results=results: figures(results, ["coco", "voc"]))[1] for results in (few, several))
+    assert large < 1.2 * small
+
+
+def test_processes_send_each_other_a_few_images_at_a_time(images, monkeypatch):
+    """Two threads as processes, of which one has more images than the other."""
+    whole, parts = Results(NAMES), (Results(NAMES), Results(NAMES))
+    for number, pair in enumerate(images):
+        whole.add(*pair)
+        parts[number % 5 == 0].add(*pair, number=number)
+    place, barrier, values, sent, got = threading.local(), threading.Barrier(2), [None, None], [], {}
+
+    def gather(value):
+        values[place.rank] = value
+        barrier.wait()
+        both = list(values)
+        barrier.wait()
+        sent.append(len(value["records"]) if isinstance(value, dict) else 0)
+        return both
+
+    def process(rank):
+        place.rank = rank
+        got[rank] = evaluate.shared(parts[rank])
+
+    monkeypatch.setattr(evaluate, "gather", gather)
+    monkeypatch.setattr(evaluate, "rank_and_count", lambda: (place.rank, 2))
+    monkeypatch.setattr(evaluate, "SENT", 4)
+    threads = [threading.Thread(target=process, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert max(sent) == 4
+    assert sum(sent) == len(whole)
+    assert every_figure(got[0]) == every_figure(got[1]) == every_figure(whole)
+
+
 def test_a_state_is_plain(images):
     results = Results(NAMES)
     results.add(*images[3], number=7)
@@ -101,6 +188,8 @@ def test_images_there_twice_are_refused(images):
         results.merge([other.state()])
     with pytest.raises(ValueError, match="image 2 was added before"):
         Results(NAMES).merge([other.state(), other.state()])
+    with pytest.raises(ValueError, match="image 0 was added before"):  # behind one that would fit
+        results.merge([other.state(1), results.state(0, 1)])
     assert [record.number for record in results.records] == [0, 2, 5]
     assert every_figure(results) == before
 
@@ -160,8 +249,8 @@ def test_what_was_added_does_not_change_with_its_tensors():
     results = Results(NAMES)
     results.add({"boxes": boxes, "labels": [1]}, {"boxes": boxes, "labels": [1], "scores": scores})
     boxes.zero_(), scores.zero_()
-    assert results.records[0].truths["boxes"].tolist() == [SQUARE]
-    assert results.records[0].found["scores"].tolist() == [0.5]
+    assert next(iter(results.records)).truths["boxes"].tolist() == [SQUARE]
+    assert next(iter(results.records)).found["scores"].tolist() == [0.5]
 
 
 # Result files
