@@ -22,7 +22,7 @@ class Matches(NamedTuple):
     objects: np.ndarray
 
 
-def match(results: Results, kind: str = "box", iou: float = 0.5) -> Matches:
+def match_detections(results: Results, kind: str = "box", iou: float = 0.5) -> Matches:
     """Which detections are right, as COCO decides: within an image and a class, best scores first, each takes the
     object not yet taken that it overlaps most, where their IoU is at least `iou`."""
     columns = [(np.zeros(0), np.zeros(0, int), np.zeros(0, int))]

@@ -1,8 +1,6 @@
 """Optimisers, learning rates and moving averages by their settings in [train]."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from easydict import EasyDict
@@ -53,16 +51,3 @@ def make_average(model: nn.Module, settings: EasyDict) -> AveragedModel | None:
     if not settings.ema:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
-
-
-def check_train_settings(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for a choice that does not exist."""
-    for key, choices in (("optimizer", ("sgd", "adamw")), ("schedule", ("step", "cosine")),
-                         ("precision", ("fp32", "bf16", "fp16"))):
-        if settings[key] not in choices:
-            raise ValueError(f"[train] {key} = {settings[key]!r}; choose {' or '.join(choices)}")
-    if settings["ema"] >= 1:
-        raise ValueError(f"[train] ema = {settings['ema']} would never change; give less than 1, such as 0.999")
-    if not settings["output"] or settings["seed"] >= 2**63:
-        raise ValueError(f"[train] output = {settings['output']!r} must name a folder, and seed = {settings['seed']} "
-                         f"be below 2**63")

@@ -14,7 +14,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..tools.files import atomic
-from .analysis import Matches, best_threshold, confusion_matrix, f1_curve, interpolated, match, precision_recall
+from .analysis import (
+    Matches,
+    best_threshold,
+    confusion_matrix,
+    f1_curve,
+    interpolated,
+    match_detections,
+    precision_recall,
+)
 from .results import KINDS, Results, any_of
 
 FEW = 10  # up to so many classes have colours and names in the plots, and numbers in the matrix
@@ -51,7 +59,7 @@ def write_report(path: str | os.PathLike, results: Results, class_names: Sequenc
         raise ValueError(f"class_names has {len(class_names)} names, but the results are of "
                          f"{len(results.class_names)} classes")
     kind = kind or ("mask" if any_of(results, "mask") else "box")
-    at50, at75 = (match(results, kind, iou) for iou in (0.5, 0.75))
+    at50, at75 = (match_detections(results, kind, iou) for iou in (0.5, 0.75))
     best, f1 = best_threshold(at50)
     score = best if score is None else score
     matrix = confusion_matrix(results, score, kind)

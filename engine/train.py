@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -18,7 +17,6 @@ from torch import Tensor
 from maskrcnn import MaskRCNN
 
 from ..datasets import cst
-from ..datasets.augment import Augmentation
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.checkpoints import load_checkpoint
 from ..tools.config import Source, load_config
@@ -26,11 +24,11 @@ from ..tools.files import atomic
 from ..tools.visualize import compare, confident, grid
 from .evaluate import choose_device, evaluate_model, progress_bar
 from .loading import make_loader, mixed
-from .metrics import check_metrics
-from .optimize import check_train_settings, make_average, make_optimizer, set_rate
+from .optimize import make_average, make_optimizer, set_rate
 from .processes import from_first
 from .run import begin_run, best_epoch, check_same_data, read_metrics, saved_state, write_metrics
 from .scalars import Scalars
+from .settings import best_metric, check_best_metric, check_settings, exhausted
 from .state import State
 
 log = logging.getLogger("maskrcnn")
@@ -67,10 +65,7 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
         prepare_data(cfg)
     splits = open_splits(cfg)
     make_loader(splits["train"], cfg)  # would the batches divide into these processes?
-    wanted = cfg.evaluate.best_metric.partition("/")[2]
-    if wanted and wanted not in splits["train"].class_names:
-        raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric}: there is no class {wanted!r}, but "
-                         f"{', '.join(splits['train'].class_names)}")
+    check_best_metric(cfg, splits["train"].class_names)
     model = MaskRCNN(len(splits["train"].class_names), cfg, class_names=splits["train"].class_names)
     first = accelerator.is_main_process
     own, _held = begin_run(cfg, resume) if first else (None, None)  # which locks the folder until this returns
@@ -203,34 +198,6 @@ def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
     for split in ("val", "test"):
         splits[split] = open_dataset(cfg.data, split, channels, splits["train"].class_names)
     return splits
-
-
-def check_settings(cfg: EasyDict) -> None:
-    """Raises ValueError for a choice that does not exist, before anything is generated or written."""
-    check_train_settings(cfg.train)
-    check_metrics(cfg.evaluate.metrics)
-    Augmentation(**cfg.augment)
-    if not re.fullmatch(r"last|(box|mask|boundary)_(AP|AR\d+)(50|75|_small|_medium|_large|_voc|_voc07|/.+)?",
-                        cfg.evaluate.best_metric):
-        raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, box_AP, "
-                         f"mask_AP50, box_AP50, mask_AP75, box_AP75, mask_AP_small, ..., or last")
-    name = best_metric(cfg)
-    needed = next((kind for kind in ("voc07", "voc", "boundary") if kind in name.partition("/")[0]), "coco")
-    if name != "last" and needed not in cfg.evaluate.metrics:
-        raise ValueError(f"[evaluate] best_metric = {name} needs {needed} among metrics, which are "
-                         f"{', '.join(cfg.evaluate.metrics)}")
-
-
-def best_metric(cfg: EasyDict) -> str:
-    """The metric that chooses the best epoch: that of boxes where the model has no masks."""
-    name = cfg.evaluate.best_metric
-    return name if cfg.mask.enabled else name.replace("mask_", "box_", 1)
-
-
-def exhausted(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
-    """Whether [train] patience ends training: so many validated epochs since the best."""
-    patience, metric = cfg.train.patience, best_metric(cfg)
-    return 0 < patience <= sum(f"val/{metric}" in record for record in history[best_epoch(history, metric) :])
 
 
 def prepare_data(cfg: EasyDict) -> None:

@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskrcnn.engine.analysis import best_threshold, confusion_matrix, f1_curve, interpolated, match, precision_recall
+from maskrcnn.engine.analysis import (
+    best_threshold,
+    confusion_matrix,
+    f1_curve,
+    interpolated,
+    match_detections,
+    precision_recall,
+)
 from maskrcnn.engine.metrics import coco_figures, figures
 from maskrcnn.engine.report import write_report
 from maskrcnn.engine.results import Results
@@ -59,7 +66,7 @@ def test_confusion_matrix_by_hand(kind):
 
 
 def test_precision_and_recall_by_hand():
-    matches = match(HAND)
+    matches = match_detections(HAND)
     assert matches.scores.tolist() == [0.9, 0.8, 0.7, 0.3]
     assert matches.right.tolist() == [True, False, False, False]
     assert matches.objects.tolist() == [1, 1]
@@ -71,17 +78,17 @@ def test_precision_and_recall_by_hand():
 
 
 def test_f1_by_hand():
-    thresholds, curves = f1_curve(match(HAND), [0.0, 0.3, 0.5, 0.8, 0.95])
+    thresholds, curves = f1_curve(match_detections(HAND), [0.0, 0.3, 0.5, 0.8, 0.95])
     assert thresholds.tolist() == [0, 0.3, 0.5, 0.8, 0.95]
     assert curves[1].tolist() == pytest.approx([2 / 4, 2 / 4, 2 / 3, 2 / 3, 0])
     assert curves[2].tolist() == [0, 0, 0, 0, 0]
     assert curves[0].tolist() == pytest.approx([2 / 6, 2 / 6, 2 / 5, 2 / 4, 0])
-    assert best_threshold(match(HAND)) == pytest.approx((0.81, 2 / 3))  # only the first detection
+    assert best_threshold(match_detections(HAND)) == pytest.approx((0.81, 2 / 3))  # only the first detection
 
 
 def test_no_objects():
     results = collected((([], [], None), ([A], [1], [0.5])))
-    matches = match(results)
+    matches = match_detections(results)
     assert np.isnan(precision_recall(matches, 1)[1]).all()
     assert np.isnan(f1_curve(matches)[1]).all()
     assert math.isnan(best_threshold(matches)[1])
@@ -92,7 +99,7 @@ def test_parts_of_a_crowd_are_left_out():
     part = [20, 20, 23, 23]
     results = collected((([A, B], [1, 1], [0, 1]), ([part, A, part, part], [1, 1, 1, 2], [0.9, 0.8, 0.7, 0.6])))
     assert confusion_matrix(results, 0.0).tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 0]]  # that of b is not b's crowd
-    matches = match(results)
+    matches = match_detections(results)
     assert (matches.scores.tolist(), matches.right.tolist()) == ([0.8, 0.6], [True, False])
     assert matches.objects.tolist() == [1, 0]
 
@@ -155,7 +162,7 @@ def test_numbers_are_those_of_slow_loops(seed, score):
         got = confusion_matrix(results, score, kind)
         assert got[1:].sum() == sum((~crowds).sum() for (_, _, crowds), _ in images)
         assert got.tolist() == matrix.tolist()
-    matches = match(results)
+    matches = match_detections(results)
     thresholds, curves = f1_curve(matches)
     for t in (0, 30, 45, 100):
         for label in (1, 2):
@@ -172,7 +179,7 @@ def test_curves_are_those_of_coco(kind):
     results = collected(*(scene(rng) for _ in range(40)))
     expected = coco_figures(results, [kind])
     for iou in (0.5, 0.75):
-        matches = match(results, kind, iou)
+        matches = match_detections(results, kind, iou)
         means = [interpolated(*precision_recall(matches, label)[:2]).mean() for label in (1, 2)]
         assert 0.05 < means[0] < 0.99
         assert np.mean(means) == pytest.approx(expected[f"{kind}_AP{round(100 * iou)}"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from faster_coco_eval import mask as rle
 
-from maskrcnn.engine import evaluate, metrics
+from maskrcnn.engine import coco_curves, evaluate
 from maskrcnn.engine.metrics import CocoMetrics, coco_results, encode_masks, evaluate_files, figures
 from maskrcnn.engine.result_files import ResultsWriter, read_results
 from maskrcnn.engine.results import Results
@@ -83,10 +83,10 @@ def test_classes_evaluated_in_groups_have_the_figures_of_all_at_once(images, mon
 
     kinds = ["keypoints", "box", "mask", "boundary"]
     whole = results.compute(kinds, sigmas=[0.5, 0.5])
-    assert metrics._groups(results, "box") == [[1, 2, 3, 4]]
+    assert coco_curves.class_groups(results, "box") == [[1, 2, 3, 4]]
     assert 0 < whole["keypoints_AP"] < 1
-    monkeypatch.setattr(metrics, "AT_ONCE", at_once)
-    assert len(metrics._groups(results, "box")) > 1
+    monkeypatch.setattr(coco_curves, "AT_ONCE", at_once)
+    assert len(coco_curves.class_groups(results, "box")) > 1
     assert repr(results.compute(kinds, sigmas=[0.5, 0.5])) == repr(whole)
 
 
@@ -115,7 +115,7 @@ def peak(task):
 
 
 def test_memory_does_not_grow_with_the_images(monkeypatch):
-    monkeypatch.setattr(metrics, "AT_ONCE", 300)
+    monkeypatch.setattr(coco_curves, "AT_ONCE", 300)
     few = many(40)
     several, _, kept = peak(lambda: many(160))
     assert sum(len(packed) for packed in several.records.packed()) > 160 * 3000

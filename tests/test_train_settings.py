@@ -13,7 +13,8 @@ from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
 from maskrcnn.engine.evaluate import evaluate
 from maskrcnn.engine.optimize import learning_rate, make_average
-from maskrcnn.engine.train import exhausted, train
+from maskrcnn.engine.settings import exhausted
+from maskrcnn.engine.train import train
 from maskrcnn.tools.config import load_config
 
 

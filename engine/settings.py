@@ -1,0 +1,60 @@
+"""What the settings of a training must be, and which epoch is its best and which its last by them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from easydict import EasyDict
+
+from ..datasets.augment import Augmentation
+from .metrics import check_metrics
+from .run import best_epoch
+
+
+def check_settings(cfg: EasyDict) -> None:
+    """Raises ValueError for a choice that does not exist, before anything is generated or written."""
+    check_train_settings(cfg.train)
+    check_metrics(cfg.evaluate.metrics)
+    Augmentation(**cfg.augment)
+    if not re.fullmatch(r"last|(box|mask|boundary)_(AP|AR\d+)(50|75|_small|_medium|_large|_voc|_voc07|/.+)?",
+                        cfg.evaluate.best_metric):
+        raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, box_AP, "
+                         f"mask_AP50, box_AP50, mask_AP75, box_AP75, mask_AP_small, ..., or last")
+    name = best_metric(cfg)
+    needed = next((kind for kind in ("voc07", "voc", "boundary") if kind in name.partition("/")[0]), "coco")
+    if name != "last" and needed not in cfg.evaluate.metrics:
+        raise ValueError(f"[evaluate] best_metric = {name} needs {needed} among metrics, which are "
+                         f"{', '.join(cfg.evaluate.metrics)}")
+
+
+def check_train_settings(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for a choice that does not exist."""
+    for key, choices in (("optimizer", ("sgd", "adamw")), ("schedule", ("step", "cosine")),
+                         ("precision", ("fp32", "bf16", "fp16"))):
+        if settings[key] not in choices:
+            raise ValueError(f"[train] {key} = {settings[key]!r}; choose {' or '.join(choices)}")
+    if settings["ema"] >= 1:
+        raise ValueError(f"[train] ema = {settings['ema']} would never change; give less than 1, such as 0.999")
+    if not settings["output"] or settings["seed"] >= 2**63:
+        raise ValueError(f"[train] output = {settings['output']!r} must name a folder, and seed = {settings['seed']} "
+                         f"be below 2**63")
+
+
+def check_best_metric(cfg: EasyDict, class_names: Sequence[str]) -> None:
+    """Raises ValueError where [evaluate] best_metric is of a class that is not there."""
+    wanted = cfg.evaluate.best_metric.partition("/")[2]
+    if wanted and wanted not in class_names:
+        raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric}: there is no class {wanted!r}, but "
+                         f"{', '.join(class_names)}")
+
+
+def best_metric(cfg: EasyDict) -> str:
+    """The metric that chooses the best epoch: that of boxes where the model has no masks."""
+    name = cfg.evaluate.best_metric
+    return name if cfg.mask.enabled else name.replace("mask_", "box_", 1)
+
+
+def exhausted(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
+    """Whether [train] patience ends training: so many validated epochs since the best."""
+    patience, metric = cfg.train.patience, best_metric(cfg)
+    return 0 < patience <= sum(f"val/{metric}" in record for record in history[best_epoch(history, metric) :])
