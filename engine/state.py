@@ -28,10 +28,10 @@ class Progress:
     seconds: float = 0.0  # of the epoch so far
     history: list[dict[str, Any]] = field(default_factory=list)  # a record for each epoch that has ended
 
-    def add(self, losses: Mapping[str, Any], images: int) -> None:
+    def add(self, losses: Mapping[str, float], images: int) -> None:
         """The losses of a forward pass."""
         for name, value in losses.items():
-            self.totals[name] = self.totals.get(name, 0.0) + float(value.detach()) * images
+            self.totals[name] = self.totals.get(name, 0.0) + value * images
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Keep the record of an epoch, and turn to the next one."""

@@ -1,6 +1,7 @@
 """Train a model: one visible loop, in one process or many, that can be interrupted at any moment and resumed."""
 
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -12,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from easydict import EasyDict
-from torch import Tensor
 
 from maskrcnn import MaskRCNN
 
@@ -125,11 +125,14 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
                     torch.manual_seed(mixed(settings.seed, progress.epoch, step, passes.piece(number)))
                     with nullcontext() if number + 1 == settings.accumulate else accelerator.no_sync(net):
                         losses = net(images, targets)
-                        loss = torch.stack(list(losses.values())).sum()
-                        if not torch.isfinite(loss):
-                            raise TrainingError(_not_finite(losses, files, progress.epoch, step))
+                        parts = torch.stack(list(losses.values()))
+                        loss = parts.sum()
+                        # Read once: every time a GPU would have to be waited for.
+                        values = dict(zip(["loss", *losses], torch.cat([loss[None], parts]).tolist()))
+                        if not math.isfinite(values["loss"]):
+                            raise TrainingError(_not_finite(values, files, progress.epoch, step))
                         accelerator.backward(loss / settings.accumulate)
-                    progress.add({"loss": loss, **losses}, len(images))
+                    progress.add(values, len(images))
                 if settings.clip_norm > 0:
                     accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
                 optimizer.step()
@@ -138,9 +141,9 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
                     average.update_parameters(model)
 
                 progress.step, progress.seconds = step + 1, time.perf_counter() - began
-                scalars.add({"train/step_loss": float(loss.detach()), "lr": rate}, before + step + 1)
+                scalars.add({"train/step_loss": values["loss"], "lr": rate}, before + step + 1)
                 bar.update(settings.batch_size)
-                bar.set_postfix_str(f"loss {float(loss.detach()):.3f}, lr {rate:.2g}", refresh=False)
+                bar.set_postfix_str(f"loss {values['loss']:.3f}, lr {rate:.2g}", refresh=False)
                 if settings.save_steps and progress.step % settings.save_steps == 0 and progress.step < steps:
                     state.save(run, metric)
         record = {"epoch": progress.epoch, "lr": rate, **end_epoch(state, val_set, cfg, steps * settings.batch_size)}
@@ -218,8 +221,8 @@ def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int =
         grid(pictures, 1).save(part, format="PNG")
 
 
-def _not_finite(losses: Mapping[str, Tensor], files: list[Path], epoch: int, step: int) -> str:
-    parts = ", ".join(f"{name} = {float(value.detach()):g}" for name, value in losses.items())
+def _not_finite(losses: Mapping[str, float], files: list[Path], epoch: int, step: int) -> str:
+    parts = ", ".join(f"{name} = {value:g}" for name, value in losses.items() if name != "loss")
     names = ", ".join(os.fspath(file) for file in files)
     return (f"the loss is not finite in epoch {epoch}, step {step + 1}: {parts}. Images of this step: {names}. "
             f"Look at their annotations; a lower learning_rate, a longer warm-up or clip_norm may help")

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +93,25 @@ def test_accumulating_is_the_mean_of_the_passes(data, tmp_path):
     assert one == pytest.approx(two, rel=0.1)
     assert two == pytest.approx(four, rel=0.1)
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "four").values())
+
+
+def test_losses_are_read_once_a_pass(data, tmp_path, monkeypatch):
+    """Each read is a wait for the GPU."""
+    reads = []
+
+    def counted(original):
+        def read(*arguments):
+            caller = sys._getframe(1).f_code
+            if Path(caller.co_filename).parent.name == "engine" and caller.co_name in ("fit", "add"):
+                reads.append(original.__name__)
+            return original(*arguments)
+
+        return read
+
+    for name in ("__float__", "__bool__", "item", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, counted(getattr(torch.Tensor, name)))
+    train(settings(data, tmp_path / "run", epochs=1, batch_size=2, accumulate=2))
+    assert reads == ["tolist"] * 6  # three steps of two passes
 
 
 def test_the_rate_follows_the_batch_size():

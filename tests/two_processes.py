@@ -19,7 +19,7 @@ def main(settings, losses):
     seen, original = [], state.Progress.add
 
     def add(self, values, images):
-        seen.append({name: float(value.detach()) for name, value in values.items()})
+        seen.append(dict(values))
         original(self, values, images)
 
     state.Progress.add = add
