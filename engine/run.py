@@ -19,8 +19,10 @@ from ..tools.visualize import plot_history
 
 log = logging.getLogger("maskrcnn")
 
-# What a training may be resumed with another value of: none of these changes its result.
-FREE = {"train": ("device", "output", "save_steps", "tensorboard"), "data": ("root", "workers", "cache")}
+# What a training may be resumed with another value of: none of these changes what it has done so far. [evaluate]
+# batch_size is not among them, since images are padded to the largest of their batch, which figures depend on a little.
+FREE = {"train": ("device", "output", "save_steps", "tensorboard", "patience"), "data": ("root", "workers", "cache")}
+STATE = {"images", "progress", "optimizer", "average", "scaler"}  # of a training, in last.pt
 
 
 def new_run_folder(output: str) -> Path:
@@ -64,7 +66,12 @@ def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
     held = Hold(folder)
     if resume and (folder / "config.ini").is_file():
         log.info("run folder: %s", folder)
-        check_same_settings(load_config(folder / "config.ini"), cfg, folder)
+        try:
+            saved = load_config(folder / "config.ini")
+        except ValueError as error:
+            raise ValueError(f"{error}. To resume, give this file back what the run was started with, or start anew "
+                             f"without --resume") from error
+        check_same_settings(saved, cfg, folder)
     for part in folder.glob(".part-*"):  # of writing that was killed
         part.unlink(missing_ok=True)
     with atomic(folder / "config.ini") as part:
@@ -94,10 +101,14 @@ class Hold:
 
 
 def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
-    """Raises ValueError where a run would go on with settings that change its result."""
-    changed = [f"[{section}] {key} = {saved[section][key]} is now {cfg[section][key]}"
+    """Raises ValueError where a run would go on with settings that change what it has done so far: of [train] epochs
+    the cosine schedule makes the rate of every step, while that of schedule = step does not depend on them."""
+    free = {section: set(FREE.get(section, ())) for section in cfg}
+    free["train"] |= {"epochs"} if cfg.train.schedule == "step" else set()
+    why = {"epochs": " (with schedule = cosine the rate of every step follows from it)"}
+    changed = [f"[{section}] {key} = {saved[section][key]} is now {cfg[section][key]}{why.get(key, '')}"
                for section in cfg for key in cfg[section]
-               if key not in FREE.get(section, ()) and saved[section][key] != cfg[section][key]]
+               if key not in free[section] and saved[section][key] != cfg[section][key]]
     if changed:
         raise ValueError(f"{folder} cannot be resumed with other settings: {'; '.join(changed)}. Give the "
                          f"configuration that it was started with, or start anew without --resume")
@@ -121,9 +132,14 @@ def saved_state(run: Path) -> dict[str, Any] | None:
     path = run / "last.pt"
     if not path.is_file():
         return None
-    content = load_checkpoint(path)
-    if "training" not in content:
-        raise ValueError(f"{path} holds a model, but no state of a training to resume")
+    try:
+        content = load_checkpoint(path)
+        if not isinstance(content.get("training"), dict):
+            raise ValueError(f"{path} holds a model, but no state of a training")
+        if lacking := STATE - set(content["training"]):
+            raise ValueError(f"{path}: the state of the training lacks {', '.join(sorted(lacking))}")
+    except ValueError as error:
+        raise ValueError(f"{error}. It cannot be resumed from; start anew without --resume") from error
     return content
 
 
@@ -135,17 +151,26 @@ def write_log(run: Path, history: list[dict[str, Any]]) -> None:
 
 
 def write_metrics(run: Path, metrics: Mapping[str, float]) -> None:
-    """metrics.json, which ends a run."""
+    """metrics.json, which ends a run, until it is resumed for more epochs."""
     with atomic(run / "metrics.json") as part:
         part.write_text(json.dumps(json_ready(metrics), indent=2) + "\n", encoding="utf-8")
 
 
 def read_metrics(run: Path) -> dict[str, float] | None:
-    """The content of metrics.json, or None where the run has not ended."""
-    if not (run / "metrics.json").is_file():
+    """The content of metrics.json, or None where the run has not ended.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    path = run / "metrics.json"
+    if not path.is_file():
         return None
-    content = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    return {key: math.nan if value is None else value for key, value in content.items()}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {key: math.nan if value is None else value for key, value in content.items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}. Delete it and resume again: the test split is then evaluated "
+                         f"anew") from error
 
 
 def best_epoch(history: list[dict[str, Any]], metric: str) -> int:

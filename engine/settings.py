@@ -58,3 +58,8 @@ def exhausted(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
     """Whether [train] patience ends training: so many validated epochs since the best."""
     patience, metric = cfg.train.patience, best_metric(cfg)
     return 0 < patience <= sum(f"val/{metric}" in record for record in history[best_epoch(history, metric) :])
+
+
+def finished(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
+    """Whether training ends behind these epochs."""
+    return len(history) >= cfg.train.epochs or exhausted(history, cfg)

@@ -88,15 +88,23 @@ class State:
             write_log(run, progress.history)
 
     def restore(self, saved: Mapping[str, Any], run: Path) -> None:
-        """Go on from the content of last.pt."""
+        """Go on from the content of last.pt.
+
+        Raises:
+            ValueError: it is not of such a training.
+        """
         training = saved["training"]
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(training["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(training["average"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(training["scaler"])
-        self.progress = Progress(**training["progress"])
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(training["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(training["average"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(training["scaler"])
+            self.progress = Progress(**training["progress"])
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ValueError(f"{run / 'last.pt'} does not fit the model and optimizer of this training: {error}. It "
+                             f"cannot be resumed from; start anew without --resume") from error
         if not self.accelerator.is_main_process:
             self.progress.totals = dict.fromkeys(self.progress.totals, 0.0)
         elif self.progress.history:

@@ -28,7 +28,7 @@ from .optimize import make_average, make_optimizer, set_rate
 from .processes import from_first
 from .run import begin_run, best_epoch, check_same_data, read_metrics, saved_state, write_metrics
 from .scalars import Scalars
-from .settings import best_metric, check_best_metric, check_settings, exhausted
+from .settings import best_metric, check_best_metric, check_settings, finished
 from .state import State
 
 log = logging.getLogger("maskrcnn")
@@ -46,7 +46,8 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
 
     Args:
         config: file or mapping laid over config.ini.
-        resume: go on with the last run of that output, from its last.pt, to the result that it would have had.
+        resume: go on with the last run of that output, from its last.pt, to the result that it would have had; also
+            with more [train] epochs, with schedule = step, or another patience, even where it has ended.
         overrides: sections laid over the configuration, e.g. train={"epochs": 2}.
 
     Returns:
@@ -70,12 +71,13 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
     first = accelerator.is_main_process
     own, _held = begin_run(cfg, resume) if first else (None, None)  # which locks the folder until this returns
     run = from_first(own)
-    ended = from_first(read_metrics(run) if first and resume else None)
-    if ended is not None:
+    ended, saved = from_first((read_metrics(run), saved_state(run)) if first and resume else (None, None))
+    if ended is not None and (saved is None or finished(saved["training"]["progress"]["history"], cfg)):
         log.info("%s has ended already: nothing to resume", run)
         return ended
-    history = fit(model, splits["train"], splits["val"], cfg, run, accelerator,
-                  from_first(saved_state(run) if first and resume else None))
+    if first:
+        (run / "metrics.json").unlink(missing_ok=True)  # of fewer epochs
+    history = fit(model, splits["train"], splits["val"], cfg, run, accelerator, saved)
 
     trained = time.perf_counter()
     model.load_state_dict(from_first(load_checkpoint(run / "best.pt")["model"] if first else None))
@@ -111,7 +113,7 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
         check_same_data(saved, model, len(train_set), run)
         state.restore(saved, run)
     progress, scalars = state.progress, Scalars(run, settings.tensorboard and accelerator.is_main_process)
-    while progress.epoch <= settings.epochs and not exhausted(progress.history, cfg):
+    while not finished(progress.history, cfg):
         net.train()
         passes.epoch, passes.start = progress.epoch, progress.step
         before = (progress.epoch - 1) * steps

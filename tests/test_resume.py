@@ -14,6 +14,7 @@ from small import overlay
 
 from maskrcnn.datasets import cst
 from maskrcnn.engine import state
+from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
 from maskrcnn.engine.run import Hold, read_metrics
 from maskrcnn.engine.train import train
@@ -133,6 +134,68 @@ def test_a_run_is_not_resumed_with_other_settings(data, whole, tmp_path):
             train(settings(data, whole, learning_rate=0.002), resume=True)
     finally:
         (whole / "kept.json").rename(whole / "metrics.json")
+
+
+def test_a_run_that_ended_goes_on_for_more_epochs(data, whole, tmp_path):
+    run = tmp_path / "run"
+    train(settings(data, run, epochs=2))
+    metrics = train(settings(data, run, epochs=3, patience=3), resume=True)
+    equal_runs(run, whole)
+    assert metrics["test/loss"] == read_metrics(whole)["test/loss"]
+    assert metrics == pytest.approx(read_metrics(run), nan_ok=True)
+
+
+def test_a_run_that_patience_ended_goes_on_with_more(data, tmp_path, monkeypatch):
+    original, scores = training.evaluate_model, iter([0.5, 0.4, 0.0, 0.3, 0.2, 0.0])
+    monkeypatch.setattr(training, "evaluate_model", lambda *arguments: {
+        **original(*arguments), "mask_AP": next(scores)})
+    for patience, epochs in ((1, 2), (1, 2), (2, 3)):
+        train(settings(data, tmp_path / "run", patience=patience, epochs=4), resume=True)
+        assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == epochs
+
+
+def test_the_cosine_schedule_keeps_its_epochs(data, tmp_path):
+    train(settings(data, tmp_path / "run", epochs=1, schedule="cosine"))
+    with pytest.raises(ValueError, match=r"epochs = 1 is now 2 \(with schedule = cosine the rate of every"):
+        train(settings(data, tmp_path / "run", epochs=2, schedule="cosine"), resume=True)
+    changed = settings(data, tmp_path / "run", epochs=1, schedule="cosine")
+    changed["evaluate"]["batch_size"] = 1
+    with pytest.raises(ValueError, match=r"\[evaluate\] batch_size = 2 is now 1\. Give"):
+        train(changed, resume=True)
+    assert read_metrics(tmp_path / "run") is not None
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("metrics.json", b'{"test/box_AP": 0.', r"metrics\.json is damaged: .* Delete it and resume again"),
+    ("metrics.json", b"[]", r"metrics\.json is damaged"), ("metrics.json", b"\xff\x00", r"metrics\.json is damaged"),
+    ("config.ini", b"[train]\nepochs", r"config\.ini: .* To resume, give this file back"),
+    ("config.ini", b"[train]\nepochs = many\n", r"config\.ini: \[train\] epochs = 'many' .* To resume, give"),
+    ("last.pt", b"half", r"last\.pt is .* start anew without --resume")])
+def test_damaged_files_are_named(data, whole, tmp_path, name, content, message):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "config.ini").write_text(dump_config(load_config(settings(data, run))))
+    (run / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        train(settings(data, run), resume=True)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda training: training.pop("optimizer"), "the state of the training lacks optimizer"),
+    (lambda training: training["optimizer"]["param_groups"].pop(), r"last\.pt does not fit the model and optimizer"),
+    (lambda training: training["progress"].update(pace=1), r"last\.pt does not fit")])
+def test_a_state_of_another_training(data, whole, tmp_path, change, message):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "metrics.json").unlink()
+    (run / "config.ini").write_text(dump_config(load_config(settings(data, run))))
+    saved = content(run)
+    change(saved["training"])
+    torch.save(saved, run / "last.pt")
+    with pytest.raises(ValueError, match=f"{message}.* start anew without --resume"):
+        train(settings(data, run), resume=True)
 
 
 def test_a_run_is_not_resumed_with_other_data(data, whole, tmp_path):
