@@ -5,6 +5,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,11 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except (ValueError, OSError, TrainingError) as error:
-        print(f"maskrcnn {arguments.command}: {_reason(error)}", file=sys.stderr)
+        if _speaks():
+            print(f"maskrcnn {arguments.command}: {_reason(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"maskrcnn {arguments.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _speaks() -> bool:
+    """Whether an error of this process is news: before the processes are connected, each finds the same."""
+    return rank_and_count()[1] > 1 or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _reason(error: Exception) -> str:

@@ -16,10 +16,11 @@ from maskrcnn import MaskRCNN
 
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.config import Source, load_config
+from ..tools.files import check_writable
 from .codes import as_rle
 from .loading import Seeded, transpose
 from .metrics import check_metrics, figures
-from .processes import gather, rank_and_count
+from .processes import from_first, gather, rank_and_count, together
 from .report import write_report
 from .result_files import ResultsWriter
 from .results import Results
@@ -46,18 +47,15 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
         box_AP, mask_AP, ...: see `maskrcnn.engine.metrics.figures`; and loss with its parts.
 
     Raises:
-        ValueError: files that do not fit, or a checkpoint for other classes.
+        ValueError: files that do not fit or cannot be written, or a checkpoint for other classes.
     """
     cfg = load_config(config, overrides)
     check_metrics(cfg.evaluate.metrics)
     device = choose_device(cfg.train.device)
     state = PartialState(cpu=device.type == "cpu")
-    model = MaskRCNN.load(weights, overrides)
+    model, dataset = together(lambda: _opened(cfg, weights, split, overrides))
+    from_first(lambda: check_writable(*(path for path in (results, report) if path is not None)))
     model.to(device if state.num_processes == 1 else state.device)
-    dataset = open_dataset(cfg.data, split, len(model.transform.mean), model.class_names)
-    if model.num_classes != len(dataset.class_names):
-        raise ValueError(f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "
-                         f"{len(dataset.class_names)}: {', '.join(dataset.class_names)}")
     collected, losses = collect(model, dataset, cfg.evaluate.batch_size, f"evaluate {split}", cfg.data.workers)
     metrics = losses | figures(collected, cfg.evaluate.metrics, cfg.evaluate.max_detections)
     if state.is_main_process:
@@ -66,6 +64,17 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
         if report is not None:
             write_report(report, collected, dataset.class_names, metrics, f"{weights} on {split} of {cfg.data.root}")
     return metrics
+
+
+def _opened(cfg: EasyDict, weights: str | os.PathLike, split: str, overrides: dict[str, Any]) \
+        -> tuple[MaskRCNN, Dataset]:
+    """A model, and a split that has its classes."""
+    model = MaskRCNN.load(weights, overrides)
+    dataset = open_dataset(cfg.data, split, len(model.transform.mean), model.class_names)
+    if model.num_classes != len(dataset.class_names):
+        raise ValueError(f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "
+                         f"{len(dataset.class_names)}: {', '.join(dataset.class_names)}")
+    return model, dataset
 
 
 def evaluate_model(model: MaskRCNN, dataset: Dataset, settings: EasyDict, description: str | None = None,

@@ -3,10 +3,13 @@
 `accelerate launch` and `torchrun` start them, and accelerate connects them; here they only exchange plain data.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import nn
+
+Value = TypeVar("Value")
 
 
 def rank_and_count() -> tuple[int, int]:
@@ -25,12 +28,31 @@ def gather(value: Any) -> list[Any]:
     return values
 
 
-def from_first(value: Any) -> Any:
-    """What the first process has, in every process."""
-    values = [value]
-    if rank_and_count()[1] > 1:
+def together(task: Callable[[], Value]) -> Value:
+    """What a task returns in this process, once it has succeeded in all of them, which have to call it.
+
+    Where it raises ValueError or OSError, what users can mend, the first process in which it did raises that; the
+    others exit without a word (SystemExit), where they would have waited for it, or said the same.
+    """
+    result: Any = None
+    error: Exception | None = None
+    try:
+        result = task()
+    except (ValueError, OSError) as caught:
+        error = caught
+    failed = gather(error is not None)
+    if any(failed):
+        raise error if error is not None and not any(failed[: rank_and_count()[0]]) else SystemExit(1)
+    return result
+
+
+def from_first(task: Callable[[], Value]) -> Value:
+    """What a task returns in the first process, in every process; for errors see `together`."""
+    rank, count = rank_and_count()
+    values = [together(task if rank == 0 else lambda: None)]
+    if count > 1:
         dist.broadcast_object_list(values, src=0)
-    return values[0]
+    return values[0]  # type: ignore[return-value]
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -81,7 +81,7 @@ def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
 
 class Hold:
     """A lock on a folder, which ends with this object, or with its process however that ends. Where the system or the
-    file system has no such locks, nothing is locked."""
+    file system has no such locks, nothing is locked, and what other processes are sent of it holds nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.handle: int | None = None
@@ -94,6 +94,9 @@ class Hold:
             raise ValueError(f"{folder} is in use: another process trains into it") from None
         except (ImportError, OSError):
             pass
+
+    def __getstate__(self) -> dict[str, None]:
+        return {"handle": None}
 
     def __del__(self) -> None:
         if self.handle is not None:

@@ -13,7 +13,7 @@ from maskrcnn import MaskRCNN
 
 from ..tools.checkpoints import save_checkpoint
 from .processes import gather, share_buffers
-from .run import best_epoch, write_log
+from .run import best_epoch, check_same_data, write_log
 
 log = logging.getLogger("maskrcnn")
 
@@ -91,8 +91,9 @@ class State:
         """Go on from the content of last.pt.
 
         Raises:
-            ValueError: it is not of such a training.
+            ValueError: it is not of such a training, or of other data.
         """
+        check_same_data(saved, self.model, self.images, run)
         training = saved["training"]
         try:
             self.model.load_state_dict(saved["model"])

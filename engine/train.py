@@ -25,8 +25,8 @@ from ..tools.visualize import compare, confident, grid
 from .evaluate import choose_device, evaluate_model, progress_bar
 from .loading import make_loader, mixed
 from .optimize import make_average, make_optimizer, set_rate
-from .processes import from_first
-from .run import begin_run, best_epoch, check_same_data, read_metrics, saved_state, write_metrics
+from .processes import from_first, together
+from .run import begin_run, best_epoch, read_metrics, saved_state, write_metrics
 from .scalars import Scalars
 from .settings import best_metric, check_best_metric, check_settings, finished
 from .state import State
@@ -62,16 +62,11 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
     check_settings(cfg)
     accelerator = make_accelerator(cfg)
     torch.manual_seed(cfg.train.seed)
-    with accelerator.main_process_first():
-        prepare_data(cfg)
-    splits = open_splits(cfg)
-    make_loader(splits["train"], cfg)  # would the batches divide into these processes?
-    check_best_metric(cfg, splits["train"].class_names)
-    model = MaskRCNN(len(splits["train"].class_names), cfg, class_names=splits["train"].class_names)
+    from_first(lambda: prepare_data(cfg))
+    splits, model = together(lambda: make_parts(cfg))
     first = accelerator.is_main_process
-    own, _held = begin_run(cfg, resume) if first else (None, None)  # which locks the folder until this returns
-    run = from_first(own)
-    ended, saved = from_first((read_metrics(run), saved_state(run)) if first and resume else (None, None))
+    run, _held = from_first(lambda: begin_run(cfg, resume))  # the first one locks the folder until this returns
+    ended, saved = from_first(lambda: (read_metrics(run), saved_state(run)) if resume else (None, None))
     if ended is not None and (saved is None or finished(saved["training"]["progress"]["history"], cfg)):
         log.info("%s has ended already: nothing to resume", run)
         return ended
@@ -80,9 +75,8 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
     history = fit(model, splits["train"], splits["val"], cfg, run, accelerator, saved)
 
     trained = time.perf_counter()
-    model.load_state_dict(from_first(load_checkpoint(run / "best.pt")["model"] if first else None))
-    if first:
-        draw_predictions(model, splits["test"], run / "predictions.png")
+    model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
+    from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
     test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test")
     metrics = {f"test/{name}": value for name, value in test.items()}
     seconds = sum(record["train/seconds"] for record in history)
@@ -110,9 +104,9 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
     net, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
     state = State(model, optimizer, average, accelerator, len(train_set))
     if saved is not None:
-        check_same_data(saved, model, len(train_set), run)
-        state.restore(saved, run)
-    progress, scalars = state.progress, Scalars(run, settings.tensorboard and accelerator.is_main_process)
+        together(lambda: state.restore(saved, run))
+    progress = state.progress
+    scalars = together(lambda: Scalars(run, settings.tensorboard and accelerator.is_main_process))
     while not finished(progress.history, cfg):
         net.train()
         passes.epoch, passes.start = progress.epoch, progress.step
@@ -194,6 +188,16 @@ def make_accelerator(cfg: EasyDict) -> Accelerator:
         if norms:
             raise ValueError(f"{', '.join(norms)} = sync over several processes needs GPUs")
     return accelerator
+
+
+def make_parts(cfg: EasyDict) -> tuple[dict[str, Dataset], MaskRCNN]:
+    """The splits, and the model for their classes. Raises ValueError for settings that do not fit them."""
+    prepare_data(cfg)  # where this process does not see what the first one has generated
+    splits = open_splits(cfg)
+    class_names = splits["train"].class_names
+    make_loader(splits["train"], cfg)  # would the batches divide into these processes?
+    check_best_metric(cfg, class_names)
+    return splits, MaskRCNN(len(class_names), cfg, class_names=class_names)
 
 
 def open_splits(cfg: EasyDict) -> dict[str, Dataset]:

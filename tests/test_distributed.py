@@ -103,6 +103,39 @@ def test_evaluating_in_two_processes(trained):
     assert len(json.loads((folder / "two.json").read_text())) == len(json.loads((folder / "one.json").read_text()))
 
 
+def two_by_hand(*arguments):
+    """The errors that two processes of the command line print, connected as torchrun would, and their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [subprocess.Popen([sys.executable, "-m", "maskrcnn", *map(str, arguments)], text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    try:
+        return [process.communicate(timeout=60)[1] for process in processes], [p.returncode for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["train", "run/config.ini", "--set", "data.root=nowhere", "data.format=coco"], "nowhere"),  # found by both
+    (["train", "run/config.ini", "--resume", "--set", "train.seed=1"], "cannot be resumed with other"),  # by the first
+    (["train", "run/config.ini", "--set", "train.learning_rate=high"], "should be a number"),  # before they connect
+    (["evaluate", "run/config.ini", "--weights", "run/best.pt", "--report", "run/best.pt/report.html"], "report.html"),
+])
+def test_an_error_is_told_once(trained, arguments, message):
+    arguments = [argument.replace("run/", f"{trained[2]}/two/") for argument in arguments]
+    (first, second), statuses = two_by_hand(*arguments)
+    assert statuses == [1, 1]
+    assert first.splitlines()[-1].startswith(f"maskrcnn {arguments[0]}: ")
+    assert message in first.splitlines()[-1]
+    assert "Traceback" not in first + second
+    assert "maskrcnn " not in second
+
+
 def test_started_by_accelerate(data, trained, tmp_path):
     """`accelerate launch` on a CPU starts a single process, which does the same."""
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -188,6 +189,18 @@ def test_more_metrics_a_report_and_results(data, plain, tmp_path, capsys):
     entries = json.loads((tmp_path / "r.json").read_text())
     assert {entry["image_id"] for entry in entries} <= {0, 1}
     assert all(set(entry) == {"image_id", "category_id", "bbox", "score", "segmentation"} for entry in entries)
+
+
+@pytest.mark.parametrize("option", ["--report", "--results"])
+def test_where_nothing_can_be_written_nothing_is_evaluated(data, plain, tmp_path, monkeypatch, capsys, option):
+    monkeypatch.setattr("maskrcnn.engine.evaluate.collect", None)
+    arguments = ["evaluate", str(plain / "config.ini"), "--weights", str(plain / "best.pt"), option]
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path, reason in (("file/page", "cannot be written: .*file"), ("folder", "it is a folder; name a file in it")):
+        assert main([*arguments, str(tmp_path / path)]) == 1
+        assert re.search(f"{tmp_path / path} .*{reason}", capsys.readouterr().err)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -30,3 +30,20 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(*paths: str | os.PathLike) -> None:
+    """Makes the folders of files that are going to be written, as `atomic` does, so that no long work is done in vain.
+
+    Raises:
+        ValueError: one cannot be made or written to, or a folder is there in place of a file.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            raise ValueError(f"{path} cannot be written: it is a folder; name a file in it")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise ValueError(f"{path} cannot be written: {error}") from error
