@@ -45,8 +45,9 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
     tables: dict[str, Table] = {}
     contents: dict[bytes, tuple[str, str]] = {}  # of image files: a digest, and the first split and file that have it
     names = None
-    for split in [split for split in SPLITS if split in splits]:
-        if any(data[split] == data[other] for other in tables):
+    wanted = [split for split in SPLITS if split in splits]
+    for k, split in enumerate(wanted):
+        if any(data[split] == data[other] for other in wanted[:k]):
             continue
         try:
             table = tables[split] = read_table(data, split, problems, names)
@@ -62,7 +63,7 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
 
 def _check_whole(table: Table, split: str, problems: Problems) -> None:
     """What concerns no image in particular."""
-    source = os.fsdecode(table.sources[0]) if len(table.sources) == 1 < len(table) else str(table.root)
+    source = os.fsdecode(table.sources[0]) if len(table.sources) == 1 else str(table.root)
 
     def warn(kind: str, message: str) -> None:
         problems.found(Problem(kind, message, source, error=False))

@@ -78,11 +78,11 @@ def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_
 def _look(folder: Path, sheet: Sheet) -> tuple[tuple[int, int], tuple[str, str] | None]:
     """An image's height and width, and what is wrong with it: the kind and a message."""
     path = folder / sheet.file
-    if not path.is_file():
-        return (0, 0), ("missing image", f"there is no file {path}")
     try:
+        if not path.is_file():
+            return (0, 0), ("missing image", f"there is no file {path}")
         size = image_size(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # the latter of a name that no file could have
         return (0, 0), ("unreadable image", str(error))
     if sheet.size not in (None, size):
         return size, ("size mismatch", f"{path} has (height, width) {size}, but is annotated as {sheet.size}")

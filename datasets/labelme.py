@@ -63,7 +63,7 @@ def _read(path: Path) -> Sheet | tuple[str, str]:
             raise TypeError("shapes are no list")
     except KeyError as error:
         return "malformed annotation", f"it has no {error}; LabelMe's files have imagePath and shapes"
-    except (ValueError, TypeError, OSError, RecursionError, AttributeError) as error:
+    except (ValueError, TypeError, OSError, RecursionError, AttributeError, OverflowError) as error:
         return "malformed annotation", f"it is no JSON of LabelMe: {error}"
     return Sheet(file, path, _join([(_drawn(shape, place), shape) for place, shape in enumerate(shapes, 1)]), size)
 

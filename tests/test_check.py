@@ -277,6 +277,7 @@ def test_no_images_at_all(tmp_path):
     save_coco(tmp_path, {**content, "images": [], "annotations": []})
     report = check(coco_data(tmp_path), ["train"])
     assert found(report) == [("no images", "", "")]
+    assert report.problems[0].file == str(tmp_path / "train.json")
     assert report.proposal == {}
     assert "train: 0 images" in report.text()
 
@@ -286,6 +287,8 @@ def test_splits_of_the_same_files_are_read_once(tmp_path):
     report = check({**coco_data(tmp_path), "val": ["train", "train.json"]})
     assert report.problems == []
     assert list(report.splits) == ["train"]
+    (tmp_path / "train.json").unlink()
+    assert len(check({**coco_data(tmp_path), "val": ["train", "train.json"]}).problems) == 1
 
 
 @pytest.mark.parametrize("value", [("format", "yolo"), ("split", "dev")])

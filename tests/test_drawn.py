@@ -142,11 +142,12 @@ def test_via_broken_shapes(tmp_path, shape, kind):
 
 
 def test_via_broken_images(tmp_path):
-    write_via(tmp_path, [[region(SQUARE)]] * 4)
+    write_via(tmp_path, [[region(SQUARE)]] * 5)
     path = tmp_path / "train/via_region_data.json"
     content = json.loads(path.read_text())
     del content["b.png1234"]["filename"]
     content["again"] = content["a.png1234"]
+    content["e.png1234"]["filename"] = "e" * 300
     (tmp_path / "train/c.png").unlink()
     (tmp_path / "train/d.png").write_bytes(b"none")
     path.write_text(json.dumps(content))
@@ -154,7 +155,7 @@ def test_via_broken_images(tmp_path):
     table = read_via(tmp_path, "train", problems, ["a"])
     assert [(p.kind, p.image) for p in problems.all] == [
         ("malformed image", "b.png1234"), ("missing image", "c.png"), ("unreadable image", "d.png"),
-        ("duplicate image", "a.png")]
+        ("unreadable image", "e" * 300), ("duplicate image", "a.png")]
     assert len(table) == 1
 
 
@@ -257,6 +258,7 @@ def test_labelme_image_paths(tmp_path):
 
 @pytest.mark.parametrize(("change", "kind", "annotation"), [
     ({"imageHeight": 61}, "size mismatch", ""), ({"imagePath": "none.png"}, "missing image", ""),
+    ({"imageHeight": math.inf}, "malformed annotation", ""),
     ({"shapes": None}, "malformed annotation", ""), ({"imageHeight": "tall"}, "malformed annotation", ""),
     ({"shapes": [shape("a", POINTS[:2])]}, "malformed mask", "shape 1"),
     ({"shapes": [shape("a", POINTS, "line")]}, "malformed mask", "shape 1"),
@@ -276,12 +278,15 @@ def test_labelme_what_is_broken(tmp_path, change, kind, annotation):
     assert len(table.ids) == 1
 
 
-def test_labelme_images_without_json(tmp_path):
+def test_labelme_images_without_json(tmp_path, caplog):
     write_labelme(tmp_path, [shape("a", POINTS)])
     noise(tmp_path / "train/z.png", 60, 100, 5)
     problems = Problems("error")
     assert len(read_labelme(tmp_path, "train", problems)) == 1
     assert [(p.kind, p.image, p.error) for p in problems.all] == [("missing annotation", "z.png", False)]
+    opened(tmp_path, "labelme")
+    (record,) = caplog.records
+    assert "train split: 1 of missing annotation; `maskrcnn check` lists it" in record.getMessage()
 
 
 def test_labelme_no_such_folder(tmp_path):
