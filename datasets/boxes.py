@@ -3,8 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 BORDER = 1.0  # pixels that a box may reach over the border of its image: rounding in annotation tools does
 SLACK = 7.0  # pixels that each side of a box may lie off its mask: CST's have a margin, VOC's masks lack their rim
 AGREE = 0.7  # IoU of a box and its mask's, after that
@@ -34,8 +32,11 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 def agree(box: Sequence[float], tight: Sequence[float]) -> bool:
     """Whether a box can be that of a mask whose pixels extend over `tight`."""
-    moved = np.asarray(tight) + np.clip(np.subtract(box, tight), -SLACK, SLACK)
-    return iou(box, moved.tolist()) >= AGREE
+    (x1, y1, x2, y2), (a1, b1, a2, b2) = box, tight
+    if max(abs(x1 - a1), abs(y1 - b1), abs(x2 - a2), abs(y2 - b2)) <= SLACK and x1 < x2 and y1 < y2:
+        return True  # as of nearly all, in a tenth of the time
+    moved = [there + min(max(here - there, -SLACK), SLACK) for here, there in zip(box, tight)]
+    return iou(box, moved) >= AGREE
 
 
 def misread(box: Sequence[float], tight: Sequence[float], written: str) -> bool:
@@ -45,3 +46,17 @@ def misread(box: Sequence[float], tight: Sequence[float], written: str) -> bool:
     x1, y1, x2, y2 = box
     other = (x1, y1, x2 - x1, y2 - y1) if written == "xywh" else (x1, y1, x1 + x2, y1 + y2)
     return agree(other, tight) and not agree(box, tight)
+
+
+def off_mask(box: Sequence[float], tight: Sequence[float], written: str) -> tuple[str, str] | None:
+    """What is wrong with a box, of numbers that were read as `written`, of a mask whose pixels extend over `tight`: the
+    kind and a message; or None."""
+    if agree(box, tight):
+        return None
+    (x1, y1, x2, y2), (a1, b1, a2, b2) = box, tight
+    message = (f"its box is x {x1:g} to {x2:g}, y {y1:g} to {y2:g}, but its mask extends over x {a1:g} to {a2:g}, "
+               f"y {b1:g} to {b2:g}")
+    if misread(box, tight, written):
+        other = "xyxy" if written == "xywh" else "xywh"
+        return "box format", f"{message}; it fits when {WRITTEN[other]} is read for {WRITTEN[written]}"
+    return "mask off box", f"{message} (IoU {iou(box, tight):.2f})"

@@ -9,7 +9,7 @@ from easydict import EasyDict
 
 from ..tools.images import read_image
 from . import segments
-from .boxes import WRITTEN, agree, iou, misread
+from .boxes import off_mask
 from .files import in_threads
 from .formats import FORMATS, SPLITS, read_table
 from .outlines import count_shown, unrelated
@@ -45,8 +45,9 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
     tables: dict[str, Table] = {}
     contents: dict[bytes, tuple[str, str]] = {}  # of image files: a digest, and the first split and file that have it
     names = None
-    for split in [split for split in SPLITS if split in splits]:
-        if any(data[split] == data[other] for other in tables):
+    wanted = [split for split in SPLITS if split in splits]
+    for k, split in enumerate(wanted):
+        if any(data[split] == data[other] for other in wanted[:k]):
             continue
         try:
             table = tables[split] = read_table(data, split, problems, names)
@@ -62,7 +63,7 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
 
 def _check_whole(table: Table, split: str, problems: Problems) -> None:
     """What concerns no image in particular."""
-    source = os.fsdecode(table.sources[0]) if len(table.sources) == 1 < len(table) else str(table.root)
+    source = os.fsdecode(table.sources[0]) if len(table.sources) == 1 else str(table.root)
 
     def warn(kind: str, message: str) -> None:
         problems.found(Problem(kind, message, source, error=False))
@@ -153,16 +154,9 @@ def _check_object(table: Table, i: int, k: int, code: bytes, box: list[float]) -
     if not pixels:
         return [table.problem("empty mask", "no pixel of its mask is in the image", i, k)]
     found = []
-    if table.boxes_as and not table.crowd[k] and not agree(box, tight):
-        if misread(box, tight, table.boxes_as):
-            other = "xyxy" if table.boxes_as == "xywh" else "xywh"
-            found.append(table.problem("box format", f"its box fits its mask when {WRITTEN[other]} is read for "
-                                                     f"{WRITTEN[table.boxes_as]}", i, k))
-        else:
-            (x1, y1, x2, y2), (a1, b1, a2, b2) = box, tight
-            found.append(table.problem(
-                "mask off box", f"its box is x {x1:g} to {x2:g}, y {y1:g} to {y2:g}, but its mask extends over x "
-                                f"{a1:g} to {a2:g}, y {b1:g} to {b2:g} (IoU {iou(box, tight):.2f})", i, k))
+    fault = off_mask(box, tight, table.boxes_as) if table.boxes_as and not table.crowd[k] else None
+    if fault is not None:
+        found.append(table.problem(*fault, i, k))
     area = float(table.areas[k])
     if not area > 0:
         found.append(table.problem("zero area", f"its area is {area:g}, and its mask has {pixels} pixels", i, k))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import segments
-from .boxes import WRITTEN, box_fault, misread
+from .boxes import WRITTEN, agree, box_fault, misread, off_mask
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
@@ -27,6 +27,7 @@ class Annotation(NamedTuple):
     crowd: bool
     mask: bytes
     size: tuple[int, int] | None  # of an RLE
+    fits: bool  # whether the box is that of the mask, which in doubt is looked at again
 
 
 def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problems: Problems,
@@ -34,7 +35,8 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
     """The images and objects of one annotation file.
 
     Labels 1..K are the categories in the order of their ids, which may have gaps. Of polygons the mask is the union;
-    holes are drawn as COCO's own are, by a ring that runs in and out again, or as RLE.
+    holes are drawn as COCO's own are, by a ring that runs in and out again, or as RLE. A box that is not around its
+    mask (see `maskrcnn.datasets.boxes.agree`) is broken, but for crowd regions.
 
     Args:
         annotations: the JSON file. images: the folder of its image files.
@@ -96,23 +98,26 @@ def _encode(entry: dict[str, Any]) -> Any:
     try:
         segmentation, size = entry.get("segmentation"), None
         if isinstance(segmentation, dict):
-            mask, size = segments.from_rle(segmentation), tuple(segmentation["size"])
+            height, width = size = tuple(int(side) for side in segmentation["size"])
+            mask = segments.from_rle(segmentation)
+            around = segments.tight_box(mask, height, width)
         elif segmentation:
             mask = segments.from_polygons(segmentation)
+            around = segments.corner_box(segmentation)
         else:
             return entry | {"fault": ("missing mask", "it has no segmentation")}
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         return entry | {"fault": ("malformed mask", f"its segmentation is no polygons and no RLE: {error}")}
     try:
-        x, y, w, h = entry["bbox"]
+        x, y, w, h = map(float, entry["bbox"])
         area = entry.get("area")
         if area is not None and not math.isfinite(float(area)):
             raise ValueError(f"its area is {area}")
         if abs(int(entry.get("id", 0))) >= 2**63:
             raise ValueError(f"id {entry['id']} is too large")
         return Annotation(int(entry.get("id", 0)), int(entry["image_id"]), int(entry["category_id"]),
-                          (float(x), float(y), float(w), float(h)), None if area is None else float(area),
-                          bool(int(entry.get("iscrowd", 0))), mask, size)
+                          (x, y, w, h), None if area is None else float(area), bool(int(entry.get("iscrowd", 0))),
+                          mask, size, agree((x, y, x + w, y + h), around))
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         return entry | {"fault": ("malformed annotation", f"{type(error).__name__}: {error}; it needs id, image_id, "
                                                           f"category_id, bbox [x, y, width, height] and segmentation")}
@@ -172,8 +177,14 @@ def _add(entry: Any, builder: TableBuilder, labels: dict[int, int], seen: set[in
         swapped = misread(box, segments.tight_box(entry.mask, height, width), "xywh")
         return ("box format", f"{fault[1]}; it fits its mask when {WRITTEN['xyxy']} is read for {WRITTEN['xywh']}") \
             if swapped else fault
-    if min(w, h) < THIN and not segments.area(entry.mask, height, width):
-        return "empty mask", f"no pixel of its mask is in the image; its box is {w:g} x {h:g} pixels"
+    fits = entry.crowd or entry.fits
+    if not fits or min(w, h) < THIN:
+        pixels, tight = segments.extent(entry.mask, height, width)
+        if not pixels:
+            return "empty mask", f"no pixel of its mask is in the image; its box is {w:g} x {h:g} pixels"
+        fault = None if fits else off_mask(box, tight, "xywh")
+        if fault is not None:
+            return fault
     area = segments.area(entry.mask, height, width) if entry.area is None else entry.area
     builder.add_object(entry.image_id, labels[entry.category_id], box, entry.mask, area, entry.id, entry.crowd)
     return None

@@ -1,14 +1,25 @@
-"""What the formats of annotation tools share: images in a folder, and objects drawn as polygons, with names of classes
-instead of a list of them."""
+"""What the formats of annotation tools share: images in a folder, and objects drawn as polygons or pixel by pixel, with
+names of classes instead of a list of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from . import segments
 from .files import image_size, in_threads
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
+
+
+class Piece(NamedTuple):
+    """A part of an image, pixel by pixel."""
+
+    x: int  # of its top left pixel
+    y: int
+    height: int
+    width: int
+    mask: bytes  # as `maskrcnn.datasets.segments` encodes it
 
 
 @dataclass
@@ -19,6 +30,7 @@ class Drawn:
     label: str | None  # its class; None where the file does not tell
     rings: list[list[float]]
     fault: tuple[str, str] | None = None  # what is wrong with it: the kind and a message
+    pieces: list[Piece] = field(default_factory=list)
 
 
 @dataclass
@@ -39,7 +51,12 @@ def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_
     """
     names = list(class_names or sorted({o.label for sheet in sheets for o in sheet.objects if o.label}))
     if not names:
-        raise ValueError(f"{folder}: no object has a class; name the classes in [data] classes")
+        for sheet in sheets:
+            for drawn in sheet.objects:
+                if drawn.fault is not None:
+                    problems.found(Problem(*drawn.fault, str(sheet.source), sheet.file, drawn.name))
+        left_out = f", after {problems.summary()} were left out" if problems.summary() else ""
+        raise ValueError(f"{folder}: no object has a class{left_out}; name the classes in [data] classes")
     builder = TableBuilder(names, None, folder)
     seen: set[str] = set()
     for sheet, (size, fault) in zip(sheets, in_threads(lambda sheet: _look(folder, sheet), sheets)):
@@ -61,11 +78,11 @@ def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_
 def _look(folder: Path, sheet: Sheet) -> tuple[tuple[int, int], tuple[str, str] | None]:
     """An image's height and width, and what is wrong with it: the kind and a message."""
     path = folder / sheet.file
-    if not path.is_file():
-        return (0, 0), ("missing image", f"there is no file {path}")
     try:
+        if not path.is_file():
+            return (0, 0), ("missing image", f"there is no file {path}")
         size = image_size(path)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # the latter of a name that no file could have
         return (0, 0), ("unreadable image", str(error))
     if sheet.size not in (None, size):
         return size, ("size mismatch", f"{path} has (height, width) {size}, but is annotated as {sheet.size}")
@@ -82,7 +99,7 @@ def _add(drawn: Drawn, builder: TableBuilder, number: int, place: int, size: tup
         said = "it has no class" if label is None else f"its class {label!r} is unknown"
         return "unknown category", f"{said}; expected one of {', '.join(names)}"
     try:
-        mask = segments.from_polygons(drawn.rings)
+        mask = _encode(drawn, *size)
     except ValueError as error:
         return "malformed mask", str(error)
     area, box = segments.extent(mask, *size)
@@ -90,3 +107,16 @@ def _add(drawn: Drawn, builder: TableBuilder, number: int, place: int, size: tup
         return "empty mask", f"it has no pixel in the image of height {size[0]} and width {size[1]}"
     builder.add_object(number, names.index(label) + 1, box, mask, area, place, name=drawn.name)
     return None
+
+
+def _encode(drawn: Drawn, height: int, width: int) -> bytes:
+    """The mask of an object: the union of its parts, as far as they are in the image."""
+    if not drawn.pieces:
+        return segments.from_polygons(drawn.rings)
+    rings = [segments.from_polygons(drawn.rings)] if drawn.rings else []
+    mask = segments.decode(rings, height, width).any(0)
+    for x, y, h, w, code in drawn.pieces:
+        part = segments.decode([code], h, w)[0][max(0, -y) :, max(0, -x) :]
+        place = mask[max(0, y) :, max(0, x) :][: part.shape[0], : part.shape[1]]
+        place |= part[: place.shape[0], : place.shape[1]]
+    return segments.from_mask(mask)

@@ -76,6 +76,11 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
     if any(problem.error for problem in problems.all[before:]):
         log.warning("%s, %s split: left out what is broken: %s; `maskrcnn check` lists it", data.root, split,
                     problems.summary())
+    if any(not problem.error for problem in problems.all[before:]):
+        log.warning("%s, %s split: %s; `maskrcnn check` lists it", data.root, split, problems.summary(error=False))
+    if split == "train" and table.crowd.all():
+        log.warning("%s, train split: none of its %d images has an object to learn from, so that all is background",
+                    data.root, len(table))
     return Instances(table, problems, channels, data.cache)
 
 

@@ -77,8 +77,7 @@ def resample(image: Tensor, target: dict[str, Any], degrees: float, rows: Span, 
     level = [255.0 * value for value in fill] if image.dtype == torch.uint8 else [float(value) for value in fill]
     if degrees:
         image = F.rotate(image, degrees, InterpolationMode.BILINEAR, fill=level)
-    image = F.resized_crop(image, rows.start, columns.start, rows.length, columns.length, [rows.size, columns.size],
-                           InterpolationMode.BILINEAR, antialias=True)
+    image = _resize(image, rows, columns)
     border = [columns.place, rows.place, columns.total - columns.size - columns.place,
               rows.total - rows.size - rows.place]
     if any(border):
@@ -94,6 +93,14 @@ def resample(image: Tensor, target: dict[str, Any], degrees: float, rows: Span, 
         source = _sources(height, width, degrees, rows, columns)
         return image.contiguous(), _with_masks(target, moved, low, high, source, scale[0] * scale[1], bool(degrees))
     return image.contiguous(), _without_masks(target, moved, low, high, scale[0] * scale[1])
+
+
+def _resize(image: Tensor, rows: Span, columns: Span) -> Tensor:
+    """The part of an image [C, h, w] that two spans take, at its new size."""
+    single = image.dtype == torch.uint8 and rows.size == columns.size == 1  # torch resizes bytes to all but one pixel
+    part = F.resized_crop(image.float() if single else image, rows.start, columns.start, rows.length, columns.length,
+                          [rows.size, columns.size], InterpolationMode.BILINEAR, antialias=True)
+    return part.round().to(image.dtype) if single else part
 
 
 def _sources(height: int, width: int, degrees: float, rows: Span, columns: Span) -> Tensor:

@@ -1,5 +1,6 @@
 """A data set of any format, once it is read into a table."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,12 @@ from torch import Tensor
 
 from ..tools.images import read_image
 from . import segments
-from .problems import Problems
+from .problems import Problem, Problems
 from .table import Table
+
+log = logging.getLogger("maskrcnn")
+
+MOST = 0.1  # of the images may be left out while they are loaded; with more, something else is wrong than an image
 
 
 class Instances(torch.utils.data.Dataset):
@@ -22,12 +27,15 @@ class Instances(torch.utils.data.Dataset):
 
     Args:
         table: the annotations.
-        problems: where masks that turn out to be empty are told; raises or counts.
+        problems: told of images and masks that turn out to be broken as they are loaded; raises or counts. What is left
+            out then, which is logged, is a mask; or all of an image, which becomes a black one without objects.
         channels: of the images; see `maskrcnn.tools.images.read_image`.
         cache: keep decoded images and masks in memory, per process.
 
     Raises:
-        ValueError: at access, an image that cannot be read or has not the annotated size; the message names it.
+        ValueError: at access, an image that is missing, as it was not when the table was made, or more than a tenth of
+            the images left out; and what `problems` raises: an image that cannot be read or has not the annotated
+            size, an empty mask. The message names the file.
     """
 
     def __init__(self, table: Table, problems: Problems, channels: int = 3, cache: bool = False) -> None:
@@ -35,6 +43,8 @@ class Instances(torch.utils.data.Dataset):
         # The caches: of images; and of masks, y, x and a piece that holds all their pixels.
         self.images: dict[int, Tensor] = {}
         self.pieces: dict[int, list[tuple[int, int, np.ndarray]]] = {}
+        self.left_out: set[int] = set()  # images
+        self.told: set[Problem] = set()
 
     @property
     def class_names(self) -> list[str]:
@@ -66,14 +76,15 @@ class Instances(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Any]]:
         i = range(len(self))[i]  # negative counts from the end; behind it an IndexError, which ends a plain for loop
         table = self.table
-        image = self._image(i)
         height, width = (int(side) for side in table.sizes[i])
-        objects = np.arange(table.first[i], table.first[i + 1])
+        image, objects = self._image(i), np.arange(table.first[i], table.first[i + 1])
+        if image is None:
+            image, objects = torch.zeros(self.channels, height, width, dtype=torch.uint8), objects[:0]
         masks = self._masks(i, objects, height, width)
         empty = ~masks.any((1, 2))
         if empty.any():
             for k in objects[empty]:
-                self.problems.found(table.problem("empty mask", "no pixel of its mask is in the image", i, k))
+                self._found(table.problem("empty mask", "no pixel of its mask is in the image", i, k))
             objects, masks = objects[~empty], masks[~empty]
         return image, {"boxes": torch.from_numpy(table.boxes[objects]),
                        "labels": torch.from_numpy(table.labels[objects].astype(np.int64)),
@@ -91,15 +102,39 @@ class Instances(torch.utils.data.Dataset):
             self.pieces[i] = [segments.piece(mask) for mask in masks]
         return masks
 
-    def _image(self, i: int) -> Tensor:
+    def _image(self, i: int) -> Tensor | None:
+        """None for one that is left out."""
         if i in self.images:
             return self.images[i].expand(self.channels, -1, -1).clone()  # no item shares memory with the cache
-        image = read_image(self.file(i), self.channels)
-        if tuple(image.shape[1:]) != tuple(self.table.sizes[i]):
-            (height, width), (h, w) = self.table.sizes[i], image.shape[1:]
-            raise ValueError(f"{self.file(i)} has {h} x {w} pixels (height x width), but is annotated as {height} x "
-                             f"{width}")
+        if i in self.left_out:
+            return None
+        try:
+            image = read_image(self.file(i), self.channels)
+        except ValueError as error:
+            if not self.file(i).is_file():
+                raise  # more is amiss than an image: it was there when the table was made
+            self._leave_out(i, "unreadable image", str(error))
+            return None
+        (height, width), (h, w) = self.table.sizes[i], image.shape[1:]
+        if (h, w) != (height, width):
+            self._leave_out(i, "size mismatch", f"{self.file(i)} has {h} x {w} pixels (height x width), but is "
+                                                f"annotated as {height} x {width}")
+            return None
         if self.cache:
             grey = self.channels == 3 and bool((image == image[:1]).all())
             self.images[i] = image[:1].clone() if grey else image.clone()
         return image
+
+    def _leave_out(self, i: int, kind: str, message: str) -> None:
+        self._found(self.table.problem(kind, message, i))
+        self.left_out.add(i)
+        if len(self.left_out) > max(1, MOST * len(self)):
+            raise ValueError(f"{len(self.left_out)} of {len(self)} images of {self.table.root} cannot be used, the "
+                             f"last one because {message}; `maskrcnn check` lists them")
+
+    def _found(self, problem: Problem) -> None:
+        """Tell of a problem, once. It is logged as well: what is counted in a process that loads images stays there."""
+        if problem not in self.told:
+            self.problems.found(problem)
+            self.told.add(problem)
+            log.warning("left out: %s", problem)

@@ -1,12 +1,18 @@
 """Annotations of LabelMe (github.com/wkentaro/labelme): a JSON file for each image."""
 
+import base64
+import io
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .drawn import Drawn, Sheet, make_table
+import numpy as np
+from PIL import Image
+
+from . import segments
+from .drawn import Drawn, Piece, Sheet, make_table
 from .files import image_files
 from .problems import Problem, Problems
 from .shapes import ellipse, polygon, rectangle
@@ -57,7 +63,7 @@ def _read(path: Path) -> Sheet | tuple[str, str]:
             raise TypeError("shapes are no list")
     except KeyError as error:
         return "malformed annotation", f"it has no {error}; LabelMe's files have imagePath and shapes"
-    except (ValueError, TypeError, OSError, RecursionError, AttributeError) as error:
+    except (ValueError, TypeError, OSError, RecursionError, AttributeError, OverflowError) as error:
         return "malformed annotation", f"it is no JSON of LabelMe: {error}"
     return Sheet(file, path, _join([(_drawn(shape, place), shape) for place, shape in enumerate(shapes, 1)]), size)
 
@@ -65,8 +71,10 @@ def _read(path: Path) -> Sheet | tuple[str, str]:
 def _drawn(shape: Any, place: int) -> Drawn:
     name = f"shape {place}"
     try:
-        label = str(shape["label"] or "").strip()
-        return Drawn(name, label, [_ring(shape.get("shape_type") or "polygon", shape["points"])])
+        label, kind = str(shape["label"] or "").strip(), shape.get("shape_type") or "polygon"
+        if kind == "mask":
+            return Drawn(name, label, [], pieces=[_piece(shape["mask"], shape["points"])])
+        return Drawn(name, label, [_ring(kind, shape["points"])])
     except KeyError as error:
         return Drawn(name, None, [], ("malformed mask", f"it has no {error}"))
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -78,7 +86,7 @@ def _ring(kind: str, points: Sequence[Sequence[float]]) -> list[float]:
     if kind == "polygon":
         return polygon([x for x, _ in pairs], [y for _, y in pairs])
     if kind not in ("rectangle", "circle"):
-        raise ValueError(f"a {kind} is no outline; polygon, rectangle and circle are")
+        raise ValueError(f"a {kind} has no area; polygon, rectangle, circle and mask have one")
     if len(pairs) != 2:
         raise ValueError(f"a {kind} of {len(pairs)} points; it has 2")
     (x1, y1), (x2, y2) = pairs
@@ -86,6 +94,20 @@ def _ring(kind: str, points: Sequence[Sequence[float]]) -> list[float]:
         return rectangle(x1, y1, x2, y2)
     radius = math.dist(*pairs)  # of the centre, and a point on the circle
     return ellipse(x1, y1, radius, radius)
+
+
+def _piece(mask: str, points: Sequence[Sequence[float]]) -> Piece:
+    """Of an image file in base64, and its first and last pixel's place."""
+    (x1, y1), (x2, y2) = ((int(x), int(y)) for x, y in points)
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(mask, validate=True))) as image:
+            plane = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError("its mask is no PNG in base64") from error
+    if plane.shape != (y2 - y1 + 1, x2 - x1 + 1):
+        raise ValueError(f"its mask has (height, width) {plane.shape}, and is to lie at x {x1} to {x2}, y {y1} to "
+                         f"{y2}, both included")
+    return Piece(x1, y1, *plane.shape, segments.from_mask(plane))
 
 
 def _join(shapes: list[tuple[Drawn, Any]]) -> list[Drawn]:
@@ -97,6 +119,7 @@ def _join(shapes: list[tuple[Drawn, Any]]) -> list[Drawn]:
         key = (drawn.label, str(group))
         if group is not None and key in groups:
             groups[key].rings += drawn.rings
+            groups[key].pieces += drawn.pieces
             continue
         objects.append(drawn)
         if group is not None:

@@ -48,7 +48,7 @@ class Problems:
             raise ValueError(f"{problem} ([data] broken = skip leaves out what is broken)")
         self.all.append(problem)
 
-    def summary(self) -> str:
-        """How many of each kind were left out: "3 of empty mask, 1 of unknown category"."""
-        counts = Counter(problem.kind for problem in self.all if problem.error)
+    def summary(self, error: bool = True) -> str:
+        """How many errors, or warnings, there are of each kind: "3 of empty mask, 1 of unknown category"."""
+        counts = Counter(problem.kind for problem in self.all if problem.error is error)
         return ", ".join(f"{count} of {kind}" for kind, count in counts.most_common())

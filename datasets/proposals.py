@@ -5,6 +5,7 @@ import numpy as np
 SMALL = 32.0  # input pixels that the tenth smallest of a hundred objects should have: 8 cells of an FPN's finest level
 USUAL = 800  # the shorter side that networks are trained at: not smaller without need, nor larger
 ROUNDS = 50  # of k-means
+ALIKE = 2.0  # sizes of objects whose smallest and largest group are less than this factor apart
 
 
 def propose(images: np.ndarray, objects: np.ndarray, owners: np.ndarray, anchors: int = 5) -> dict[str, list[int]]:
@@ -23,7 +24,7 @@ def propose(images: np.ndarray, objects: np.ndarray, owners: np.ndarray, anchors
     maximum = _rounded(minimum * float(np.percentile(long / short, 95)))
     scales = np.minimum(minimum / short, maximum / long)
     sizes = np.log(_roots(objects) * scales[owners])
-    return {"min_size": [minimum], "max_size": [maximum], "anchor_sizes": _centres(sizes, anchors)}
+    return {"min_size": [minimum], "max_size": [maximum], "anchor_sizes": _anchor_sizes(sizes, anchors)}
 
 
 def config_lines(proposal: dict[str, list[int]]) -> str:
@@ -43,15 +44,26 @@ def _rounded(side: float) -> int:
     return max(32, round(side / 32) * 32)
 
 
-def _centres(logs: np.ndarray, count: int) -> list[int]:
-    """k-means in one dimension, as sizes from small to large, all different."""
+def _anchor_sizes(logs: np.ndarray, count: int) -> list[int]:
+    """From small to large, all different: those of the objects. Where objects are alike, theirs is the anchor of the
+    level of a pyramid that has eight cells in it, and the other levels' are powers of two apart, as their cells are."""
+    centres = _centres(logs, count)
+    if centres[-1] - centres[0] < np.log(ALIKE):
+        middle = float(np.median(logs))
+        level = np.clip(round((middle - np.log(SMALL)) / np.log(2)), 0, count - 1)
+        centres = middle + np.log(2) * (np.arange(count) - level)
+    sizes: list[int] = []
+    for size in np.exp(centres):
+        sizes.append(max(round(float(size)), sizes[-1] + 1 if sizes else 1))
+    return sizes
+
+
+def _centres(logs: np.ndarray, count: int) -> np.ndarray:
+    """k-means in one dimension: [count], from small to large."""
     centres = np.quantile(logs, (np.arange(count) + 0.5) / count)
     for _ in range(ROUNDS):
         nearest = np.abs(logs[:, None] - centres).argmin(1) if len(logs) < 10_000 else np.searchsorted(
             (centres[1:] + centres[:-1]) / 2, logs)
         sums, counts = np.bincount(nearest, logs, count), np.bincount(nearest, minlength=count)
         centres = np.sort(np.where(counts > 0, sums / np.maximum(counts, 1), centres))
-    sizes: list[int] = []
-    for size in np.exp(centres):
-        sizes.append(max(round(float(size)), sizes[-1] + 1 if sizes else 1))
-    return sizes
+    return centres

@@ -58,15 +58,21 @@ def from_polygons(polygons: Sequence[Sequence[float]]) -> bytes:
     if not rings:
         raise ValueError("no ring")
     for ring in rings:
-        if ring.ndim != 1 or len(ring) < 6 or len(ring) % 2 or not np.isfinite(ring).all():
+        if ring.ndim != 1 or len(ring) < 6 or len(ring) % 2:
             raise ValueError(f"a ring of {ring.size} numbers; a polygon has x and y of at least 3 points")
     every = np.concatenate(rings)
-    if np.abs(every).max() > FAR:
+    if not np.abs(every).max() <= FAR:  # nor where it is no number
         raise ValueError(f"a corner at {every[np.abs(every).argmax()]:g} pixels")
     hundredths = np.rint(every * 100)
     exact = bool((hundredths / 100 == every).all())
     head = np.array([len(rings), *(len(ring) for ring in rings)], np.int32).tobytes()
     return (b"H" if exact else b"P") + head + (hundredths.astype(np.int32) if exact else every).tobytes()
+
+
+def corner_box(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
+    """xyxy around the corners of rings [x1, y1, x2, y2, ...]: without drawing them, and so wherever the image ends."""
+    xs, ys = ([number for ring in polygons for number in ring[first::2]] for first in (0, 1))
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def to_rle(code: bytes, height: int, width: int) -> dict[str, Any]:
@@ -118,18 +124,22 @@ def _fill(mask: np.ndarray, runs: np.ndarray) -> None:
 def extent(code: bytes, height: int, width: int) -> tuple[int, list[float]]:
     """Pixels of a mask, and the xyxy around them: [0, 0, 0, 0] for none."""
     runs = to_rle(code, height, width)
+    return int(rle.area(runs)), _box(runs)
+
+
+def _box(runs: dict[str, Any]) -> list[float]:
     x, y, w, h = rle.toBbox(runs).tolist()
-    return int(rle.area(runs)), [x, y, x + w, y + h]
+    return [x, y, x + w, y + h]
 
 
 def tight_box(code: bytes, height: int, width: int) -> list[float]:
     """xyxy around the pixels of a mask, [0, 0, 0, 0] for an empty one."""
-    return extent(code, height, width)[1]
+    return _box(to_rle(code, height, width))
 
 
 def area(code: bytes, height: int, width: int) -> int:
     """Pixels of a mask."""
-    return extent(code, height, width)[0]
+    return int(rle.area(to_rle(code, height, width)))
 
 
 def _runs(code: bytes) -> np.ndarray:
@@ -139,14 +149,15 @@ def _runs(code: bytes) -> np.ndarray:
     Raises:
         ValueError: no such code.
     """
-    digits = np.frombuffer(code, np.uint8).astype(np.int64) - 48
+    digits = np.frombuffer(code, np.uint8) - np.uint8(48)  # what is below wraps to far above
     ends = np.flatnonzero((digits & 0x20) == 0)
     if not len(digits):
-        return digits
+        return digits.astype(np.int64)
     starts = np.concatenate([[0], ends[:-1] + 1])
     sizes = ends - starts + 1
-    if not len(ends) or ends[-1] != len(digits) - 1 or sizes.max() > 10 or digits.min() < 0 or digits.max() > 63:
+    if not len(ends) or ends[-1] != len(digits) - 1 or sizes.max() > 10 or digits.max() > 63:
         raise ValueError("its compressed RLE is damaged")
+    digits = digits.astype(np.int64)
     shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, sizes))
     runs = np.add.reduceat((digits & 0x1F) << shifts, starts)
     runs -= np.where(digits[ends] & 0x10, 1 << 5 * sizes, 0)

@@ -15,7 +15,10 @@ def check_settings(cfg: EasyDict) -> None:
     """Raises ValueError for a choice that does not exist, before anything is generated or written."""
     check_train_settings(cfg.train)
     check_metrics(cfg.evaluate.metrics)
-    Augmentation(**cfg.augment)
+    change = Augmentation(**cfg.augment)
+    if tuple(change.scale) != (1, 1) and not (change.crop or change.copy_paste or cfg.transform.scale):
+        raise ValueError(f"[augment] scale = {', '.join(map(str, change.scale))} has no effect, as [transform] "
+                         f"min_size undoes it; give [augment] crop too, or, instead of scale, min_size several sizes")
     if not re.fullmatch(r"last|(box|mask|boundary)_(AP|AR\d+)(50|75|_small|_medium|_large|_voc|_voc07|/.+)?",
                         cfg.evaluate.best_metric):
         raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, box_AP, "

@@ -274,6 +274,20 @@ def test_chances_of_mirroring():
     assert set(seen) == set(ways)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("more", [{}, {"crop": 8, "fill": (0.0,)}, {"rotation": 20.0}])
+def test_images_keep_a_pixel(channels, more):
+    image = torch.full((channels, 20, 30), 77, dtype=torch.uint8)
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "masks": torch.zeros(0, 20, 30, dtype=torch.bool)}
+    picture, changed = augmented([(image, target)], scale=(0.001, 0.001), **more)[0]
+    side = more.get("crop", 1)
+    assert picture.shape == (channels, side, side)
+    assert picture.dtype == torch.uint8
+    assert changed["masks"].shape == (0, side, side)
+    if "rotation" not in more:
+        assert picture.flatten(1).sum(1).tolist() == [77] * channels
+
+
 def test_large_scale_jitter_keeps_to_its_ranges():
     """A square of 20 in 100 pixels tells the factor and the place."""
     image = torch.zeros(3, 100, 100, dtype=torch.uint8)

@@ -277,6 +277,7 @@ def test_no_images_at_all(tmp_path):
     save_coco(tmp_path, {**content, "images": [], "annotations": []})
     report = check(coco_data(tmp_path), ["train"])
     assert found(report) == [("no images", "", "")]
+    assert report.problems[0].file == str(tmp_path / "train.json")
     assert report.proposal == {}
     assert "train: 0 images" in report.text()
 
@@ -286,6 +287,8 @@ def test_splits_of_the_same_files_are_read_once(tmp_path):
     report = check({**coco_data(tmp_path), "val": ["train", "train.json"]})
     assert report.problems == []
     assert list(report.splits) == ["train"]
+    (tmp_path / "train.json").unlink()
+    assert len(check({**coco_data(tmp_path), "val": ["train", "train.json"]}).problems) == 1
 
 
 @pytest.mark.parametrize("value", [("format", "yolo"), ("split", "dev")])
@@ -333,15 +336,22 @@ def test_proposed_settings_are_a_configuration(tmp_path):
     assert cfg.transform.min_size == proposal["min_size"]
 
 
-@pytest.mark.parametrize(("side", "size", "expected"), [
-    (256, 12, 512), (256, 60, 256), (2048, 400, 800), (2048, 20, 2048), (480, 48, 480), (1024, 32, 1024),
+@pytest.mark.parametrize(("side", "size", "expected", "anchors"), [
+    (256, 12, 512, [24, 48, 96, 192, 384]), (256, 60, 256, [30, 60, 120, 240, 480]),
+    (2048, 400, 800, [39, 78, 156, 312, 625]), (2048, 20, 2048, [20, 40, 80, 160, 320]),
+    (480, 48, 480, [24, 48, 96, 192, 384]), (800, 760, 800, [48, 95, 190, 380, 760]),
+    (1024, 1, 1024, [1, 2, 4, 8, 16]),
 ])
-def test_proposed_sizes(side, size, expected):
-    proposal = propose(np.full((3, 2), side), np.full((9, 2), size), np.arange(9) % 3)
-    assert proposal["min_size"] == proposal["max_size"] == [expected]
-    anchors = proposal["anchor_sizes"]
-    assert len(set(anchors)) == 5
-    assert anchors[0] == pytest.approx(size * expected / side, abs=1)
+@pytest.mark.parametrize("spread", [0.0, 0.05])
+def test_proposals_for_objects_of_one_size(side, size, expected, anchors, spread):
+    objects = size * np.random.default_rng(0).uniform(1 - spread, 1 + spread, (99, 2))
+    proposal = propose(np.full((3, 2), side), objects, np.arange(99) % 3)
+    assert proposal["anchor_sizes"] == pytest.approx(anchors, rel=0.05, abs=1)
+    assert len(set(proposal["anchor_sizes"])) == 5
+    if not spread:
+        assert proposal["min_size"] == proposal["max_size"] == [expected]
+    assert propose(np.full((3, 2), side), objects, np.arange(99) % 3, 1)["anchor_sizes"] == pytest.approx(
+        [size * proposal["min_size"][0] / side], rel=0.05, abs=1)
 
 
 def test_command(tmp_path, capsys):

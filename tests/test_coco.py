@@ -104,6 +104,11 @@ def change(content, number, **values):
     next(a for a in content["annotations"] if a["id"] == number).update(values)
 
 
+RECTANGLE = np.zeros((60, 80), np.uint8, order="F")
+RECTANGLE[10:22, 20:50] = 1
+RLE = {"size": [60, 80], "counts": rle.encode(RECTANGLE)["counts"].decode()}
+
+
 @pytest.mark.parametrize(("values", "kind", "message"), [
     ({"bbox": [3, 2, 0, 30]}, "degenerate box", "x 3 to 3, y 2 to 32 has no size"),
     ({"bbox": [3, 2, -5, 30]}, "degenerate box", "has no size"),
@@ -121,6 +126,10 @@ def change(content, number, **values):
     ({"segmentation": {"size": [80, 60], "counts": [4800]}}, "malformed mask", "80 x 60 pixels, the image has 60 x 80"),
     ({"segmentation": {"size": [60, 80]}}, "malformed mask", "counts"),
     ({"segmentation": {"size": None, "counts": [4800]}}, "malformed mask", "no polygons and no RLE"),
+    ({"bbox": [20, 10, 50, 22], "segmentation": [ring(20, 10, 50, 22)]}, "box format", "it fits when x1, y1, x2, y2"),
+    ({"bbox": [20, 10, 50, 22], "segmentation": RLE}, "box format", "x 20 to 70, y 10 to 32, but its mask extends"),
+    ({"bbox": [0, 40, 15, 15]}, "mask off box", "x 0 to 15, y 40 to 55, but its mask extends over x 30 to 70"),
+    ({"segmentation": [ring(200, 10, 240, 22)]}, "empty mask", "no pixel of its mask"),
     ({"bbox": [3, 2, 0.1, 0.1], "segmentation": [ring(3, 2, 3.1, 2.1)]}, "empty mask", "no pixel of its mask"),
 ])
 def test_broken_annotations(tmp_path, values, kind, message):
@@ -134,6 +143,20 @@ def test_broken_annotations(tmp_path, values, kind, message):
     assert problems.all[0].annotation == str(values.get("id", 1004))
     assert problems.all[0].image == ("9" if "image_id" in values else "1.png")
     assert sorted(table.ids.tolist()) == [n for n in range(1000, 1012) if n != 1004]
+
+
+@pytest.mark.parametrize("values", [
+    {"bbox": [24, 4, 52, 24]}, {"bbox": [36, 12, 30, 8]},  # within 6 pixels of x 30 to 70, y 10 to 22
+    {"bbox": [50, 10, 30, 12], "segmentation": [ring(50, 10, 120, 22)]},  # cut where the image ends
+    {"bbox": [0, 0, 80, 60], "iscrowd": 1}, {"bbox": [20, 10, 30, 12], "segmentation": RLE},
+])
+def test_boxes_that_are_well_enough_around_their_masks(tmp_path, values):
+    content = write_coco(tmp_path)
+    change(content, 1004, **values)
+    save_coco(tmp_path, content)
+    table, _ = read(tmp_path)
+    x, y, w, h = values["bbox"]
+    assert table.boxes[table.ids == 1004].tolist() == [[x, y, x + w, y + h]]
 
 
 @pytest.mark.parametrize(("values", "kind"), [

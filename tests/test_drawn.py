@@ -1,5 +1,7 @@
 """Annotations drawn with the VGG Image Annotator and with LabelMe."""
 
+import base64
+import io
 import json
 import math
 from pathlib import Path
@@ -83,7 +85,8 @@ def test_via_regions_by_number(tmp_path):
     ({"kind": "a"}, "a"), ({"kind": " a "}, "a"), ({"kind": {"a": True}}, "a"),
     ({"kind": {"a": True, "b": False}}, "a"),
     ({"kind": "a", "note": ""}, "a"), ({"kind": {"a": True, "b": True}}, "2 options are checked"),
-    ({"kind": {"a": False}}, "0 options are checked"), ({"kind": "a", "note": "b"}, "attributes kind, note; one"),
+    ({"kind": {"a": False}}, "0 options are checked"), ({"note": "old", "Class": "a"}, "a"),
+    ({"name": "b", "label": "a", "size": "large"}, "a"),
     ({"kind": "other"}, "class 'other' is unknown; expected one of a, b"), ({}, "it has no class; expected one of"),
 ])
 def test_via_classes(tmp_path, attributes, expected):
@@ -96,6 +99,31 @@ def test_via_classes(tmp_path, attributes, expected):
         (problem,) = problems.all
         assert (problem.kind, problem.image, problem.annotation) == ("unknown category", "a.png", "region 1")
         assert expected in problem.message
+
+
+def test_via_regions_of_several_attributes(tmp_path):
+    write_via(tmp_path, [[region(SQUARE, kind="a", colour="red")], [region(RECT, kind="b")]])
+    with pytest.raises(ValueError, match=r"via_region_data.json: .* kind, colour; rename the one that is their class"):
+        opened(tmp_path, "via")
+    write_via(tmp_path, [[region(SQUARE, category="a", colour="red")], [region(RECT, category="b"),
+                                                                        region(RECT, colour="blue")]])
+    with pytest.raises(ValueError, match=r"image b.png, annotation region 2: its region has colour, but no category"):
+        opened(tmp_path, "via")
+    dataset = opened(tmp_path, "via", broken="skip")
+    assert dataset.class_names == ["a", "b"]
+    assert [target["labels"].tolist() for _, target in dataset] == [[1], [2]]
+
+
+@pytest.mark.parametrize("kind", ["via", "labelme"])
+def test_where_every_object_has_a_fault(tmp_path, kind):
+    if kind == "via":
+        write_via(tmp_path, [[region({"name": "point", "cx": 3, "cy": 4}, kind="a")] * 2])
+    else:
+        write_labelme(tmp_path, [shape("a", POINTS[:2])] * 2)
+    with pytest.raises(ValueError, match=r"a.png, annotation (region|shape) 1: its shape cannot be drawn"):
+        opened(tmp_path, kind)
+    with pytest.raises(ValueError, match=r"no object has a class, after 2 of malformed mask were left out; name"):
+        opened(tmp_path, kind, broken="skip")
 
 
 @pytest.mark.parametrize(("shape", "kind"), [
@@ -114,11 +142,12 @@ def test_via_broken_shapes(tmp_path, shape, kind):
 
 
 def test_via_broken_images(tmp_path):
-    write_via(tmp_path, [[region(SQUARE)]] * 4)
+    write_via(tmp_path, [[region(SQUARE)]] * 5)
     path = tmp_path / "train/via_region_data.json"
     content = json.loads(path.read_text())
     del content["b.png1234"]["filename"]
     content["again"] = content["a.png1234"]
+    content["e.png1234"]["filename"] = "e" * 300
     (tmp_path / "train/c.png").unlink()
     (tmp_path / "train/d.png").write_bytes(b"none")
     path.write_text(json.dumps(content))
@@ -126,7 +155,7 @@ def test_via_broken_images(tmp_path):
     table = read_via(tmp_path, "train", problems, ["a"])
     assert [(p.kind, p.image) for p in problems.all] == [
         ("malformed image", "b.png1234"), ("missing image", "c.png"), ("unreadable image", "d.png"),
-        ("duplicate image", "a.png")]
+        ("unreadable image", "e" * 300), ("duplicate image", "a.png")]
     assert len(table) == 1
 
 
@@ -187,6 +216,39 @@ def test_labelme_groups(tmp_path):
     assert target["boxes"][0].tolist() == [10, 5, 60, 40]
 
 
+def masked(label, mask, x, y, group=None):
+    """As LabelMe 5.2 and later write it: 0 and 1 in a PNG, and the places of its first and last pixel."""
+    file = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8)).save(file, "PNG")
+    height, width = mask.shape
+    return {**shape(label, [[x, y], [x + width - 1.0, y + height - 1.0]], "mask", group),
+            "mask": base64.b64encode(file.getvalue()).decode()}
+
+
+def test_labelme_masks(tmp_path):
+    mask = np.random.default_rng(0).random((20, 30)) < 0.5
+    write_labelme(tmp_path, [masked("a", mask, 40, 7), masked("a", mask, -3, -2), masked("a", mask, 80, 50),
+                             shape("b", POINTS, group=1), masked("b", mask, 40, 7, 1)])
+    target = opened(tmp_path, "labelme")[0][1]
+    expected = np.zeros((5, 60, 100), bool)
+    expected[0, 7:27, 40:70] = expected[4, 7:27, 40:70] = mask
+    expected[1, :18, :27], expected[2, 50:, 80:] = mask[2:, 3:], mask[:10, :20]
+    expected[4, 5:25, 10:30] = True
+    assert target["labels"].tolist() == [1, 1, 1, 2]
+    assert np.array_equal(target["masks"], expected[[0, 1, 2, 4]])
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"mask": None}, "cannot be drawn"), ({"mask": "none"}, "no PNG in base64"), ({"mask": "?"}, "no PNG in base64"),
+    ({"points": [[40, 7], [60, 20]]}, r"has \(height, width\) \(20, 30\), and is to lie at x 40 to 60, y 7 to 20"),
+    ({"points": [[40, 7]]}, "cannot be drawn"),
+])
+def test_labelme_broken_masks(tmp_path, changes, message):
+    write_labelme(tmp_path, [{**masked("a", np.ones((20, 30)), 40, 7), **changes}])
+    with pytest.raises(ValueError, match=f"a.json, image a.png, annotation shape 1: .*{message}"):
+        opened(tmp_path, "labelme")
+
+
 def test_labelme_image_paths(tmp_path):
     write_labelme(tmp_path, [shape("a", POINTS)], imagePath="..\\images\\a.png")
     assert opened(tmp_path, "labelme").file(0).resolve() == tmp_path / "train/a.png"  # beside it, as it was moved
@@ -196,6 +258,7 @@ def test_labelme_image_paths(tmp_path):
 
 @pytest.mark.parametrize(("change", "kind", "annotation"), [
     ({"imageHeight": 61}, "size mismatch", ""), ({"imagePath": "none.png"}, "missing image", ""),
+    ({"imageHeight": math.inf}, "malformed annotation", ""),
     ({"shapes": None}, "malformed annotation", ""), ({"imageHeight": "tall"}, "malformed annotation", ""),
     ({"shapes": [shape("a", POINTS[:2])]}, "malformed mask", "shape 1"),
     ({"shapes": [shape("a", POINTS, "line")]}, "malformed mask", "shape 1"),
@@ -215,12 +278,15 @@ def test_labelme_what_is_broken(tmp_path, change, kind, annotation):
     assert len(table.ids) == 1
 
 
-def test_labelme_images_without_json(tmp_path):
+def test_labelme_images_without_json(tmp_path, caplog):
     write_labelme(tmp_path, [shape("a", POINTS)])
     noise(tmp_path / "train/z.png", 60, 100, 5)
     problems = Problems("error")
     assert len(read_labelme(tmp_path, "train", problems)) == 1
     assert [(p.kind, p.image, p.error) for p in problems.all] == [("missing annotation", "z.png", False)]
+    opened(tmp_path, "labelme")
+    (record,) = caplog.records
+    assert "train split: 1 of missing annotation; `maskrcnn check` lists it" in record.getMessage()
 
 
 def test_labelme_no_such_folder(tmp_path):

@@ -56,6 +56,28 @@ def test_skipping_tells_what_was_left_out(tmp_path, caplog):
     assert [problem.annotation for problem in problems.all] == ["1001", "1002", "1005"]
 
 
+def test_training_without_objects_is_told(tmp_path, caplog):
+    content = write_coco(tmp_path)
+    data = section(**coco_data(tmp_path))
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    save_coco(tmp_path, content)
+    save_coco(tmp_path, {**content, "annotations": []}, "val")
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    open_dataset(data, "train")
+    assert "train split: none of its 4 images has an object to learn from" in caplog.text
+    caplog.clear()
+    save_coco(tmp_path, {**content, "annotations": []})
+    open_dataset(data, "train")
+    assert "none of its 4 images" in caplog.text
+    caplog.clear()
+    open_dataset(data, "val")
+    content["annotations"][3]["iscrowd"] = 0
+    save_coco(tmp_path, content)
+    open_dataset(data, "train")
+    assert not caplog.records
+
+
 def test_a_split_without_images(tmp_path):
     content = write_coco(tmp_path)
     for image in content["images"]:

@@ -1,5 +1,6 @@
 """Tables and the data set over them: what an item is, and that arrays take the place of lists."""
 
+import logging
 import multiprocessing
 import pickle
 
@@ -114,9 +115,60 @@ def test_empty_masks(builder):
     with pytest.raises(ValueError, match=r"all.json, image a.png, annotation 15: no pixel of its mask .*broken = skip"):
         opened(builder)[0]
     problems = Problems("skip")
-    target = opened(builder, problems)[0][1]
-    assert target["boxes"].tolist() == [list(RECTANGLE)]
+    dataset = opened(builder, problems)
+    assert dataset[0][1]["boxes"].tolist() == dataset[0][1]["boxes"].tolist() == [list(RECTANGLE)]
     assert [(p.kind, p.image, p.annotation) for p in problems.all] == [("empty mask", "a.png", "15")]
+
+
+def test_images_that_are_left_out(builder, tmp_path, caplog):
+    """A black image without objects takes their place, and each is told and logged once."""
+    for number in range(20):
+        builder.add_image(100 + number, "c.png", 10, 12)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:150])
+    Image.new("RGB", (12, 11)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"all.json, image a.png: cannot read image .*a.png.*broken = skip leaves out"):
+        opened(builder)[0]
+    problems = Problems("skip")
+    dataset = opened(builder, problems, cache=True)
+    for i in (0, 1, 0, 1):
+        image, target = dataset[i]
+        assert image.dtype == torch.uint8
+        assert torch.equal(image, torch.zeros(3, 10, 12))
+        assert {len(target[key]) for key in ("boxes", "labels", "masks", "iscrowd", "area")} == {0}
+        assert target["masks"].shape == (0, 10, 12)
+    assert [(p.kind, p.image) for p in problems.all] == [("unreadable image", "a.png"), ("size mismatch", "b.png")]
+    assert ["left out: " + str(p) for p in problems.all] == [record.getMessage() for record in caplog.records]
+    assert dataset[2][0].any()
+
+
+def test_a_file_that_is_gone_is_not_left_out(builder, tmp_path):
+    dataset = opened(builder, Problems("skip"))
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"no image file .*a.png"):
+        dataset[0]
+
+
+def test_many_images_are_not_left_out(builder, tmp_path):
+    dataset = opened(builder, Problems("skip"))
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (12, 11)).save(tmp_path / name)
+    assert not dataset[0][0].any()
+    with pytest.raises(ValueError, match=r"2 of 3 images of .* cannot be used, the last .*b.png has 11 x 12"):
+        dataset[1]
+
+
+def test_what_workers_leave_out_is_logged(builder, capfd):
+    builder.add_object(7, 1, (1, 1, 2, 2), rectangle((0, 0, 0, 0)), 1, 15)
+    handler = logging.StreamHandler()
+    logging.getLogger("maskrcnn").addHandler(handler)
+    try:
+        loader = DataLoader(opened(builder, Problems("skip")), num_workers=1, collate_fn=first, persistent_workers=True,
+                            multiprocessing_context=multiprocessing.get_context("fork"))
+        assert [len(target["boxes"]) for _ in range(2) for _, target in loader] == [1, 2, 0] * 2
+    finally:
+        logging.getLogger("maskrcnn").removeHandler(handler)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "left out" in line]
+    assert lines == ["left out: all.json, image a.png, annotation 15: no pixel of its mask is in the image"]
 
 
 def equal(a, b):

@@ -223,6 +223,15 @@ def test_a_best_metric_that_is_not_computed(data, tmp_path, metrics, best, messa
     assert not (tmp_path / "run").exists()
 
 
+def test_scales_that_resizing_undoes(data, tmp_path):
+    changes = {"augment": {"scale": [0.5, 2.0]}}
+    with pytest.raises(ValueError, match=r"\[augment\] scale = 0.5, 2.0 has no effect, .*give \[augment\] crop"):
+        train({**settings(data, tmp_path / "run"), **changes})
+    assert not (tmp_path / "run").exists()
+    for more in ({"augment": {"crop": 64}}, {"augment": {"copy_paste": 0.5}}, {"transform": {"scale": 1.0}}):
+        training.check_settings(load_config(overlay(changes, more)))
+
+
 def test_without_the_metrics_of_coco(data, tmp_path):
     config = settings(data, tmp_path / "run", epochs=1)
     config["evaluate"] |= {"metrics": ["voc"], "best_metric": "mask_AP_voc"}
