@@ -250,3 +250,27 @@ def test_images_of_one_magnification():
     transform = Transform([50], 300, [0.5] * 3, [0.5] * 3, size_divisor=1, scale=1.5)
     for size, want in (((40, 60), (60, 90)), ((100, 120), (150, 180)), ((100, 400), (75, 300))):
         assert tuple(transform([torch.rand(3, *size)]).sizes[0].tolist()) == want
+
+
+def test_each_image_by_its_own_pixels():
+    """Exposure, offset and the batch that an image is in make no difference; padding is zero; no empty image is NaN."""
+    transform = Transform([32], 64, MEAN, STD, normalize="image").eval()
+    dark = 0.2 * torch.rand(3, 32, 40)
+    bright = dark * torch.tensor([4.0, 2.0, 3.0]).view(3, 1, 1) + 0.1
+    batch = transform([dark, bright, torch.full((3, 32, 64), 0.3)])
+    want = (dark - dark.mean((1, 2), keepdim=True)) / dark.flatten(1).std(1, correction=0).view(3, 1, 1)
+    torch.testing.assert_close(batch.images[0, :, :, :40], want)
+    torch.testing.assert_close(batch.images[1, :, :, :40], want)
+    assert not batch.images[:2, :, :, 40:].any()
+    assert batch.images[2].abs().max() < 1e-4
+    torch.testing.assert_close(transform([dark]).images[0], batch.images[0])  # 40 columns become 64 with padding
+    whole = (255 * bright).round().to(torch.uint8)
+    torch.testing.assert_close(transform([whole]).images[0], transform([whole / 255]).images[0])
+    with pytest.raises(ValueError, match=r"normalize = 'none'; choose fixed or image"):
+        Transform([32], 64, MEAN, STD, normalize="none")
+
+
+def test_noise_of_an_empty_image_is_not_blown_up():
+    transform = Transform([32], 64, MEAN, STD, normalize="image").eval()
+    noise = torch.randint(8, 10, (3, 32, 32), dtype=torch.uint8)  # deviates by half a level of 255
+    assert transform([noise]).images.abs().max() < 0.3

@@ -14,7 +14,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 # Which settings these are. Those that change shapes too need no mention: such weights do not load.
 MEANING = {
-    "transform": ("mean", "std"),
+    "transform": ("mean", "std", "normalize"),
     "backbone": ("name", "neck", "norm", "stride_in_1x1"),
     "fpn": ("norm",),
     "rpn": ("anchor_sizes", "anchor_ratios", "anchor_centered", "anchor_rounded", "anchor_stride_measured"),
@@ -29,7 +29,8 @@ SAME_NORM = {"frozen": "batch", "sync": "batch"}
 
 # What published weights are meant for. The files in examples/coco/ say the same, and a test holds the two together.
 IMAGENET: Settings = {
-    "transform": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}, "backbone": {"stride_in_1x1": False}}
+    "transform": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "normalize": "fixed"},
+    "backbone": {"stride_in_1x1": False}}
 TORCHVISION: Settings = {
     **IMAGENET,
     "rpn": {"anchor_sizes": [32, 64, 128, 256, 512], "anchor_ratios": [0.5, 1.0, 2.0], "anchor_centered": False,
@@ -39,7 +40,7 @@ TORCHVISION: Settings = {
     "box": {"pool_size": 7, "delta_weights": [10.0, 10.0, 5.0, 5.0]}, "mask": {"pool_size": 14}}
 DETECTRON2: Settings = {
     **TORCHVISION,
-    "transform": {"mean": [0.485, 0.456, 0.406], "std": [1 / 255] * 3}, "backbone": {"stride_in_1x1": True},
+    "transform": {**IMAGENET["transform"], "std": [1 / 255] * 3}, "backbone": {"stride_in_1x1": True},
     "rpn": {**TORCHVISION["rpn"], "anchor_rounded": False, "anchor_stride_measured": False},
     "pooling": {**TORCHVISION["pooling"], "sampling_ratio": 0, "aligned": True}}
 

@@ -13,6 +13,8 @@ from .boxes import scale
 from .masks import paste
 from .padding import pad
 
+LEAST_STD = 0.01  # of an image in 0..1: the noise of an empty one should not look like objects
+
 
 @dataclass
 class Truth:
@@ -56,6 +58,7 @@ class Transform(nn.Module):
         max_size: the longer side gets no longer than this, unless the shorter one would fall below a pixel.
         scale: where not 0, the factor of resizing, in the place of min_size.
         mean, std: per channel, for images in 0..1.
+        normalize: fixed, by mean and std; or image, each by the mean and standard deviation of its own pixels.
         round_size: sizes after resizing are rounded to the nearest pixel, else down.
         size_divisor: the padded height and width are multiples of this.
         resize_masks: resample ground-truth masks (nearest) to the input size, as torchvision does. Otherwise mask
@@ -68,7 +71,8 @@ class Transform(nn.Module):
 
     def __init__(self, min_size: Sequence[int], max_size: int, mean: Sequence[float], std: Sequence[float],
                  size_divisor: int = 32, resize_masks: bool = False, mask_threshold: float = 0.5,
-                 whole_pixel_paste: bool = False, round_size: bool = False, scale: float = 0.0) -> None:
+                 whole_pixel_paste: bool = False, round_size: bool = False, scale: float = 0.0,
+                 normalize: str = "fixed") -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must have one number a channel, and "
@@ -76,10 +80,12 @@ class Transform(nn.Module):
         if max(*mean, *std) > 1:
             raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must be at most 1, as images are in "
                              f"0..1: divide numbers for 0..255 by 255")
+        if normalize not in ("fixed", "image"):
+            raise ValueError(f"[transform] normalize = {normalize!r}; choose fixed or image")
         self.min_size, self.max_size, self.size_divisor = tuple(min_size), max_size, size_divisor
         self.resize_masks, self.mask_threshold = resize_masks, mask_threshold
         self.whole_pixel_paste, self.round_size, self.scale = whole_pixel_paste, round_size, scale
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.std, self.normalize = tuple(mean), tuple(std), normalize
         # Knows the model's device and dtype. The numbers above stay Python's: a float32 buffer would round them.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
@@ -150,6 +156,9 @@ class Transform(nn.Module):
         elif factor != 1:
             image = F.interpolate(image[None], scale_factor=factor, mode="bilinear", align_corners=False,
                                   recompute_scale_factor=True)[0]
+        if self.normalize == "image":
+            std, mean = torch.std_mean(image, (1, 2), correction=0, keepdim=True)
+            return (image - mean) / std.clamp(min=LEAST_STD)
         return (image - image.new_tensor(self.mean).view(-1, 1, 1)) / image.new_tensor(self.std).view(-1, 1, 1)
 
     def _factor(self, height: int, width: int, min_size: int) -> float:
@@ -165,6 +174,7 @@ class Transform(nn.Module):
         for i, image in enumerate(images):
             batch[i, :, : image.shape[1], : image.shape[2]] = image
         return batch
+
 
 def _resample(masks: Tensor, height: int, width: int) -> Tensor:
     """Masks [M, h, w] -> [M, height, width] by nearest neighbour; M may be 0."""

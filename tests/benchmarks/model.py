@@ -85,7 +85,7 @@ def slim_torchvision(config: object, classes: int = 3) -> TorchvisionMaskRCNN:
         rpn_pre_nms_top_n_train=rpn.pre_nms_train, rpn_pre_nms_top_n_test=rpn.pre_nms_test,
         rpn_post_nms_top_n_train=rpn.post_nms_train, rpn_post_nms_top_n_test=rpn.post_nms_test,
         rpn_batch_size_per_image=rpn.samples, box_batch_size_per_image=box.samples,
-        box_detections_per_img=box.max_detections,
+        box_score_thresh=box.score_threshold, box_detections_per_img=box.max_detections,
         box_roi_pool=MultiScaleRoIAlign(list("0123"), box.pool_size, config.pooling.sampling_ratio),
         mask_roi_pool=MultiScaleRoIAlign(list("0123"), mask.pool_size, config.pooling.sampling_ratio),
         box_head=TwoMLPHead(channels * box.pool_size**2, box.hidden),
