@@ -22,8 +22,9 @@ MEANING = {
     "box": ("pool_size", "norm", "delta_weights"),
     "mask": ("pool_size", "norm"),
 }
-# What to do about published ones.
-ADVICE = "examples/coco/{file} has what they are meant for; if you trained them with your settings, all is well"
+# What to do about published ones, and about others of the same library.
+PUBLISHED = "examples/coco/{file} has what they are meant for"
+ADVICE = PUBLISHED + "; if you trained them with your settings, all is well"
 # Norms of the same weights.
 SAME_NORM = {"frozen": "batch", "sync": "batch"}
 

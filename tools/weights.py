@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .arrays import load_arrays
 from .checkpoints import CHECKPOINT_KEYS, load_checkpoint, load_tensors
-from .conventions import ADVICE, IMAGENET, TORCHVISION, of_detectron2, warn_differences
+from .conventions import ADVICE, IMAGENET, PUBLISHED, TORCHVISION, of_detectron2, warn_differences
 from .conversion import NORM_EPS, UNUSED, fit_stem, from_detectron2, from_torchvision, to_torchvision
 from .published import COCO_NAMES, COCO_ROWS, is_published, select_classes
 
@@ -137,7 +137,8 @@ def load_torchvision(model: Any, state: Mapping[str, Tensor], source: str, publi
         count = len(names)
     load_matching(model, converted, source, names, count)
     file = "torchvision.ini" if v1 else "torchvision-v2.ini"
-    warn_differences(source, TORCHVISION, model.config, model.replaced, ADVICE.format(file=file))
+    advice = (PUBLISHED if published else ADVICE).format(file=file)
+    warn_differences(source, TORCHVISION, model.config, model.replaced, advice)
 
 
 def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_names: list[str] | None,
