@@ -52,7 +52,7 @@ def main(root: Path, minutes: float, settings: dict) -> None:
                 optimizer.step()
                 share = (time.monotonic() - began) / 60 / minutes
                 bar.update(int(1000 * min(1, share)) - bar.n)
-                bar.set_postfix_str(f"epoch {passes.epoch}, loss {float(loss):.3f}", refresh=False)
+                bar.set_postfix_str(f"epoch {passes.epoch}, loss {float(loss.detach()):.3f}", refresh=False)
             passes.epoch += 1
     print(f"{passes.epoch - 1} epochs in {(time.monotonic() - began) / 60:.1f} minutes")
     model.eval()
