@@ -84,6 +84,8 @@ def _parse(path: Path) -> dict[str, list]:
             content = json.load(file, object_hook=_encode)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
+    if isinstance(content, dict) and isinstance(content.get("images"), list):
+        content.setdefault("annotations", [])  # COCO's files of test images, image_info_*.json, have none
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"{path} has no list of {key}; COCO's instance annotations have images, annotations and "

@@ -15,6 +15,7 @@ from .table import Table
 
 log = logging.getLogger("maskrcnn")
 
+MOST_CACHED = 2**31
 MOST = 0.1  # of the images may be left out while they are loaded; with more, something else is wrong than an image
 
 
@@ -30,7 +31,7 @@ class Instances(torch.utils.data.Dataset):
         problems: told of images and masks that turn out to be broken as they are loaded; raises or counts. What is left
             out then, which is logged, is a mask; or all of an image, which becomes a black one without objects.
         channels: of the images; see `maskrcnn.tools.images.read_image`.
-        cache: keep decoded images and masks in memory, per process.
+        cache: keep decoded images and masks in memory, per process, until these are `MOST_CACHED` bytes.
 
     Raises:
         ValueError: at access, an image that is missing, as it was not when the table was made, or more than a tenth of
@@ -43,6 +44,7 @@ class Instances(torch.utils.data.Dataset):
         # The caches: of images; and of masks, y, x and a piece that holds all their pixels.
         self.images: dict[int, Tensor] = {}
         self.pieces: dict[int, list[tuple[int, int, np.ndarray]]] = {}
+        self.cached = 0  # bytes of them
         self.left_out: set[int] = set()  # images
         self.told: set[Problem] = set()
 
@@ -98,9 +100,13 @@ class Instances(torch.utils.data.Dataset):
                 mask[y : y + piece.shape[0], x : x + piece.shape[1]] = piece
             return masks
         masks = segments.decode([self.table.masks[k] for k in objects], height, width)
-        if self.cache:
+        if self._room():
             self.pieces[i] = [segments.piece(mask) for mask in masks]
+            self.cached += sum(piece.nbytes for _, _, piece in self.pieces[i])
         return masks
+
+    def _room(self) -> bool:
+        return self.cache and self.cached < MOST_CACHED
 
     def _image(self, i: int) -> Tensor | None:
         """None for one that is left out."""
@@ -120,9 +126,10 @@ class Instances(torch.utils.data.Dataset):
             self._leave_out(i, "size mismatch", f"{self.file(i)} has {h} x {w} pixels (height x width), but is "
                                                 f"annotated as {height} x {width}")
             return None
-        if self.cache:
+        if self._room():
             grey = self.channels == 3 and bool((image == image[:1]).all())
             self.images[i] = image[:1].clone() if grey else image.clone()
+            self.cached += self.images[i].nbytes
         return image
 
     def _leave_out(self, i: int, kind: str, message: str) -> None:

@@ -2,8 +2,8 @@
 
 In a folder such as VOC2012: `ImageSets/Segmentation/<list>.txt` names images, `JPEGImages/<name>.jpg` is one,
 `Annotations/<name>.xml` has its objects, and `SegmentationObject/<name>.png` at each pixel the place of its object in
-that file, from 1; 0 is background and 255 the rim between objects. `SegmentationClass/<name>.png` has the classes in
-the same way, and is compared where it is there.
+that file, from 1; 0 is background, and 255 the rim between objects and what hides difficult ones.
+`SegmentationClass/<name>.png` has the classes in the same way, and is compared where it is there.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -166,6 +166,9 @@ def _object(entry: ElementTree.Element, place: int, places: np.ndarray, kinds: n
         return "malformed annotation", "it needs a bndbox of xmin, ymin, xmax and ymax"
     box = (numbers[0] - 1, numbers[1] - 1, numbers[2], numbers[3])
     plane = places == place
+    difficult = (entry.findtext("difficult") or "").strip() == "1"
+    if difficult and not plane.any() and box_fault(box, *places.shape) is None:
+        plane = _void(places, box)
     area = int(plane.sum())
     if not area:
         return "missing mask", f"no pixel of SegmentationObject has its index {place}"
@@ -182,4 +185,14 @@ def _object(entry: ElementTree.Element, place: int, places: np.ndarray, kinds: n
         if most not in (0, RIM, classes[name]):
             other = next((key for key, label in classes.items() if label == most), str(most))
             return "wrong class", f"its class is {name}, but SegmentationClass has {other} at its pixels"
-    return Object(place, classes[name], box, (entry.findtext("difficult") or "").strip() == "1", mask, area)
+    return Object(place, classes[name], box, difficult, mask, area)
+
+
+def _void(places: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """The mask of a difficult object, which VOC paints over like the rims: what is so painted in its box, or, where
+    nothing is, the whole box."""
+    inside = np.zeros(places.shape, bool)
+    x1, y1, x2, y2 = (max(0, round(side)) for side in box)
+    inside[y1:y2, x1:x2] = True
+    painted = inside & (places == RIM)
+    return painted if painted.any() else inside

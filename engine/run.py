@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from easydict import EasyDict
 
@@ -90,17 +91,36 @@ class Hold:
 
             self.handle = os.open(folder, os.O_RDONLY)
             fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            HOLDS.add(self)
         except BlockingIOError:
             raise ValueError(f"{folder} is in use: another process trains into it") from None
         except (ImportError, OSError):
             pass
 
+    def release(self) -> None:
+        """In this process; a lock is shared with the processes that fork from it."""
+        if self.handle is not None:
+            os.close(self.handle)
+            self.handle = None
+
     def __getstate__(self) -> dict[str, None]:
         return {"handle": None}
 
     def __del__(self) -> None:
-        if self.handle is not None:
-            os.close(self.handle)
+        self.release()
+
+
+HOLDS: WeakSet[Hold] = WeakSet()
+
+
+def _release_all() -> None:
+    for hold in list(HOLDS):
+        hold.release()
+
+
+# Workers that load data outlive a training that is killed by some seconds, in which it could not be resumed.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_all)
 
 
 def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:

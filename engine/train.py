@@ -75,14 +75,18 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
     history = fit(model, splits["train"], splits["val"], cfg, run, accelerator, saved)
 
     trained = time.perf_counter()
+    used = torch.cuda.max_memory_allocated() / 2**20 if accelerator.device.type == "cuda" else None
     model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
     from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
     test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test")
     metrics = {f"test/{name}": value for name, value in test.items()}
-    seconds = sum(record["train/seconds"] for record in history)
+    seconds, tested = sum(record["train/seconds"] for record in history), time.perf_counter()
     metrics |= {"best_epoch": best_epoch(history, best_metric(cfg)), "train/seconds": seconds,
                 "train/images_per_second": len(splits["train"]) * len(history) / seconds,
-                "test/seconds": time.perf_counter() - trained, "total_seconds": time.perf_counter() - started}
+                "train/hours_per_epoch": seconds / 3600 / len(history),
+                "test/seconds": tested - trained, "test/seconds_per_image": (tested - trained) / len(splits["test"]),
+                "total_seconds": time.perf_counter() - started}
+    metrics |= {} if used is None else {"train/memory_MB": used}
     if first:
         write_metrics(run, metrics)
         log.info("%s: %s", run, ", ".join(f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP")

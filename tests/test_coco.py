@@ -173,6 +173,14 @@ def test_broken_images(tmp_path, values, kind):
     assert len(table.ids) == 9
 
 
+def test_files_of_test_images_have_no_annotations(tmp_path):
+    content = write_coco(tmp_path)
+    del content["annotations"]
+    save_coco(tmp_path, content)
+    table, _ = read(tmp_path)
+    assert (len(table), len(table.ids)) == (len(content["images"]), 0)
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("{", "is no JSON"), ("[]", "no list of images"), ('{"images": [], "annotations": {}}', "no list of annotations"),
     ('{"images": [], "annotations": [], "categories": []}', "categories must be there"),

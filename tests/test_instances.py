@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from maskrcnn.datasets import segments
+from maskrcnn.datasets import instances, segments
 from maskrcnn.datasets.instances import Instances
 from maskrcnn.datasets.problems import Problem, Problems
 from maskrcnn.datasets.table import Blobs, TableBuilder
@@ -102,6 +102,18 @@ def test_channels(builder, tmp_path, channels, mode):
             image = dataset[0][0]
             assert image.shape == (channels, 10, 12)
             assert np.array_equal(image.numpy(), np.broadcast_to(pixels.transpose(2, 0, 1), image.shape))
+
+
+def test_the_cache_is_bounded(builder, monkeypatch):
+    """Items are the same, of the cache and beyond what it may hold."""
+    want = [opened(builder)[i] for i in range(2)]
+    monkeypatch.setattr(instances, "MOST_CACHED", 1)
+    dataset = opened(builder, cache=True)
+    for _ in range(2):
+        for i in range(2):
+            assert torch.equal(dataset[i][0], want[i][0])
+            assert torch.equal(dataset[i][1]["masks"], want[i][1]["masks"])
+    assert list(dataset.images) == [0]
 
 
 def test_an_image_of_another_size(builder, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +218,26 @@ def test_a_run_that_is_going_on_is_left_alone(data, tmp_path):
     del held
     train(settings(data, tmp_path / "run", epochs=1), resume=True)
     assert (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="locks need a POSIX system")
+def test_workers_do_not_keep_the_lock(tmp_path):
+    """Those that load data outlive a training that is killed, but do not keep it from being resumed."""
+    script = ("import multiprocessing, sys, time; from maskrcnn.engine.run import Hold; held = Hold(sys.argv[1]); "
+              "multiprocessing.get_context('fork').Process(target=time.sleep, args=(30,)).start(); "
+              "print('ready', flush=True); time.sleep(30)")
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(ValueError, match="is in use"):
+            Hold(tmp_path)
+        process.kill()
+        process.wait()
+        Hold(tmp_path)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
 
 
 def test_no_partial_file_is_loaded(data, whole, tmp_path):

@@ -65,6 +65,8 @@ def test_a_run_folder(run):
             assert f"test/{kind}_{key}" in metrics
     assert metrics["train/seconds"] > 0
     assert metrics["train/images_per_second"] == pytest.approx(18 / metrics["train/seconds"])
+    assert metrics["train/hours_per_epoch"] == pytest.approx(metrics["train/seconds"] / 3 / 3600)
+    assert 0 < metrics["test/seconds_per_image"] < metrics["test/seconds"] < metrics["total_seconds"]
     for picture in ("history.png", "predictions.png"):
         with Image.open(run / picture) as image:
             assert min(image.size) > 200

@@ -72,6 +72,29 @@ def test_difficult_objects_are_crowd(tmp_path):
         [False, False], [True, True], [False, False]]
 
 
+@pytest.mark.parametrize("void", [True, False])
+def test_difficult_objects_without_pixels(tmp_path, void):
+    """VOC paints over them with its void index: their mask is what is painted in their box, or the whole box."""
+    folder = write_voc(tmp_path)
+    path = folder / "SegmentationObject" / "b.png"
+    with Image.open(path) as image:
+        places, palette = np.asarray(image).copy(), image.getpalette()
+    hidden = places == 2
+    places[hidden] = 255 if void else 0
+    image = Image.fromarray(places, "P")
+    image.putpalette(palette)
+    image.save(path)
+    (folder / "SegmentationClass" / "b.png").unlink(missing_ok=True)
+    assert problems_of(tmp_path)[1] == [("missing mask", "b.xml", "b.jpg", "object 2")]
+    save_xml(folder, "b", BOXES, difficult=1)
+    assert problems_of(tmp_path)[1] == []
+    _, target = opened(tmp_path)[1]
+    assert target["iscrowd"].tolist() == [True, True]
+    want = np.zeros_like(hidden)
+    want[10:45, 30:65] = True
+    assert np.array_equal(target["masks"][1].numpy(), want & (places == 255) if void else want)
+
+
 def test_several_lists_and_folders(tmp_path):
     write_voc(tmp_path, ("a", "b"))
     write_voc(tmp_path, ("c",), "val")
