@@ -65,29 +65,28 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
     from_first(lambda: prepare_data(cfg))
     splits, model = together(lambda: make_parts(cfg))
     first = accelerator.is_main_process
-    run, _held = from_first(lambda: begin_run(cfg, resume))  # the first one locks the folder until this returns
-    ended, saved = from_first(lambda: (read_metrics(run), saved_state(run)) if resume else (None, None))
-    if ended is not None and (saved is None or finished(saved["training"]["progress"]["history"], cfg)):
-        log.info("%s has ended already: nothing to resume", run)
-        return ended
-    if first:
-        (run / "metrics.json").unlink(missing_ok=True)  # of fewer epochs
-    history = fit(model, splits["train"], splits["val"], cfg, run, accelerator, saved)
+    run, held = from_first(lambda: begin_run(cfg, resume))
+    with held:  # the first process keeps others from the folder
+        ended, saved = from_first(lambda: (read_metrics(run), saved_state(run)) if resume else (None, None))
+        if ended is not None and (saved is None or finished(saved["training"]["progress"]["history"], cfg)):
+            log.info("%s has ended already: nothing to resume", run)
+            return ended
+        history = fit(model, splits["train"], splits["val"], cfg, run, accelerator, saved)
 
-    trained = time.perf_counter()
-    model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
-    from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
-    test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test")
-    metrics = {f"test/{name}": value for name, value in test.items()}
-    seconds = sum(record["train/seconds"] for record in history)
-    metrics |= {"best_epoch": best_epoch(history, best_metric(cfg)), "train/seconds": seconds,
-                "train/images_per_second": len(splits["train"]) * len(history) / seconds,
-                "test/seconds": time.perf_counter() - trained, "total_seconds": time.perf_counter() - started}
-    if first:
-        write_metrics(run, metrics)
-        log.info("%s: %s", run, ", ".join(f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP")
-                                          if name in test))
-    return metrics
+        trained = time.perf_counter()
+        model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
+        from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
+        test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test")
+        metrics = {f"test/{name}": value for name, value in test.items()}
+        seconds = sum(record["train/seconds"] for record in history)
+        metrics |= {"best_epoch": best_epoch(history, best_metric(cfg)), "train/seconds": seconds,
+                    "train/images_per_second": len(splits["train"]) * len(history) / seconds,
+                    "test/seconds": time.perf_counter() - trained, "total_seconds": time.perf_counter() - started}
+        if first:
+            write_metrics(run, metrics)
+            log.info("%s: %s", run, ", ".join(f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP")
+                                              if name in test))
+        return metrics
 
 
 def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, run: Path,
