@@ -20,7 +20,7 @@ class Augmentation:
 
     `fill` is what the padding and the corners of turned images show, in 0..1 a channel, or one number for all. Give
     [transform] mean: the model then sees there what it sees in the padding of its batches, zero, and no black border
-    that real images lack.
+    that real images lack. No number stands for the mean of each image, for [transform] normalize = image.
 
     Raises:
         ValueError: a setting out of its range.
@@ -144,6 +144,8 @@ class Augmented(torch.utils.data.Dataset):
     def _fill(self, image: Tensor, i: int) -> list[float]:
         """One number a channel."""
         fill = list(self.settings.fill)
+        if not fill:
+            return (image.float().mean((1, 2)) / (255 if image.dtype == torch.uint8 else 1)).tolist()
         if len(fill) not in (1, image.shape[0]):
             raise ValueError(f"{self.file(i)} has {image.shape[0]} channels, but the padding (fill, [transform] mean) "
                              f"{len(fill)} numbers: {fill}")

@@ -33,6 +33,8 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 def agree(box: Sequence[float], tight: Sequence[float]) -> bool:
     """Whether a box can be that of a mask whose pixels extend over `tight`."""
     (x1, y1, x2, y2), (a1, b1, a2, b2) = box, tight
+    if not (a1 < a2 and b1 < b2):
+        return False  # there is none
     if max(abs(x1 - a1), abs(y1 - b1), abs(x2 - a2), abs(y2 - b2)) <= SLACK and x1 < x2 and y1 < y2:
         return True  # as of nearly all, in a tenth of the time
     moved = [there + min(max(here - there, -SLACK), SLACK) for here, there in zip(box, tight)]

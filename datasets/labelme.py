@@ -111,15 +111,19 @@ def _piece(mask: str, points: Sequence[Sequence[float]]) -> Piece:
 
 
 def _join(shapes: list[tuple[Drawn, Any]]) -> list[Drawn]:
-    """Shapes of the same label and group as one object, at the place of the first."""
+    """Shapes of the same label and group as one object, at the place of the first. Where one has a fault, the object
+    has, as without that part it would be another."""
     objects: list[Drawn] = []
-    groups: dict[tuple[str | None, str], Drawn] = {}
+    groups: dict[tuple[str, str], Drawn] = {}
     for drawn, shape in shapes:
-        group = shape.get("group_id") if drawn.fault is None else None
-        key = (drawn.label, str(group))
+        group = shape.get("group_id") if isinstance(shape, dict) else None
+        key = ("" if group is None else str(shape.get("label") or "").strip(), str(group))
         if group is not None and key in groups:
-            groups[key].rings += drawn.rings
-            groups[key].pieces += drawn.pieces
+            whole = groups[key]
+            whole.rings += drawn.rings
+            whole.pieces += drawn.pieces
+            if drawn.fault is not None and whole.fault is None:
+                whole.name, whole.label, whole.fault = drawn.name, None, drawn.fault
             continue
         objects.append(drawn)
         if group is not None:

@@ -15,7 +15,7 @@ from maskrcnn import __version__
 from ..datasets.check import check_dataset
 from ..datasets.formats import SPLITS
 from ..tools.config import load_config
-from ..tools.files import atomic
+from ..tools.files import atomic, check_writable
 from .evaluate import evaluate, progress_bar
 from .predict import predict
 from .processes import rank_and_count
@@ -124,6 +124,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     cfg = load_config(arguments.config, _overrides(arguments.settings))
+    check_writable(*([arguments.json] if arguments.json else []))
     with progress_bar(0, "check") as bar:
         def progress(split: str, done: int, total: int) -> None:
             if done == 1:

@@ -98,13 +98,17 @@ def collect(model: MaskRCNN, dataset: Dataset, batch_size: int, description: str
     mine = Results(dataset.class_names)
     losses: dict[int, tuple[int, dict[str, float]]] = {}
     model.eval()
-    with torch.inference_mode(), progress_bar(len(dataset), description) as bar:
-        for number, (images, targets) in own_batches(dataset, batch_size, workers):
-            detections, parts = model(images, targets)
-            losses[number] = len(images), {name: float(value) for name, value in parts.items()}
-            for place, (target, found) in enumerate(zip(targets, detections), number * batch_size):
-                mine.add(target, {key: value.cpu() for key, value in found.items()}, place)
-            bar.update(min(len(images) * rank_and_count()[1], len(dataset) - bar.n))
+
+    def collect_own() -> None:
+        with torch.inference_mode(), progress_bar(len(dataset), description) as bar:
+            for number, (images, targets) in own_batches(dataset, batch_size, workers):
+                detections, parts = model(images, targets)
+                losses[number] = len(images), {name: float(value) for name, value in parts.items()}
+                for place, (target, found) in enumerate(zip(targets, detections), number * batch_size):
+                    mine.add(target, {key: value.cpu() for key, value in found.items()}, place)
+                bar.update(min(len(images) * rank_and_count()[1], len(dataset) - bar.n))
+
+    together(collect_own)
     return shared(mine), mean_losses({number: batch for part in gather(losses) for number, batch in part.items()})
 
 

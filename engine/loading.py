@@ -107,7 +107,8 @@ def make_loader(dataset: Dataset, cfg: EasyDict) -> tuple[DataLoader, Passes]:
     """Batches (images, targets, files), one a forward pass of this process; and what decides on their order."""
     passes = Passes(len(dataset), cfg.train.batch_size, cfg.train.accumulate, cfg.train.seed,
                     dataset.sizes if cfg.data.group_by_aspect else None)
-    changed = Augmented(dataset, Augmentation(**cfg.augment, fill=cfg.transform.mean))
+    fill = cfg.transform.mean if cfg.transform.normalize == "fixed" else ()
+    changed = Augmented(dataset, Augmentation(**cfg.augment, fill=fill))
     loader = DataLoader(Seeded(changed), batch_sampler=passes, num_workers=cfg.data.workers,
                         collate_fn=transpose, persistent_workers=cfg.data.workers > 0,
                         generator=torch.Generator().manual_seed(0))  # its own, so as not to draw from torch's

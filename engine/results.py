@@ -10,6 +10,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -72,13 +73,23 @@ class Records:
         places, end = {}, self._file.seek(0, os.SEEK_END)
         try:
             for record in records:
-                self._file.seek(0, os.SEEK_END)
-                begin, length = self._file.tell(), self._file.write(pickle.dumps(tuple(record)))
-                places[record.number] = begin, length
+                places[record.number] = self._write(pickle.dumps(tuple(record)))
         except BaseException:
-            self._file.truncate(end)
+            with suppress(OSError):  # of what could not be written, and is in its buffer
+                self._file.truncate(end)
             raise
         self._places |= places
+
+    def _write(self, packed: bytes) -> tuple[int, int]:
+        """Where it begins in the file, and its length."""
+        try:
+            begin = self._file.seek(0, os.SEEK_END)
+            length = self._file.write(packed)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(f"the folder {tempfile.gettempdir()} cannot keep the images that are evaluated: {error}; the "
+                          f"environment variable TMPDIR chooses another") from error
+        return begin, length
 
 
 def unpacked(packed: bytes) -> Record:

@@ -29,10 +29,11 @@ STATE = {"images", "progress", "optimizer", "average", "scaler"}  # of a trainin
 def new_run_folder(output: str) -> Path:
     """A fresh folder: `output`, or with -2, -3, ... behind it where earlier runs have taken that."""
     number = 1
+    Path(output).parent.mkdir(parents=True, exist_ok=True)  # of which FileExistsError says that it is no folder
     while True:
         folder = _numbered(output, number)
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir()
         except FileExistsError:
             number += 1
             continue
@@ -54,7 +55,7 @@ def _numbered(output: str, number: int) -> Path:
 
 def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
     """The folder of this run, with its configuration in it; to resume, that of the last run. And what keeps other
-    processes from training into it as long as it is referred to.
+    processes from training into it until it is released.
 
     Raises:
         ValueError: to resume, a run with another configuration, or one that is still going on.
@@ -65,24 +66,33 @@ def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
             log.info("nothing to resume: there is no %s yet", cfg.train.output)
         folder = new_run_folder(cfg.train.output)
     held = Hold(folder)
-    if resume and (folder / "config.ini").is_file():
-        log.info("run folder: %s", folder)
-        try:
-            saved = load_config(folder / "config.ini")
-        except ValueError as error:
-            raise ValueError(f"{error}. To resume, give this file back what the run was started with, or start anew "
-                             f"without --resume") from error
-        check_same_settings(saved, cfg, folder)
-    for part in folder.glob(".part-*"):  # of writing that was killed
-        part.unlink(missing_ok=True)
-    with atomic(folder / "config.ini") as part:
-        part.write_text(dump_config(plain(cfg)), encoding="utf-8")
+    try:
+        if resume and (folder / "config.ini").is_file():
+            log.info("run folder: %s", folder)
+            check_same_settings(saved_settings(folder), cfg, folder)
+        for part in folder.glob(".part-*"):  # of writing that was killed
+            part.unlink(missing_ok=True)
+        with atomic(folder / "config.ini") as part:
+            part.write_text(dump_config(plain(cfg)), encoding="utf-8")
+    except BaseException:
+        held.release()
+        raise
     return folder, held
 
 
+def saved_settings(folder: Path) -> EasyDict:
+    """The configuration that a run was started with. Raises ValueError for a damaged file."""
+    try:
+        return load_config(folder / "config.ini")
+    except ValueError as error:
+        raise ValueError(f"{error}. To resume, give this file back what the run was started with, or start anew "
+                         f"without --resume") from error
+
+
 class Hold:
-    """A lock on a folder, which ends with this object, or with its process however that ends. Where the system or the
-    file system has no such locks, nothing is locked, and what other processes are sent of it holds nothing."""
+    """A lock on a folder, which ends with a `with` block, or with its process however that ends: this object may be
+    there for longer, as notebooks keep what an error has met. Where the system or the file system has no such locks,
+    nothing is locked, and what other processes are sent of it holds nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.handle: int | None = None
@@ -97,14 +107,20 @@ class Hold:
         except (ImportError, OSError):
             pass
 
+    def __getstate__(self) -> dict[str, None]:
+        return {"handle": None}
+
     def release(self) -> None:
-        """In this process; a lock is shared with the processes that fork from it."""
+        """Let other processes, or this one, train into the folder. Forked copies must have been closed."""
         if self.handle is not None:
             os.close(self.handle)
             self.handle = None
 
-    def __getstate__(self) -> dict[str, None]:
-        return {"handle": None}
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: Any) -> None:
+        self.release()
 
     def __del__(self) -> None:
         self.release()
@@ -118,7 +134,8 @@ def _release_all() -> None:
         hold.release()
 
 
-# Workers that load data outlive a training that is killed by some seconds, in which it could not be resumed.
+# Forked processes share a lock. Those that load data outlive a training that is killed by some seconds, in which it
+# could not be resumed.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_release_all)
 

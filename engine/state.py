@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from maskrcnn import MaskRCNN
 
-from ..tools.checkpoints import save_checkpoint
+from ..tools.checkpoints import load_checkpoint, save_checkpoint
 from .processes import gather, share_buffers
 from .run import best_epoch, check_same_data, write_log
 
@@ -76,6 +76,7 @@ class State:
             return
         progress, scaler = self.progress, self.accelerator.scaler
         ended = len(progress.history)
+        (run / "metrics.json").unlink(missing_ok=True)  # of fewer epochs, whose last.pt is about to be replaced
         if progress.step == 0 and best_epoch(progress.history, metric) == ended:
             # Before last.pt: what that says has been done, has been done.
             save_checkpoint(run / "best.pt", {**self.judged.checkpoint(), "epoch": ended,
@@ -109,5 +110,6 @@ class State:
         if not self.accelerator.is_main_process:
             self.progress.totals = dict.fromkeys(self.progress.totals, 0.0)
         elif self.progress.history:
+            load_checkpoint(run / "best.pt")  # the end of the training, hours away perhaps, may need it
             write_log(run, self.progress.history)  # the interruption may have come before
         log.info("resumed in epoch %d, behind step %d", self.progress.epoch, self.progress.step)

@@ -64,34 +64,14 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
     torch.manual_seed(cfg.train.seed)
     from_first(lambda: prepare_data(cfg))
     splits, model = together(lambda: make_parts(cfg))
-    first = accelerator.is_main_process
-    run, _held = from_first(lambda: begin_run(cfg, resume))  # the first one locks the folder until this returns
-    ended, saved = from_first(lambda: (read_metrics(run), saved_state(run)) if resume else (None, None))
-    if ended is not None and (saved is None or finished(saved["training"]["progress"]["history"], cfg)):
-        log.info("%s has ended already: nothing to resume", run)
-        return ended
-    if first:
-        (run / "metrics.json").unlink(missing_ok=True)  # of fewer epochs
-    history = fit(model, splits["train"], splits["val"], cfg, run, accelerator, saved)
-
-    trained = time.perf_counter()
-    used = torch.cuda.max_memory_allocated() / 2**20 if accelerator.device.type == "cuda" else None
-    model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
-    from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
-    test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test")
-    metrics = {f"test/{name}": value for name, value in test.items()}
-    seconds, tested = sum(record["train/seconds"] for record in history), time.perf_counter()
-    metrics |= {"best_epoch": best_epoch(history, best_metric(cfg)), "train/seconds": seconds,
-                "train/images_per_second": len(splits["train"]) * len(history) / seconds,
-                "train/hours_per_epoch": seconds / 3600 / len(history),
-                "test/seconds": tested - trained, "test/seconds_per_image": (tested - trained) / len(splits["test"]),
-                "total_seconds": time.perf_counter() - started}
-    metrics |= {} if used is None else {"train/memory_MB": used}
-    if first:
-        write_metrics(run, metrics)
-        log.info("%s: %s", run, ", ".join(f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP")
-                                          if name in test))
-    return metrics
+    run, held = from_first(lambda: begin_run(cfg, resume))
+    with held:  # the first process keeps others from the folder
+        ended, saved = from_first(lambda: (read_metrics(run), saved_state(run)) if resume else (None, None))
+        if ended is not None and (saved is None or finished(saved["training"]["progress"]["history"], cfg)):
+            log.info("%s has ended already: nothing to resume", run)
+            return ended
+        history = fit(model, splits["train"], splits["val"], cfg, run, accelerator, saved)
+        return conclude(model, splits, history, cfg, run, accelerator, started)
 
 
 def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, run: Path,
@@ -152,6 +132,32 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
         scalars.add(record, before + steps)
     accelerator.unwrap_model(net, keep_fp32_wrapper=False)  # gives the model its own forward back
     return progress.history
+
+
+def conclude(model: MaskRCNN, splits: Mapping[str, Dataset], history: list[dict[str, Any]], cfg: EasyDict, run: Path,
+             accelerator: Accelerator, started: float) -> dict[str, float]:
+    """The best epoch on the test split: predictions.png, and metrics.json, whose content is returned.
+
+    On a GPU, train/memory_MB is the most that tensors took of the first process's.
+    """
+    trained, first = time.perf_counter(), accelerator.is_main_process
+    used = torch.cuda.max_memory_allocated() / 2**20 if accelerator.device.type == "cuda" else None
+    model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
+    from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
+    test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test")
+    metrics = {f"test/{name}": value for name, value in test.items()}
+    seconds, tested = sum(record["train/seconds"] for record in history), time.perf_counter()
+    metrics |= {"best_epoch": best_epoch(history, best_metric(cfg)), "train/seconds": seconds,
+                "train/images_per_second": len(splits["train"]) * len(history) / seconds,
+                "train/hours_per_epoch": seconds / 3600 / len(history),
+                "test/seconds": tested - trained, "test/seconds_per_image": (tested - trained) / len(splits["test"]),
+                "total_seconds": tested - started}
+    metrics |= {} if used is None else {"train/memory_MB": used}
+    if first:
+        write_metrics(run, metrics)
+        log.info("%s: %s", run, ", ".join(f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP")
+                                          if name in test))
+    return metrics
 
 
 def end_epoch(state: State, val_set: Dataset, cfg: EasyDict, images: int) -> dict[str, Any]:

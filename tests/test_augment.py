@@ -20,6 +20,7 @@ from maskrcnn.datasets.augment import Augmentation, Augmented
 from maskrcnn.datasets.geometry import Span, draw_span, mirror, resample
 from maskrcnn.datasets.objects import pixels, tight_boxes
 from maskrcnn.datasets.paste import paste
+from maskrcnn.engine.loading import make_loader
 from maskrcnn.tools.config import load_config
 
 MOVES = [{"flip": 1.0}, {"flip_vertical": 1.0}, {"flip": 0.5, "flip_vertical": 0.5}, {"crop": 40}, {"crop": 90},
@@ -286,6 +287,25 @@ def test_images_keep_a_pixel(channels, more):
     assert changed["masks"].shape == (0, side, side)
     if "rotation" not in more:
         assert picture.flatten(1).sum(1).tolist() == [77] * channels
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_padding_with_the_mean_of_the_image(dtype):
+    """Which is then zero where images are normalised by their own pixels."""
+    image = torch.full((3, 20, 20), 40.0)
+    image[1, :10], image[2] = 60, 0
+    image = image.to(dtype) if dtype == torch.uint8 else image / 255
+    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "masks": torch.zeros(0, 20, 20, dtype=torch.bool)}
+    picture, _ = augmented([(image, target)], crop=60, fill=())[0]
+    assert picture.dtype == dtype
+    torch.testing.assert_close(picture.float().flatten(1).median(1).values, image.float().mean((1, 2)))
+
+
+@pytest.mark.parametrize(("normalize", "fill"), [("fixed", [0.2, 0.4, 0.6]), ("image", [])])
+def test_what_training_pads_with(normalize, fill):
+    cfg = load_config({"transform": {"mean": [0.2, 0.4, 0.6], "normalize": normalize}})
+    loader, _ = make_loader([drawn(0)] * 2, cfg)
+    assert list(loader.dataset.dataset.settings.fill) == fill
 
 
 def test_large_scale_jitter_keeps_to_its_ranges():

@@ -365,5 +365,7 @@ def test_command(tmp_path, capsys):
     assert json.loads((tmp_path / "r.json").read_text())["problems"] == []
     assert main(["check", str(tmp_path / "c.ini")]) == 1
     assert "unreadable split: 2" in capsys.readouterr().out  # no val.json, and no test split
+    assert main(["check", str(tmp_path / "c.ini"), "--json", str(tmp_path / "c.ini" / "r.json")]) == 1
+    assert capsys.readouterr().err.startswith(f"maskrcnn check: {tmp_path / 'c.ini' / 'r.json'} cannot be written")
     assert main(["check", str(tmp_path / "c.ini"), "--set", "data.format=yolo"]) == 1
     assert "choose cst" in capsys.readouterr().err

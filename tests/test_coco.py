@@ -131,6 +131,7 @@ RLE = {"size": [60, 80], "counts": rle.encode(RECTANGLE)["counts"].decode()}
     ({"bbox": [0, 40, 15, 15]}, "mask off box", "x 0 to 15, y 40 to 55, but its mask extends over x 30 to 70"),
     ({"segmentation": [ring(200, 10, 240, 22)]}, "empty mask", "no pixel of its mask"),
     ({"bbox": [3, 2, 0.1, 0.1], "segmentation": [ring(3, 2, 3.1, 2.1)]}, "empty mask", "no pixel of its mask"),
+    ({"bbox": [0, 0, 6, 6], "segmentation": {"size": [60, 80], "counts": [4800]}}, "empty mask", "no pixel of its"),
 ])
 def test_broken_annotations(tmp_path, values, kind, message):
     content = write_coco(tmp_path)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -134,6 +135,21 @@ def test_an_error_is_told_once(trained, arguments, message):
     assert message in first.splitlines()[-1]
     assert "Traceback" not in first + second
     assert "maskrcnn " not in second
+
+
+def test_an_error_of_one_process_of_an_evaluation(data, trained, tmp_path):
+    """The other one does not wait for it, and is silent."""
+    shutil.copytree(data, tmp_path / "data")
+    broken = sorted(tmp_path.glob("data/test/*/*.jpg"))[2]  # of the second batch, which is the second process's
+    broken.write_bytes(broken.read_bytes()[:3000])
+    run = trained[2] / "two"
+    (first, second), statuses = two_by_hand("evaluate", run / "config.ini", "--weights", run / "best.pt", "--set",
+                                            f"data.root={tmp_path / 'data'}")
+    assert statuses == [1, 1]
+    assert "Traceback" not in first + second
+    assert "maskrcnn " not in first
+    assert second.startswith("maskrcnn evaluate: ")
+    assert f"cannot read image {broken}" in second
 
 
 def test_started_by_accelerate(data, trained, tmp_path):

@@ -216,6 +216,18 @@ def test_labelme_groups(tmp_path):
     assert target["boxes"][0].tolist() == [10, 5, 60, 40]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_labelme_groups_with_a_broken_part(tmp_path, order):
+    """Without it the object would be another."""
+    parts = [shape("a", POINTS, group=1), shape("a", POINTS[:2], group=1), shape("a", POINTS, "line", group=1)]
+    write_labelme(tmp_path, [*parts[::order], shape("a", POINTS, group=2), shape("b", POINTS, group=1)])
+    problems = Problems("skip")
+    table = read_labelme(tmp_path, "train", problems)
+    assert [(p.kind, p.annotation) for p in problems.all] == [("malformed mask", {1: "shape 2", -1: "shape 1"}[order])]
+    assert table.labels.tolist() == [1, 2]
+    assert table.ids.tolist() == [2, 3]
+
+
 def masked(label, mask, x, y, group=None):
     """As LabelMe 5.2 and later write it: 0 and 1 in a PNG, and the places of its first and last pixel."""
     file = io.BytesIO()

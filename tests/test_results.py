@@ -4,8 +4,10 @@ import json
 import math
 import pickle
 import random
+import tempfile
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +124,15 @@ def test_memory_does_not_grow_with_the_images(monkeypatch):
     assert kept < 160 * 1000  # a number and a place for each
     small, large = (peak(lambda results=results: figures(results, ["coco", "voc"]))[1] for results in (few, several))
     assert large < 1.2 * small
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_no_room_for_the_images(images, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda: open("/dev/full", "rb+"))  # noqa: SIM115
+    results = Results(NAMES)
+    with pytest.raises(OSError, match=r"the folder .* cannot keep the images .*No space left.*TMPDIR chooses another"):
+        results.add(*images[0])
+    assert len(results) == 0
 
 
 def test_processes_send_each_other_a_few_images_at_a_time(images, monkeypatch):

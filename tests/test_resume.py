@@ -17,7 +17,7 @@ from maskrcnn.datasets import cst
 from maskrcnn.engine import state
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
-from maskrcnn.engine.run import Hold, read_metrics
+from maskrcnn.engine.run import Hold, new_run_folder, read_metrics
 from maskrcnn.engine.train import train
 from maskrcnn.tools.config import dump_config, load_config
 
@@ -207,6 +207,45 @@ def test_a_run_is_not_resumed_with_other_data(data, whole, tmp_path):
     other = cst.generate(tmp_path / "other", {"train": 4, "val": 2, "test": 2})
     with pytest.raises(ValueError, match="cannot be resumed with other data: it had 6 training images of circle"):
         train(settings(other, run), resume=True)
+
+
+def test_a_run_that_cannot_go_on_keeps_its_metrics(data, whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "config.ini").write_text(dump_config(load_config(settings(data, run))))
+    other = cst.generate(tmp_path / "other", {"train": 4, "val": 2, "test": 2})
+    with pytest.raises(ValueError, match="cannot be resumed with other data"):
+        train(settings(other, run, epochs=4), resume=True)
+    (run / "best.pt").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"best\.pt is no readable checkpoint"):  # not only when it is to be tested
+        train(settings(data, run, epochs=4), resume=True)
+    assert read_metrics(run) == pytest.approx(read_metrics(whole), nan_ok=True)
+
+
+def test_an_error_that_is_kept_does_not_keep_the_folder(data, tmp_path, monkeypatch):
+    """As in a notebook, where the last error and what its frames refer to stay."""
+    original = state.save_checkpoint
+
+    def stop(path, checkpoint):
+        original(path, checkpoint)
+        raise Interrupted
+
+    monkeypatch.setattr(state, "save_checkpoint", stop)
+    with pytest.raises(Interrupted) as first:
+        train(settings(data, tmp_path / "run"))
+    monkeypatch.setattr(state, "save_checkpoint", original)
+    with pytest.raises(ValueError, match="cannot be resumed with other settings") as second:
+        train(settings(data, tmp_path / "run", seed=5), resume=True)
+    train(settings(data, tmp_path / "run", epochs=1), resume=True)
+    assert first.value.__traceback__ is not None
+    assert second.value.__traceback__ is not None
+    assert read_metrics(tmp_path / "run") is not None
+
+
+def test_a_folder_that_leads_nowhere(tmp_path):
+    (tmp_path / "runs").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(FileExistsError, match="runs"):
+        new_run_folder(str(tmp_path / "runs" / "one"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="locks need a POSIX system")
