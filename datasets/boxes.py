@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+LEAST = 1e-3  # pixels of a side: less is lost where boxes become float32
 BORDER = 1.0  # pixels that a box may reach over the border of its image: rounding in annotation tools does
 SLACK = 7.0  # pixels that each side of a box may lie off its mask: CST's have a margin, VOC's masks lack their rim
 AGREE = 0.7  # IoU of a box and its mask's, after that
@@ -15,7 +16,7 @@ def box_fault(box: Sequence[float], height: int, width: int, border: float = BOR
     written = f"its box x {x1:g} to {x2:g}, y {y1:g} to {y2:g}"
     if not all(math.isfinite(number) for number in box):
         return "degenerate box", f"{written} is not finite"
-    if not (x1 < x2 and y1 < y2):
+    if not (x2 - x1 >= LEAST and y2 - y1 >= LEAST):
         return "degenerate box", f"{written} has no size"
     if min(x1, y1) < -border or x2 > width + border or y2 > height + border:
         return "box outside", f"{written} reaches out of the image of width {width} and height {height}"

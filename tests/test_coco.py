@@ -112,6 +112,7 @@ RLE = {"size": [60, 80], "counts": rle.encode(RECTANGLE)["counts"].decode()}
 @pytest.mark.parametrize(("values", "kind", "message"), [
     ({"bbox": [3, 2, 0, 30]}, "degenerate box", "x 3 to 3, y 2 to 32 has no size"),
     ({"bbox": [3, 2, -5, 30]}, "degenerate box", "has no size"),
+    ({"bbox": [3, 2, 1e-6, 30]}, "degenerate box", "has no size"),  # none is left in float32
     ({"bbox": [3, 2, float("nan"), 30]}, "degenerate box", "is not finite"),
     ({"bbox": [3, 2, 20]}, "malformed annotation", "bbox"),
     ({"bbox": None}, "malformed annotation", "bbox"),
