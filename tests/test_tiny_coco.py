@@ -45,7 +45,7 @@ def test_every_image_and_object(root, split):
 
 @pytest.mark.slow
 def test_twenty_images_by_heart(root, tmp_path):
-    """A small model, from scratch, finds again most of what it has seen: 0.87 after 120 epochs."""
+    """A small model, from scratch, finds again most of what it has seen."""
     source = json.loads((root / "annotations" / "instances_train2017.json").read_text())
     source["images"] = sorted(source["images"], key=lambda image: image["id"])[:20]
     kept = {image["id"] for image in source["images"]}
@@ -54,13 +54,14 @@ def test_twenty_images_by_heart(root, tmp_path):
     metrics = train({
         "transform": {"min_size": [320], "max_size": 480, "mean": [0.5] * 3, "std": [0.25] * 3},
         "backbone": {"name": "resnet10", "width": 32, "norm": "group", "freeze_at": 0}, "fpn": {"channels": 64},
-        "rpn": {"anchor_sizes": [12, 24, 48, 96, 192], "pre_nms_train": 500, "pre_nms_test": 500,
-                "post_nms_train": 300, "post_nms_test": 300, "samples": 128},
-        "pooling": {"sampling_ratio": 1}, "box": {"hidden": 256, "samples": 128}, "mask": {"convs": 2, "channels": 64},
+        "rpn": {"anchor_sizes": [10, 20, 44, 96, 192], "positive_iou": 0.5, "pre_nms_train": 500, "pre_nms_test": 1000,
+                "post_nms_train": 300, "post_nms_test": 1000, "samples": 128},
+        "pooling": {"sampling_ratio": 1}, "mask": {"convs": 2, "channels": 64},
+        "box": {"hidden": 256, "samples": 128, "positive_fraction": 0.5, "score_threshold": 0.01},
         "data": {"format": "coco", "root": str(root),
                  **{split: ["train2017", "annotations/twenty.json"] for split in ("train", "val", "test")}},
         "train": {"output": str(tmp_path / "run"), "epochs": 160, "batch_size": 2, "optimizer": "adamw",
                   "learning_rate": 0.001, "weight_decay": 0.0, "schedule": "cosine", "warmup_epochs": 1.0,
                   "clip_norm": 10.0},
         "evaluate": {"every": 160, "best_metric": "last"}})
-    assert metrics["test/mask_AP50"] >= 0.8
+    assert metrics["test/mask_AP50"] >= 0.9
