@@ -4,6 +4,7 @@ import json
 import tarfile
 
 import pytest
+import torch
 from conftest import ROOT
 
 from maskrcnn.datasets.formats import open_dataset
@@ -43,9 +44,18 @@ def test_every_image_and_object(root, split):
     assert empty == (1 if split == "train" else 2)
 
 
+@pytest.fixture
+def one_thread():
+    """Sums are then always added up in the same order: the result is the same at each run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_twenty_images_by_heart(root, tmp_path):
-    """A small model, from scratch, finds again most of what it has seen."""
+def test_twenty_images_by_heart(root, tmp_path, one_thread):
+    """A small model, from scratch, finds again most of what it has seen: AP50 0.901."""
     source = json.loads((root / "annotations" / "instances_train2017.json").read_text())
     source["images"] = sorted(source["images"], key=lambda image: image["id"])[:20]
     kept = {image["id"] for image in source["images"]}
@@ -57,7 +67,7 @@ def test_twenty_images_by_heart(root, tmp_path):
         "rpn": {"anchor_sizes": [10, 20, 44, 96, 192], "positive_iou": 0.5, "pre_nms_train": 500, "pre_nms_test": 1000,
                 "post_nms_train": 300, "post_nms_test": 1000, "samples": 128},
         "pooling": {"sampling_ratio": 1}, "mask": {"convs": 2, "channels": 64},
-        "box": {"hidden": 256, "samples": 128, "positive_fraction": 0.5, "score_threshold": 0.01},
+        "box": {"hidden": 256, "samples": 128, "score_threshold": 0.01},
         "data": {"format": "coco", "root": str(root),
                  **{split: ["train2017", "annotations/twenty.json"] for split in ("train", "val", "test")}},
         "train": {"output": str(tmp_path / "run"), "epochs": 160, "batch_size": 2, "optimizer": "adamw",
