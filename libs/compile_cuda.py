@@ -126,6 +126,7 @@ def compile_cubin(architecture: int) -> bytes:
     """
     compiler = choose(architecture, find_compilers(), driver_version())
     ffi, lib = compiler.ffi, compiler.lib
+    parts = _open_parts(compiler)
     options = [f"--gpu-architecture=sm_{architecture}", f"--include-path={HERE}",
                f'--define-macro=SOURCE_HASH="{source_hash()}"', *OPTIONS]
     texts = [ffi.new("char[]", option.encode()) for option in options]
@@ -143,6 +144,17 @@ def compile_cubin(architecture: int) -> bytes:
         return bytes(ffi.buffer(cubin))
     finally:
         lib.nvrtcDestroyProgram(program)
+        del parts
+
+
+def _open_parts(compiler: Compiler) -> list[Any]:
+    """NVRTC opens a part of itself by name alone, and not all of its versions then look where they lie themselves: the
+    system does not look in Python's packages, but finds what is open already."""
+    folder, parts = Path(compiler.path).parent, []
+    for file in [*folder.glob("libnvrtc-builtins.so*"), *folder.glob("nvrtc-builtins*.dll")]:
+        with contextlib.suppress(OSError):
+            parts.append(compiler.ffi.dlopen(str(file)))
+    return parts
 
 
 def source_hash() -> str:

@@ -8,15 +8,14 @@ from torch import Tensor
 def call(module: Any, name: str, *arguments: object) -> int | None:
     """Call a function of a compiled module. Tensors become pointers to their first number, lists of tensors arrays of
     such pointers, None NULL: they must be contiguous and of the type that the function expects."""
-    function, ffi = getattr(module.lib, name), module.ffi
-    converted, alive = [], []
-    for kind, argument in zip(ffi.typeof(function).args, arguments, strict=True):
+    ffi, alive = module.ffi, []  # the arrays live until the function returns
+
+    def converted(argument: object) -> object:
+        if isinstance(argument, Tensor):
+            return ffi.cast("void *", argument.data_ptr())  # void, as C converts it to whatever is expected
         if isinstance(argument, list):
-            alive.append(ffi.new("void *[]", [ffi.cast("void *", tensor.data_ptr()) for tensor in argument]))
-            argument = ffi.cast(kind, alive[-1])
-        elif isinstance(argument, Tensor):
-            argument = ffi.cast(kind, argument.data_ptr())
-        elif argument is None:
-            argument = ffi.NULL
-        converted.append(argument)
-    return function(*converted)
+            alive.append(ffi.new("void *[]", [converted(tensor) for tensor in argument]))
+            return ffi.cast("void *", alive[-1])
+        return ffi.NULL if argument is None else argument
+
+    return getattr(module.lib, name)(*map(converted, arguments))

@@ -3,7 +3,7 @@
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,53 +40,45 @@ def _autocast(device: str, name: str, *arguments: Any) -> Any:
         return operator(maps, *_widened(rest))
 
 
-def _operator(name: str, schema: str) -> Any:
-    """Registers an operator. The schema is spelled out, as older versions of PyTorch cannot tell it from today's type
-    hints."""
-    operator = torch.library.custom_op(f"maskrcnn::{name}", functools.partial(_run, "cpu", name), mutates_args=(),
-                                       device_types="cpu", schema=schema)
-    operator.register_kernel("cuda")(functools.partial(_run, "cuda", name))
+def _operator(name: str, schema: str) -> Callable:
+    """Defines an operator; returns what registers its fake, the shapes of its results. As `torch.library.custom_op`
+    does it, calls would take three times as long on the way to the kernels: longer than some kernels do."""
+    _library.define(name + schema, tags=torch.Tag.pt2_compliant_tag)
     for device in BACKENDS:
+        _library.impl(name, functools.partial(_run, device, name), device.upper())
         _library.impl(name, functools.partial(_autocast, device, name), f"Autocast{device.upper()}")
-    return operator
+    return torch.library.register_fake(f"maskrcnn::{name}", lib=_library)
 
 
-nms = _operator("nms", "(Tensor boxes, Tensor scores, float iou_threshold, Tensor? groups, Tensor? valid) -> Tensor")
-roi_align = _operator("roi_align", "(Tensor[] maps, Tensor boxes, Tensor image_index, Tensor? levels, int output_size, "
-                      "float[] scales, float[]? level_areas, int sampling_ratio, bool aligned) -> Tensor")
-roi_align_backward = _operator("roi_align_backward", "(Tensor grad, Tensor boxes, Tensor image_index, "
-                               "Tensor? levels, SymInt[] shapes, float[] scales, float[]? level_areas, "
-                               "int sampling_ratio, bool aligned) -> Tensor[]")
-crop_masks = _operator("crop_masks", "(Tensor[] masks, Tensor boxes, Tensor index, Tensor image, int size, "
-                       "bool aligned, int sampling_ratio) -> Tensor")
-paste_masks = _operator("paste_masks", "(Tensor probabilities, Tensor boxes, SymInt height, SymInt width, "
-                        "float threshold, bool whole_pixels) -> Tensor")
-
-
-@nms.register_fake
+@_operator("nms", "(Tensor boxes, Tensor scores, float iou_threshold, Tensor? groups, Tensor? valid) -> Tensor")
 def _(boxes: Tensor, scores: Tensor, *_: Any) -> Tensor:
     return torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
 
 
-@roi_align.register_fake
+@_operator("roi_align", "(Tensor[] maps, Tensor boxes, Tensor image_index, Tensor? levels, int output_size, "
+           "float[] scales, float[]? level_areas, int sampling_ratio, bool aligned) -> Tensor")
 def _(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels: Tensor | None, output_size: int,
       *_: Any) -> Tensor:
     return maps[0].new_empty(boxes.shape[0], output_size, output_size, maps[0].shape[1]).permute(0, 3, 1, 2)
 
 
-@roi_align_backward.register_fake
+@_operator("roi_align_backward", "(Tensor grad, Tensor boxes, Tensor image_index, "
+           "Tensor? levels, SymInt[] shapes, float[] scales, float[]? level_areas, "
+           "int sampling_ratio, bool aligned) -> Tensor[]")
 def _(grad: Tensor, boxes: Tensor, image_index: Tensor, levels: Tensor | None, shapes: Sequence[int],
       *_: Any) -> list[Tensor]:
     sizes = [shapes[i : i + 4] for i in range(0, len(shapes), 4)]
     return [grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) for n, c, h, w in sizes]
 
 
-@crop_masks.register_fake
+@_operator("crop_masks", "(Tensor[] masks, Tensor boxes, Tensor index, Tensor image, int size, "
+           "bool aligned, int sampling_ratio) -> Tensor")
 def _(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, *_: Any) -> Tensor:
     return boxes.new_empty(boxes.shape[0], size, size)
 
 
-@paste_masks.register_fake
+@_operator("paste_masks", "(Tensor probabilities, Tensor boxes, SymInt height, SymInt width, "
+           "float threshold, bool whole_pixels) -> Tensor")
 def _(probabilities: Tensor, boxes: Tensor, height: int, width: int, *_: Any) -> Tensor:
     return torch.empty(boxes.shape[0], height, width, dtype=torch.bool, device=boxes.device)
 
@@ -103,4 +95,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     return (grads, *[None] * 8)
 
 
-roi_align.register_autograd(_backward, setup_context=_keep_for_backward)
+torch.library.register_autograd("maskrcnn::roi_align", _backward, setup_context=_keep_for_backward, lib=_library)
