@@ -8,7 +8,7 @@ from torchvision import ops
 from torchvision.models.detection._utils import Matcher
 
 from maskrcnn.tools.matching import IGNORED, NEGATIVE, POSITIVE, match, noise, sample
-from maskrcnn.tools.padding import Slots, pad, slots, take
+from maskrcnn.tools.padding import every_slot, pad, slots, take
 
 DOUBLE = torch.float64
 seeds = st.integers(0, 2**31)
@@ -209,10 +209,9 @@ def test_pack_then_unpack(seed, images, candidates, trailing):
 
 def test_all_slots_are_kept_where_dropping_would_stall():
     valid = torch.tensor([[True, False], [False, False]])
-    used = slots(valid.to("meta"))
-    assert used.index.shape == (4,)
-    used = Slots(torch.arange(4), (2, 2))
-    padded = torch.randn(2, 2, 3)
+    assert slots(valid.to("meta")).image.shape == (4,)
+    used, padded = every_slot(valid), torch.randn(2, 2, 3)
+    assert used.pack(padded).shape == (4, 3)
     assert torch.equal(used.unpack(used.pack(padded)), padded)
     assert used.image.tolist() == [0, 0, 1, 1]
 

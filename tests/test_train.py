@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -367,10 +366,3 @@ def test_the_main_job(tmp_path, monkeypatch):
     metrics = json.loads((tmp_path / "runs" / "cst-dataset" / "metrics.json").read_text())
     assert metrics["test/box_AP"] >= 0.95
     assert metrics["test/mask_AP"] >= 0.90
-
-
-@pytest.mark.cuda
-def test_training_on_a_gpu(data, tmp_path):
-    metrics = train(settings(data, tmp_path / "run", device="cuda"))
-    assert math.isfinite(metrics["test/loss"])
-    assert SimpleNamespace(**json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])).epoch == 1

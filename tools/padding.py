@@ -11,20 +11,19 @@ from torch import Tensor
 class Slots:
     """The slots of a padded batch [N, P] that per-RoI computation runs over, R of them."""
 
-    index: Tensor  # [R], into the flattened batch
+    index: Tensor | None  # [R], into the flattened batch; None for all of it, R = N P
     shape: tuple[int, int]  # (N, P)
-
-    @property
-    def image(self) -> Tensor:
-        """[R] the image that each slot belongs to."""
-        return self.index // max(self.shape[1], 1)
+    image: Tensor  # [R] the image that each slot belongs to
 
     def pack(self, padded: Tensor) -> Tensor:
         """[N, P, ...] -> [R, ...]"""
-        return padded.flatten(0, 1)[self.index]
+        flat = padded.flatten(0, 1)
+        return flat if self.index is None else flat[self.index]
 
     def unpack(self, packed: Tensor) -> Tensor:
         """[R, ...] -> [N, P, ...], with zeros in the slots that were left out."""
+        if self.index is None:
+            return packed.unflatten(0, self.shape)
         flat = packed.new_zeros(self.shape[0] * self.shape[1], *packed.shape[1:])
         return flat.index_copy(0, self.index, packed).unflatten(0, self.shape)
 
@@ -32,11 +31,17 @@ class Slots:
 def slots(valid: Tensor) -> Slots:
     """The slots worth computing: on the CPU the valid ones. Elsewhere all of them, as counting would stall the device
     and shapes that vary with the data rule out graphs and compilation."""
+    every = every_slot(valid)
     if valid.device.type == "cpu" and not torch.compiler.is_compiling():
         index = valid.flatten().nonzero()[:, 0]
-    else:
-        index = torch.arange(valid.numel(), device=valid.device)
-    return Slots(index, (valid.shape[0], valid.shape[1]))
+        return Slots(index, every.shape, every.image[index])
+    return every
+
+
+def every_slot(valid: Tensor) -> Slots:
+    """All slots of valid [N, P], padding as well."""
+    shape = valid.shape[0], valid.shape[1]
+    return Slots(None, shape, torch.arange(shape[0], device=valid.device)[:, None].expand(shape).flatten())
 
 
 def take(padded: Tensor, index: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Whole-model speed as a ratio to torchvision's, both in this process, in turn.
 
-    python tests/benchmarks/model.py [--pairs 7] [--threads 2]
+    python tests/benchmarks/model.py [--device cuda] [--pairs 7] [--threads 2]
 
 Each figure is time(ours) / time(torchvision), below 1 is faster: the median over the pairs, and their range. The same
 weights run on the same images, so that the two do the same work: maskrcnn_resnet50_fpn converted by `from_torchvision`
@@ -8,12 +8,14 @@ with examples/coco/torchvision.ini, and a slim network for small data.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pairs as measure
 import torch
-from pairs import compare
+from pairs import waiting
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -31,40 +33,56 @@ from calibration import calibrate  # noqa: E402
 
 from maskrcnn import MaskRCNN  # noqa: E402
 from maskrcnn.tools.config import load_config  # noqa: E402
-from maskrcnn.tools.weights import from_torchvision  # noqa: E402
+from maskrcnn.tools.weights import from_torchvision, load_state  # noqa: E402
 
 
-def resnet50(pairs: int) -> None:
-    """Inference with R50-FPN on one image of 800 x 1088."""
+def resnet50(compare: Callable, device: str) -> None:
+    """R50-FPN: inference with one image of 800 x 1088; on a GPU also with four, and training steps."""
     torch.manual_seed(0)
-    images = [torch.rand(3, 800, 1088)]
-    theirs = calibrate(maskrcnn_resnet50_fpn(weights=None, weights_backbone=None), images)
-    ours = MaskRCNN(90, ROOT / "examples" / "coco" / "torchvision.ini").eval()
-    ours.load_state_dict(from_torchvision(theirs.state_dict()))
-    with torch.inference_mode():
-        compare("R50-FPN inference, 1 image of 800 x 1088", lambda: ours(images), lambda: theirs(images), pairs)
+    images, targets = scene(4, 800, 1088, device)
+    theirs = calibrate(maskrcnn_resnet50_fpn(weights=None, weights_backbone=None), [torch.rand(3, 800, 1088)])
+    ours = MaskRCNN(90, load_config(ROOT / "examples" / "coco" / "torchvision.ini", {"backbone": {"freeze_at": 0}}))
+    load_state(ours, from_torchvision(theirs.state_dict()), "torchvision")
+    ours, theirs = ours.to(device), theirs.to(device)
+    for count in (1, 4) if device == "cuda" else (1,):
+        infer(compare, f"R50-FPN inference, {count} x 800 x 1088", ours, theirs, images[:count])
+    if device == "cuda":
+        for precision in (torch.float32, torch.bfloat16):
+            name = f"R50-FPN training step, 2 x 800 x 1088, {str(precision).split('.')[1]}"
+            train(compare, name, ours, theirs, images[:2], targets[:2], precision)
+        infer(compare, "R50-FPN inference, 4 x 800 x 1088, bfloat16", ours, theirs, images, torch.bfloat16)
 
 
-def slim(pairs: int) -> None:
+def slim(compare: Callable, device: str) -> None:
     """A training step and inference of the CST example's network, on batches of 8 images of 512 x 512."""
     config = load_config(ROOT / "examples" / "cst-dataset" / "config.ini")
-    images, targets = scene(8)
-    ours, theirs = MaskRCNN(3, config), slim_torchvision(config)
+    images, targets = scene(8, 512, 512, device)
+    ours, theirs = MaskRCNN(3, config).to(device), slim_torchvision(config).to(device)
+    train(compare, "slim network, training step of 8", ours, theirs, images, targets)
+    infer(compare, "slim network, inference of 8", ours, theirs, images)
 
+
+def infer(compare: Callable, name: str, ours: torch.nn.Module, theirs: torch.nn.Module, images: list[torch.Tensor],
+          precision: torch.dtype = torch.float32) -> None:
+    ours.eval(), theirs.eval()
+    with torch.inference_mode(), torch.autocast(images[0].device.type, precision, precision != torch.float32):
+        compare(name, lambda: ours(images), lambda: theirs(images))
+
+
+def train(compare: Callable, name: str, ours: torch.nn.Module, theirs: torch.nn.Module, images: list[torch.Tensor],
+          targets: list[dict[str, torch.Tensor]], precision: torch.dtype = torch.float32) -> None:
     def step(model: torch.nn.Module) -> Callable[[], None]:
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+        optimizer = torch.optim.SGD(model.train().parameters(), 1e-6, momentum=0.9)
 
         def run() -> None:
-            loss = sum(model(images, [dict(target) for target in targets]).values())
+            with torch.autocast(images[0].device.type, precision, precision != torch.float32):
+                loss = sum(model(images, [dict(target) for target in targets]).values())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         return run
 
-    compare("slim network, training step of 8", step(ours.train()), step(theirs.train()), pairs)
-    ours.eval(), theirs.eval()
-    with torch.inference_mode():
-        compare("slim network, inference of 8", lambda: ours(images), lambda: theirs(images), pairs)
+    compare(name, step(ours), step(theirs))
 
 
 def slim_torchvision(config: object, classes: int = 3) -> TorchvisionMaskRCNN:
@@ -94,26 +112,29 @@ def slim_torchvision(config: object, classes: int = 3) -> TorchvisionMaskRCNN:
         mask_predictor=MaskRCNNPredictor(mask.channels, mask.channels, classes + 1))
 
 
-def scene(count: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
-    """White images of 512 x 512 with ten grey squares each, and their targets."""
+def scene(count: int, height: int, width: int, device: str) -> tuple[list, list]:
+    """White images with ten grey squares each, and their targets."""
     images, targets = [], []
     for i in range(count):
-        image, masks, boxes = torch.ones(3, 512, 512), torch.zeros(10, 512, 512, dtype=torch.uint8), []
+        image, masks, boxes = torch.ones(3, height, width), torch.zeros(10, height, width, dtype=torch.uint8), []
         for k in range(10):
             x, y, side = 20 + (k % 4) * 120, 20 + (k // 4) * 150, 40 + (7 * k + i) % 50
             image[:, y : y + side, x : x + side] = 0.5
             masks[k, y : y + side, x : x + side] = 1
             boxes.append([x, y, x + side, y + side])
-        images.append(image)
-        targets.append({"boxes": torch.tensor(boxes).float(), "labels": torch.arange(10) % 3 + 1, "masks": masks})
+        images.append(image.to(device))
+        targets.append({"boxes": torch.tensor(boxes, dtype=torch.float32, device=device),
+                        "labels": torch.arange(10, device=device) % 3 + 1, "masks": masks.to(device)})
     return images, targets
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    slim(arguments.pairs)
-    resnet50(arguments.pairs)
+    compare = functools.partial(measure.compare, pairs=arguments.pairs, wait=waiting(arguments.device))
+    slim(compare, arguments.device)
+    resnet50(compare, arguments.device)

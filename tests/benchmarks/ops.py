@@ -66,7 +66,8 @@ def roi_align(compare: Callable, device: str, layout: torch.memory_format, dtype
 
 
 def nms(compare: Callable, device: str, count: int) -> None:
-    """One set of `count` boxes, IoU 0.5; both return the indices of what is kept, best first."""
+    """One set of `count` boxes, IoU 0.5; both return the indices of what is kept, best first, which the model has no
+    need of: a mask is enough for it."""
     boxes, scores = random_boxes(count).to(device), torch.rand(count).to(device)
 
     def ours() -> torch.Tensor:
@@ -79,6 +80,17 @@ def nms(compare: Callable, device: str, count: int) -> None:
     bits = count * count // 8  # of which boxes overlap which, half of them written and read
     compare(f"NMS of {count} boxes", ours, lambda: torchvision.ops.nms(boxes, scores, 0.5),
             moved=size(boxes, scores) + (bits if device == "cuda" else 0))
+
+
+def batched_nms(compare: Callable, device: str) -> None:
+    """What an RPN asks for: 2000 boxes of each of 5 levels of 4 images, levels apart, IoU 0.7. torchvision takes one
+    image after the other, and returns indices; ours a mask for all."""
+    boxes, scores = random_boxes(4 * 5 * 2000).to(device), torch.rand(4 * 5 * 2000).to(device)
+    level = torch.arange(5, device=device).repeat_interleave(2000)
+    images = list(zip(boxes.view(4, -1, 4), scores.view(4, -1)))
+    compare("NMS of 4 images, 5 levels, 2000 boxes",
+            lambda: ops.nms(boxes.view(20, 2000, 4), scores.view(20, 2000), 0.7),
+            lambda: [torchvision.ops.batched_nms(*image, level, 0.7) for image in images])
 
 
 def paste(compare: Callable, device: str) -> None:
@@ -108,12 +120,12 @@ if __name__ == "__main__":
     where = torch.cuda.get_device_name() if device == "cuda" else f"{arguments.threads} threads"
     print(f"image {HEIGHT} x {WIDTH}, {where}, torch {torch.__version__}, torchvision {torchvision.__version__}, "
           f"{'compiled' if ops.compiled(torch.zeros(1, device=device)) else 'pure PyTorch'} operators")
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    compare = functools.partial(measure.compare, pairs=arguments.pairs, wait=wait)
+    compare = functools.partial(measure.compare, pairs=arguments.pairs, wait=measure.waiting(device))
     copy(compare, device)
     for dtype in (torch.float32, torch.float16) if device == "cuda" else (torch.float32,):
         for layout in (torch.contiguous_format, torch.channels_last):
             roi_align(compare, device, layout, dtype)
     for count in (1000, 5000, 20000):
         nms(compare, device, count)
+    batched_nms(compare, device)
     paste(compare, device)

@@ -4,6 +4,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+import torch
+
 
 def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object], pairs: int,
             wait: Callable[[], None] = lambda: None, moved: int = 0) -> None:
@@ -26,3 +28,8 @@ def compare(name: str, ours: Callable[[], object], theirs: Callable[[], object],
     print(f"{name:42} {statistics.median(ratios):5.3f}  ({min(ratios):.3f} to {max(ratios):.3f})   "
           f"{mine * 1e3:8.2f} ms against {reference * 1e3:8.2f} ms"
           + (f"   {moved / mine / 1e9:7.1f} GB/s" if moved else ""), flush=True)
+
+
+def waiting(device: str) -> Callable[[], None]:
+    """What returns when a device has done its work."""
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
