@@ -64,7 +64,8 @@ def own_architectures() -> list[int]:
     if module.lib.open_driver(DRIVER.encode()):
         return []
     numbers = module.ffi.new("int[]", 64)
-    return list(numbers)[: module.lib.capabilities(numbers, 64)]
+    count = module.lib.capabilities(numbers, 64)
+    return list(numbers)[:count]
 
 
 def list_architectures() -> int:

@@ -55,14 +55,16 @@ int open_driver(const char *name);
 const char *error_text(int error);
 int capabilities(int *out, int room);
 int load_kernels(int number, const void *cubin, struct kernels **out);
+int rank(const struct kernels *kernels, void *stream, const float *scores, const uint8_t *valid, int64_t images,
+    int count, int room, int64_t *order);
 int nms(const struct kernels *kernels, void *stream, const float *boxes, const int64_t *order, const int64_t *groups,
     const uint8_t *valid, int64_t images, int64_t count, int64_t rows, double threshold, uint64_t *removed,
     uint64_t *overlapping, uint8_t *keep);
 int roi_align(const struct kernels *kernels, void *stream, int type, int wide, void *const *maps, const int64_t *sides,
     const double *scales, const float *areas, int levels, int64_t images, int64_t channels, const float *boxes,
     const int64_t *image, const int64_t *level, int64_t count, int bins, int sampling_ratio, int aligned, void *pooled);
-int roi_align_backward(const struct kernels *kernels, void *stream, int type, int deterministic, void *const *grads,
-    const int64_t *sides, const double *scales, const float *areas, int levels, int64_t images, int64_t channels,
+int roi_align_backward(const struct kernels *kernels, void *stream, int type, int wide, int deterministic,
+    void *const *grads, const int64_t *sides, const double *scales, const float *areas, int levels, int64_t images, int64_t channels,
     const float *boxes, const int64_t *image, const int64_t *level, int64_t count, int bins, int sampling_ratio,
     int aligned, const void *pooled);
 int crop_masks(const struct kernels *kernels, void *stream, const uint8_t *const *pixels, const int64_t *shapes,

@@ -75,7 +75,47 @@ template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH) pack {
     T at[WIDTH];
 };
 
+extern __shared__ word shared[]; /* what a launch sets the size of */
+
 /* ---- Non-maximum suppression ---- */
+
+/* A number whose order is the opposite of the score's; the box's own number below it keeps ties in their order. */
+DEVICE static inline word ranking(float score, unsigned box)
+{
+    unsigned bits = FLOAT_TO_BITS(score + 0.0f); /* minus zero becomes zero */
+    return (word) ~(bits >> 31 ? ~bits : bits | 0x80000000) << 32 | box;
+}
+
+/* Ranks the boxes of one image a block by falling score: order [N, count]. Those without a valid score, and of no number,
+ * come last. `room`, a power of two, is at least count, and what fits into shared memory: a bitonic sort (Batcher,
+ * 1968), in which all comparisons of a step are independent. */
+extern "C" __global__ void __launch_bounds__(1024)
+    nms_rank(const float *scores, const uint8_t *valid, int count, int room, int64_t *order)
+{
+    word *keys = shared;
+    scores += (int64_t)blockIdx.x * count;
+    valid += valid != 0 ? (int64_t)blockIdx.x * count : 0;
+    order += (int64_t)blockIdx.x * count;
+    for (int i = threadIdx.x; i < room; i += blockDim.x) {
+        int counts = i < count && scores[i] == scores[i] && (valid == 0 || valid[i]);
+        keys[i] = i < count ? ranking(counts ? scores[i] : BITS_TO_FLOAT(0xff800000), i) : ~(word)0;
+    }
+    __syncthreads();
+    for (int run = 2; run <= room; run *= 2)
+        for (int stride = run / 2; stride > 0; stride /= 2) {
+            for (int i = threadIdx.x; i < room / 2; i += blockDim.x) {
+                int low = i / stride * 2 * stride + i % stride, high = low + stride;
+                word a = keys[low], b = keys[high];
+                if ((a > b) == ((low & run) == 0)) {
+                    keys[low] = b;
+                    keys[high] = a;
+                }
+            }
+            __syncthreads();
+        }
+    for (int i = threadIdx.x; i < count; i += blockDim.x)
+        order[i] = (unsigned)keys[i];
+}
 
 /* The ranks that take no part are removed from the start: invalid ones, and those of the last word behind the last box.
  * Boxes are ranked by falling score, order [N, count]; removed [N, words] has a bit a rank. */
@@ -145,11 +185,12 @@ extern "C" __global__ void __launch_bounds__(512, 1) /* one block has all regist
     nms_resolve(const int64_t *order, int64_t count, int64_t first, int64_t rows, word *removed_before,
                 const word *overlapping, uint8_t *keep)
 {
-    extern __shared__ word removed[];
+    word *removed = shared;
     __shared__ word inside[64], kept;
-    __shared__ unsigned alive[2];
-    int64_t words = (count + 63) / 64, image = blockIdx.x, thread = threadIdx.x;
-    int64_t last = first + rows < count ? first + rows : count;
+    __shared__ unsigned contested[2];
+    __shared__ unsigned char list[64];
+    int64_t words = (count + 63) / 64, image = blockIdx.x, last = first + rows < count ? first + rows : count;
+    int thread = threadIdx.x;
     order += image * count;
     keep += image * count;
     removed_before += image * words;
@@ -157,36 +198,45 @@ extern "C" __global__ void __launch_bounds__(512, 1) /* one block has all regist
 
     for (int64_t w = thread; w < words; w += blockDim.x)
         removed[w] = removed_before[w];
+    if (thread < 64 && first + thread < last)
+        inside[thread] = overlapping[thread * words + first / 64];
     for (int64_t start = first; start < last; start += 64, overlapping += 64 * words) {
-        int64_t own = start / 64, row = start + thread, later = words - own - 1;
+        int own = (int)(start / 64), later = (int)words - own - 1; /* int: 64 bits take long to divide */
         if (thread < 2)
-            alive[thread] = 0;
+            contested[thread] = 0;
         __syncthreads();
-        if (thread < 64 && !(removed[own] >> thread & 1)) {
-            inside[thread] = overlapping[thread * words + own];
-            atomicOr(&alive[thread / 32], 1u << thread % 32);
-        }
+        word alive = ~removed[own];
+        /* Rows of ranks that are not alive hold nothing yet. */
+        if (thread < 64 && alive >> thread & 1 && (inside[thread] & alive) != 0)
+            atomicOr(&contested[thread / 32], 1u << thread % 32);
         __syncthreads();
-        if (thread == 0) {
-            word left = (word)alive[1] << 32 | alive[0];
-            kept = 0;
-            while (left != 0) {
+        if (thread == 0) { /* one by one, but only those that could remove another */
+            word gone = 0;
+            for (word left = (word)contested[1] << 32 | contested[0]; left != 0; left &= left - 1) {
                 int best = __ffsll(left) - 1;
-                kept |= (word)1 << best;
-                left &= ~(inside[best] | (word)1 << best);
+                gone |= gone >> best & 1 ? 0 : inside[best];
             }
+            kept = alive & ~gone;
         }
         __syncthreads();
-        if (thread < 64 && row < count)
-            keep[order[row]] = kept >> thread & 1;
+        int all = __popcll(kept);
+        if (thread < 64) {
+            if (kept >> thread & 1)
+                list[__popcll(kept & (((word)1 << thread) - 1))] = thread;
+            if (start + thread < count)
+                keep[order[start + thread]] = kept >> thread & 1;
+            if (start + 64 + thread < last) /* under way while the others work */
+                inside[thread] = overlapping[(64 + thread) * words + own + 1];
+        }
+        __syncthreads();
         /* Eight rows at a time, so that their loads are under way together. */
-        for (int64_t k = thread; k < 8 * later; k += blockDim.x) {
-            int64_t w = own + 1 + k % later, eight = k / later * 8;
+        for (int k = thread; k < (all + 7) / 8 * later; k += blockDim.x) {
+            int w = own + 1 + k % later, eight = k / later * 8;
             word bits = 0;
 #pragma unroll
             for (int j = 0; j < 8; j++)
-                if (kept >> (eight + j) & 1)
-                    bits |= overlapping[(eight + j) * words + w];
+                if (eight + j < all)
+                    bits |= overlapping[list[eight + j] * words + w];
             if (bits != 0)
                 atomicOr(&removed[w], bits);
         }
@@ -254,28 +304,18 @@ DEVICE static inline void each_sample(const place &at, int bins, int i, int j, i
     }
 }
 
-/* One warp an output bin: its lanes take the channels, WIDTH neighbours in each of PACKS places, so that every access is
- * to consecutive memory. An index that reaches outside gives NaN: to stop for it, the host would have to wait for the
- * device. */
+/* One bin of one RoI by one warp: its lanes take the channels, WIDTH neighbours in each of PACKS places, so that every
+ * access is to consecutive memory. */
 template <class T, int WIDTH, int PACKS>
-DEVICE static void roi_align(const pyramid &pyramid, const rois &rois, T *pooled)
+DEVICE static void roi_align_bin(const T *map, int64_t channels, const place &at, int bins, int i, int j, T *pooled)
 {
     typedef pack<T, WIDTH> cell;
-    int64_t bin = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    if (bin >= rois.count * rois.bins * rois.bins)
-        return;
-    int i = bin / rois.bins % rois.bins, j = bin % rois.bins;
-    place at = place_of(pyramid, rois, bin / (rois.bins * rois.bins));
-    int64_t channels = pyramid.channels;
-    const T *map = (const T *)pyramid.maps[at.level] + at.map * at.height * at.width * channels;
-    pooled += bin * channels;
-
     for (int64_t first = threadIdx.x % 32 * WIDTH; first < channels; first += 32 * WIDTH * PACKS) {
         float sum[PACKS][WIDTH];
         for (int p = 0; p < PACKS; p++)
             for (int v = 0; v < WIDTH; v++)
                 sum[p][v] = at.map < 0 ? BITS_TO_FLOAT(0x7fc00000) : 0;
-        each_sample(at, rois.bins, i, j, channels, [&](const sample &s) {
+        each_sample(at, bins, i, j, channels, [&](const sample &s) {
 #pragma unroll
             for (int p = 0; p < PACKS; p++) {
                 const T *from = map + first + 32 * WIDTH * p;
@@ -301,29 +341,19 @@ DEVICE static void roi_align(const pyramid &pyramid, const rois &rois, T *pooled
     }
 }
 
-/* Gradients by atomic additions, in whatever order they come: fast, and different from run to run in the last digits.
- * One warp an output bin, as above; the maps are float and zero on entry. */
-template <class T> DEVICE static void roi_align_scatter(const pyramid &pyramid, const rois &rois, const T *pooled)
+/* A block takes bins of one RoI, its warps one after the other. An index that reaches outside gives NaN: to stop for it,
+ * the host would have to wait for the device. */
+template <class T, int WIDTH, int PACKS>
+DEVICE static void roi_align(const pyramid &pyramid, const rois &rois, T *pooled)
 {
-    int64_t bin = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    if (bin >= rois.count * rois.bins * rois.bins)
-        return;
-    int i = bin / rois.bins % rois.bins, j = bin % rois.bins;
-    place at = place_of(pyramid, rois, bin / (rois.bins * rois.bins));
-    if (at.map < 0)
-        return;
-    int64_t channels = pyramid.channels;
-    float *map = (float *)pyramid.maps[at.level] + at.map * at.height * at.width * channels;
+    int bins = rois.bins, bin = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, step = gridDim.y * (blockDim.x / 32);
+    int64_t r = blockIdx.x, channels = pyramid.channels;
+    place at = place_of(pyramid, rois, r);
+    const T *map = (const T *)pyramid.maps[at.level] + at.map * at.height * at.width * channels;
 
-    each_sample(at, rois.bins, i, j, channels, [&](const sample &s) {
-        for (int64_t c = threadIdx.x % 32; c < channels; c += 32) {
-            float gradient = widen(pooled[bin * channels + c]);
-            atomicAdd(map + s.c00 + c, s.w00 * gradient);
-            atomicAdd(map + s.c01 + c, s.w01 * gradient);
-            atomicAdd(map + s.c10 + c, s.w10 * gradient);
-            atomicAdd(map + s.c11 + c, s.w11 * gradient);
-        }
-    });
+    for (; bin < bins * bins; bin += step)
+        roi_align_bin<T, WIDTH, PACKS>(map, channels, at, bins, bin / bins, bin % bins,
+                                       pooled + (r * bins * bins + bin) * channels);
 }
 
 /* How much of a cell a bin holds, along one axis. */
@@ -345,6 +375,108 @@ DEVICE static inline int can_touch(float low, float length, int from, int to)
 {
     float high = low + length;
     return (low < high ? low : high) - 2 <= to && (low < high ? high : low) + 2 >= from;
+}
+
+/* The cells from..to - 1 of a side that samples between low and low + length can touch. */
+DEVICE static inline void touched(float low, float length, int side, int *from, int *to)
+{
+    float high = low + length, least = (low < high ? low : high) - 2, most = (low < high ? high : low) + 2;
+    *from = least > 0 ? least < side ? (int)least : side : 0;
+    *to = most >= 0 ? most < side ? (int)most + 1 : side : 0;
+}
+
+/* Adds to WIDTH neighbouring numbers, on recent architectures in one instruction. */
+template <int WIDTH> DEVICE static inline void add(float *at, const float (&sum)[WIDTH])
+{
+#if __CUDA_ARCH__ >= 900 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1201
+    if (WIDTH == 4) {
+        asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(at), "f"(sum[0]), "f"(sum[1 % WIDTH]),
+                     "f"(sum[2 % WIDTH]), "f"(sum[3 % WIDTH])
+                     : "memory");
+        return;
+    }
+#endif
+    for (int v = 0; v < WIDTH; v++)
+        atomicAdd(at + v, sum[v]);
+}
+
+/* What of a row of cells is not added yet: the sums of two neighbouring cells. Samples come from left to right, so that
+ * most of those that touch a cell follow one another, and it is added to once for all of them. */
+template <int WIDTH> struct pending {
+    float *row; /* at this lane's channels */
+    int64_t channels;
+    int width, x;
+    float at_x[WIDTH], after[WIDTH];
+
+    DEVICE inline void move_to(int other)
+    {
+        if (x >= 0) {
+            add(row + x * channels, at_x);
+            if (other != x + 1 && x + 1 < width)
+                add(row + (x + 1) * channels, after);
+        }
+        for (int v = 0; v < WIDTH; v++) {
+            at_x[v] = x >= 0 && other == x + 1 ? after[v] : 0;
+            after[v] = 0;
+        }
+        x = other;
+    }
+};
+
+/* Gradients by atomic additions, in whatever order they come: fast, and different from run to run in the last digits. A
+ * block takes an RoI and 32 WIDTH of the channels, its warps the rows of cells under it, and each cell is added to once
+ * for all bins and samples that read it. The maps are float and zero on entry. */
+template <class T, int WIDTH>
+DEVICE static void roi_align_scatter(const pyramid &pyramid, const rois &rois, const T *pooled)
+{
+    typedef pack<T, WIDTH> cell;
+    int64_t r = blockIdx.x, channels = pyramid.channels;
+    int64_t channel = ((int64_t)blockIdx.y * 32 + threadIdx.x % 32) * WIDTH;
+    int warp = threadIdx.x / 32, warps = blockDim.x / 32, bins = rois.bins, from, to;
+    float *shares = (float *)shared + warp * bins; /* that this warp's row has in each row of bins */
+    place at = place_of(pyramid, rois, r);
+    if (at.map < 0)
+        return; /* for the whole block */
+    float *map = (float *)pyramid.maps[at.level] + at.map * at.height * at.width * channels;
+    pooled += r * bins * bins * channels + channel;
+    touched(at.low_y, at.length_y, at.height, &from, &to);
+
+    for (int start = from; start < to; start += warps) {
+        int y = start + warp;
+        for (int i = threadIdx.x % 32; i < bins; i += 32)
+            shares[i] = y < to ? share_of(y, at.low_y, at.length_y, bins, at.count_y, i, at.height) : 0;
+        __syncthreads();
+        if (y < to && channel < channels) {
+            pending<WIDTH> sums = {map + (int64_t)y * at.width * channels + channel, channels, at.width, -1};
+            for (int j = 0; j < bins; j++) {
+                float gradient[WIDTH] = {};
+                for (int i = 0; i < bins; i++) {
+                    if (shares[i] == 0)
+                        continue;
+                    cell bin = *(const cell *)(pooled + (int64_t)(i * bins + j) * channels);
+#pragma unroll
+                    for (int v = 0; v < WIDTH; v++)
+                        gradient[v] += shares[i] * widen(bin.at[v]);
+                }
+                for (int k = 0; k < at.count_x; k++) {
+                    int x0, x1;
+                    float w0, w1;
+                    linear(at.low_x, at.length_x, bins, at.count_x, j, k, at.width, &x0, &x1, &w0, &w1);
+                    if (w0 == 0 && w1 == 0)
+                        continue;
+                    if (x0 != sums.x)
+                        sums.move_to(x0);
+#pragma unroll
+                    for (int v = 0; v < WIDTH; v++) {
+                        sums.at_x[v] += w0 * gradient[v];
+                        sums.after[v] += w1 * gradient[v];
+                    }
+                }
+            }
+            sums.move_to(-1);
+        }
+        __syncthreads();
+    }
 }
 
 /* The same gradients, gathered: each cell sums what the bins that read it hold, RoI after RoI, so that the order is
@@ -415,11 +547,13 @@ DEVICE static void roi_align_gather(const pyramid &pyramid, const rois &rois, co
     {                                                                                                                \
         roi_align<type, width, packs>(pyramid, rois, pooled);                                                        \
     }
-#define BACKWARD(type)                                                                                               \
-    extern "C" __global__ void roi_align_scatter_##type(const pyramid pyramid, const rois rois, const type *pooled)  \
+#define SCATTER(type, width)                                                                                         \
+    extern "C" __global__ void roi_align_scatter_##type##_##width(const pyramid pyramid, const rois rois,            \
+                                                                  const type *pooled)                                \
     {                                                                                                                \
-        roi_align_scatter(pyramid, rois, pooled);                                                                    \
-    }                                                                                                                \
+        roi_align_scatter<type, width>(pyramid, rois, pooled);                                                       \
+    }
+#define GATHER(type)                                                                                                 \
     extern "C" __global__ void roi_align_gather_##type(const pyramid pyramid, const rois rois, const type *pooled)   \
     {                                                                                                                \
         roi_align_gather(pyramid, rois, pooled);                                                                     \
@@ -430,9 +564,15 @@ ROI_ALIGN(half, 1, 4)
 ROI_ALIGN(half, 8, 1)
 ROI_ALIGN(bfloat, 1, 4)
 ROI_ALIGN(bfloat, 8, 1)
-BACKWARD(float)
-BACKWARD(half)
-BACKWARD(bfloat)
+SCATTER(float, 1)
+SCATTER(float, 4)
+SCATTER(half, 1)
+SCATTER(half, 4)
+SCATTER(bfloat, 1)
+SCATTER(bfloat, 4)
+GATHER(float)
+GATHER(half)
+GATHER(bfloat)
 
 /* ---- Masks ---- */
 

@@ -23,6 +23,7 @@ WIDTHS = {torch.float32: 4, torch.float16: 8, torch.bfloat16: 8}
 # into the memory that the threads of one block share.
 NMS_ROOM = 1 << 26
 NMS_LARGEST = 64 * 6000
+RANK_LARGEST = 4096  # boxes of a set that one block sorts; of more, PyTorch does
 MAX_LEVELS = 16
 OUT_OF_MEMORY = 2  # an error of the driver
 
@@ -94,17 +95,27 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
         return keep
     images, words = scores.numel() // count, math.ceil(count / 64)
     rows = 64 * max(1, min(words, NMS_ROOM // (images * words * 8 * 64)))
-    ranking = scores.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-    if valid is not None:
-        ranking = ranking.masked_fill(~valid, -math.inf)
-        valid = valid.contiguous()
-    order = ranking.argsort(dim=-1, descending=True, stable=True)
+    valid = None if valid is None else valid.contiguous()
+    order = _ranks(scores, valid, images, count)
     removed = torch.empty(images, words, dtype=torch.int64, device=boxes.device)
     overlapping = torch.empty(images, rows, words, dtype=torch.int64, device=boxes.device)
-    _launch("nms", boxes.device, boxes.float().contiguous(), order.contiguous(),
+    _launch("nms", boxes.device, boxes.float().contiguous(), order,
             None if groups is None else groups.long().contiguous(), valid, images, count, rows, iou_threshold,
             removed, overlapping, keep)
     return keep
+
+
+def _ranks(scores: Tensor, valid: Tensor | None, images: int, count: int) -> Tensor:
+    """[N, P]: the slots by falling score, ties as they come; those without a score or that are not valid last."""
+    if count <= RANK_LARGEST:
+        order = torch.empty(images, count, dtype=torch.int64, device=scores.device)
+        room = 1 << (count - 1).bit_length()
+        _launch("rank", scores.device, scores.float().contiguous(), valid, images, count, room, order)
+        return order
+    ranking = scores.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    if valid is not None:
+        ranking = ranking.masked_fill(~valid, -math.inf)
+    return ranking.argsort(dim=-1, descending=True, stable=True).contiguous()
 
 
 def roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels: Tensor | None, output_size: int,
@@ -117,7 +128,7 @@ def roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels
     dtype, channels = maps[0].dtype, maps[0].shape[1]
     pooled = maps[0].new_empty(len(boxes), output_size, output_size, channels)
     wide = channels % WIDTHS[dtype] == 0 and all(m.data_ptr() % 16 == 0 for m in cells)
-    _pool("roi_align", wide, cells, [m.shape for m in maps], boxes, image_index, levels, scales, level_areas,
+    _pool("roi_align", [wide], cells, [m.shape for m in maps], boxes, image_index, levels, scales, level_areas,
           sampling_ratio, aligned, pooled)
     return pooled.permute(0, 3, 1, 2)
 
@@ -130,12 +141,13 @@ def roi_align_backward(grad: Tensor, boxes: Tensor, image_index: Tensor, levels:
     sizes = [shapes[i : i + 4] for i in range(0, len(shapes), 4)]
     sums = [torch.zeros(n, h, w, c, dtype=torch.float32, device=grad.device) for n, c, h, w in sizes]
     pooled = grad.permute(0, 2, 3, 1).contiguous()
-    _pool("roi_align_backward", torch.are_deterministic_algorithms_enabled(), sums, sizes, boxes, image_index, levels,
-          scales, level_areas, sampling_ratio, aligned, pooled)
+    wide = pooled.shape[3] % 4 == 0 and pooled.data_ptr() % 16 == 0
+    _pool("roi_align_backward", [wide, torch.are_deterministic_algorithms_enabled()], sums, sizes, boxes, image_index,
+          levels, scales, level_areas, sampling_ratio, aligned, pooled)
     return [s.permute(0, 3, 1, 2).to(grad.dtype) for s in sums]
 
 
-def _pool(name: str, variant: bool, maps: list[Tensor], shapes: Sequence[Sequence[int]], boxes: Tensor,
+def _pool(name: str, variant: list[bool], maps: list[Tensor], shapes: Sequence[Sequence[int]], boxes: Tensor,
           image_index: Tensor, levels: Tensor | None, scales: Sequence[float], level_areas: Sequence[float] | None,
           sampling_ratio: int, aligned: bool, pooled: Tensor) -> None:
     """Forward or backward: maps of channels last, pooled [R, s, s, C]."""
@@ -147,7 +159,7 @@ def _pool(name: str, variant: bool, maps: list[Tensor], shapes: Sequence[Sequenc
         return
     sides = torch.tensor([list(shape[2:]) for shape in shapes])
     areas = torch.tensor(level_areas, dtype=torch.float32) if level_areas else None
-    _launch(name, pooled.device, TYPES[pooled.dtype], variant, maps, sides, torch.tensor(scales, dtype=torch.float64),
+    _launch(name, pooled.device, TYPES[pooled.dtype], *variant, maps, sides, torch.tensor(scales, dtype=torch.float64),
             areas, len(maps), shapes[0][0], pooled.shape[3], boxes.float().contiguous(), image_index.contiguous(),
             None if levels is None else levels.contiguous(), len(boxes), pooled.shape[1], sampling_ratio, aligned,
             pooled)

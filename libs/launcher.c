@@ -85,14 +85,16 @@ int capabilities(int *out, int room)
 
 /* The kernels by number, in the order of their names. */
 enum {
-    NMS_BEGIN, NMS_OVERLAPS, NMS_RESOLVE, ROI_ALIGN, ROI_ALIGN_WIDE = ROI_ALIGN + 3, SCATTER = ROI_ALIGN_WIDE + 3,
-    GATHER = SCATTER + 3, CROP_MASKS = GATHER + 3, PASTE_MASKS, KERNELS
+    NMS_RANK, NMS_BEGIN, NMS_OVERLAPS, NMS_RESOLVE, ROI_ALIGN, ROI_ALIGN_WIDE = ROI_ALIGN + 3,
+    SCATTER = ROI_ALIGN_WIDE + 3, SCATTER_WIDE = SCATTER + 3, GATHER = SCATTER_WIDE + 3, CROP_MASKS = GATHER + 3,
+    PASTE_MASKS, KERNELS
 };
 static const char *const names[KERNELS] = {
-    "nms_begin", "nms_overlaps", "nms_resolve",
+    "nms_rank", "nms_begin", "nms_overlaps", "nms_resolve",
     "roi_align_float_1", "roi_align_half_1", "roi_align_bfloat_1",
     "roi_align_float_4", "roi_align_half_8", "roi_align_bfloat_8",
-    "roi_align_scatter_float", "roi_align_scatter_half", "roi_align_scatter_bfloat",
+    "roi_align_scatter_float_1", "roi_align_scatter_half_1", "roi_align_scatter_bfloat_1",
+    "roi_align_scatter_float_4", "roi_align_scatter_half_4", "roi_align_scatter_bfloat_4",
     "roi_align_gather_float", "roi_align_gather_half", "roi_align_gather_bfloat",
     "crop_masks", "paste_masks",
 };
@@ -147,6 +149,15 @@ static float below(double threshold)
     return near > threshold ? nextafterf(near, -INFINITY) : near;
 }
 
+/* Ranks images x count boxes; `room`, the power of two from count on, is at most 6144: what the shared memory holds. */
+int rank(const struct kernels *kernels, void *stream, const float *scores, const uint8_t *valid, int64_t images,
+         int count, int room, int64_t *order)
+{
+    unsigned threads = room < 64 ? 32 : room < 2048 ? room / 2 : 1024;
+    void *arguments[] = {&scores, &valid, &count, &room, &order};
+    return launch(kernels, NMS_RANK, stream, images, 1, threads, 1, room * 8, arguments);
+}
+
 /* images x count boxes; `rows` ranks at a time, as many as `overlapping` has room for, a multiple of 64. */
 int nms(const struct kernels *kernels, void *stream, const float *boxes, const int64_t *order, const int64_t *groups,
         const uint8_t *valid, int64_t images, int64_t count, int64_t rows, double threshold, uint64_t *removed,
@@ -181,6 +192,13 @@ static struct pyramid pyramid_of(void *const *maps, const int64_t *sides, const 
     return pyramid;
 }
 
+/* Blocks of eight warps, one a bin. */
+static int64_t bin_blocks(int bins)
+{
+    int64_t blocks = ((int64_t)bins * bins + 7) / 8;
+    return blocks < 65535 ? blocks : 65535;
+}
+
 /* type: 0 float, 1 half, 2 bfloat; wide: maps and channels fit accesses of 16 bytes. At most MAX_LEVELS levels; areas
  * may be NULL where level is not. */
 int roi_align(const struct kernels *kernels, void *stream, int type, int wide, void *const *maps, const int64_t *sides,
@@ -191,12 +209,12 @@ int roi_align(const struct kernels *kernels, void *stream, int type, int wide, v
     struct pyramid pyramid = pyramid_of(maps, sides, scales, areas, levels, images, channels);
     struct rois rois = {boxes, image, level, count, bins, sampling_ratio, aligned};
     void *arguments[] = {&pyramid, &rois, &pooled};
-    return launch(kernels, (wide ? ROI_ALIGN_WIDE : ROI_ALIGN) + type, stream, (count * bins * bins + 7) / 8, 1, 256, 1,
-                  0, arguments);
+    return launch(kernels, (wide ? ROI_ALIGN_WIDE : ROI_ALIGN) + type, stream, count, bin_blocks(bins), 256, 1, 0,
+                  arguments);
 }
 
-/* grads are float, and zero on entry; type is that of pooled. */
-int roi_align_backward(const struct kernels *kernels, void *stream, int type, int deterministic, void *const *grads,
+/* grads are float, and zero on entry; type is that of pooled; wide: its channels fit packs of four. */
+int roi_align_backward(const struct kernels *kernels, void *stream, int type, int wide, int deterministic, void *const *grads,
                        const int64_t *sides, const double *scales, const float *areas, int levels, int64_t images,
                        int64_t channels, const float *boxes, const int64_t *image, const int64_t *level, int64_t count,
                        int bins, int sampling_ratio, int aligned, const void *pooled)
@@ -204,8 +222,11 @@ int roi_align_backward(const struct kernels *kernels, void *stream, int type, in
     struct pyramid pyramid = pyramid_of(grads, sides, scales, areas, levels, images, channels);
     struct rois rois = {boxes, image, level, count, bins, sampling_ratio, aligned};
     void *arguments[] = {&pyramid, &rois, &pooled};
-    if (!deterministic)
-        return launch(kernels, SCATTER + type, stream, (count * bins * bins + 7) / 8, 1, 256, 1, 0, arguments);
+    if (!deterministic) {
+        int64_t part = wide ? 128 : 32; /* channels that a block takes */
+        return launch(kernels, (wide ? SCATTER_WIDE : SCATTER) + type, stream, count, (channels + part - 1) / part, 256,
+                      1, 8 * bins * sizeof(float), arguments);
+    }
     int64_t tiles = 0;
     for (int l = 0; l < levels; l++)
         tiles += images * sides[2 * l] * ((sides[2 * l + 1] + TILE - 1) / TILE);

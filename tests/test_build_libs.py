@@ -4,13 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT
 from emulated import stand_in
 
-from maskrcnn.libs import compile_cuda, cuda_ops
+from maskrcnn.libs import build_libs, compile_cuda, cuda_ops
 
 COMPILERS = compile_cuda.find_compilers()
 HERE = COMPILERS[0].architectures[-1] if COMPILERS else 0  # an architecture that can be built for here
@@ -152,6 +153,15 @@ def test_what_packages_know_is_what_they_say():
     for each in COMPILERS:
         said = set(compile_cuda.PACKAGES[names[each.version[0]]])
         assert len(said & set(each.architectures)) >= len(said) - 6
+
+
+def test_the_architectures_of_this_machine(monkeypatch):
+    """As the driver tells them; here the stand-in for it, which has one device of capability 9.0."""
+    launcher, _ = stand_in()
+    found = SimpleNamespace(ffi=launcher.ffi, lib=SimpleNamespace(open_driver=lambda name: 0,
+                                                                  capabilities=launcher.lib.capabilities))
+    monkeypatch.setattr(build_libs, "load", lambda name: found)
+    assert build_libs.own_targets() == ["cpu", "cuda", "sm_90"]
 
 
 FIRST_CALL = ("import pathlib\nfrom maskrcnn.libs import compile_cuda\n"

@@ -49,17 +49,19 @@ def same(got, want):
 
 @often
 @given(st.integers(0, 2**31), st.integers(1, 3), st.integers(0, 300), st.floats(0, 1), st.booleans(), st.booleans(),
-       st.sampled_from([1 << 26, 1 << 10]))
-def test_nms(device, seed, images, count, threshold, grouped, masked, room):  # noqa: F811
+       st.sampled_from([1 << 26, 1 << 10]), st.sampled_from([4096, 200]))
+def test_nms(device, seed, images, count, threshold, grouped, masked, room, ranked):  # noqa: F811
     generator = torch.Generator().manual_seed(seed)
     boxes = adversarial(random_boxes(images * count, generator=generator), generator).view(images, count, 4)
     # Few different scores, for ties; and some that are no numbers.
-    scores = torch.randint(0, 40, (images, count), generator=generator) / 40
-    scores[scores == 0.5], scores[scores == 0.25] = math.nan, -math.inf
+    scores = torch.randint(-20, 20, (images, count), generator=generator) / 40
+    for k, value in ((5, math.nan), (6, -math.inf), (7, math.inf), (8, -0.0)):
+        scores[scores == k / 40] = value
     groups = torch.randint(0, 3, (images, count), generator=generator) if grouped else None
     valid = torch.rand(images, count, generator=generator) < 0.7 if masked else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda_ops, "NMS_ROOM", room)  # the smaller one takes several launches
+        patch.setattr(cuda_ops, "RANK_LARGEST", ranked)  # PyTorch ranks more than these
         got = ops.nms(*(t if t is None else t.to(device) for t in (boxes, scores)), threshold,
                       *(t if t is None else t.to(device) for t in (groups, valid)))
     same(got, reference.nms(boxes, scores, threshold, groups, valid))
@@ -71,6 +73,12 @@ def test_nms_of_one_set_and_of_half_precision(device):  # noqa: F811
     coarse = boxes.bfloat16(), scores.bfloat16()
     got = torch.ops.maskrcnn.nms(*(t.to(device) for t in coarse), 0.3, None, None)
     same(got, reference.nms(*(t.float() for t in coarse), 0.3))
+
+
+@pytest.mark.parametrize("count", [4095, 4096])
+def test_nms_of_as_many_boxes_as_a_block_ranks(device, count):  # noqa: F811
+    boxes, scores = random_boxes(count, 600.0), torch.randint(0, 500, (count,)) / 500
+    same(ops.nms(boxes.to(device), scores.to(device), 0.3), reference.nms(boxes, scores, 0.3))
 
 
 def test_nms_of_more_boxes_than_the_kernel_takes(device, monkeypatch):  # noqa: F811

@@ -66,8 +66,8 @@ def roi_align(compare: Callable, device: str, layout: torch.memory_format, dtype
 
 
 def nms(compare: Callable, device: str, count: int) -> None:
-    """One set of `count` boxes, IoU 0.5; both return the indices of what is kept, best first, which the model has no
-    need of: a mask is enough for it."""
+    """One set of `count` boxes, IoU 0.5. torchvision returns the indices of what is kept, best first; ours a mask, which
+    is all that the model needs, and in the second figure the same indices."""
     boxes, scores = random_boxes(count).to(device), torch.rand(count).to(device)
 
     def ours() -> torch.Tensor:
@@ -77,9 +77,11 @@ def nms(compare: Callable, device: str, count: int) -> None:
     mine, other = set(ours().tolist()), set(torchvision.ops.nms(boxes, scores, 0.5).tolist())
     if len(mine ^ other) > len(other) / 1000:  # one may round an IoU of just the threshold differently
         raise RuntimeError("the two keep different boxes: the comparison would be of no use")
-    bits = count * count // 8  # of which boxes overlap which, half of them written and read
-    compare(f"NMS of {count} boxes", ours, lambda: torchvision.ops.nms(boxes, scores, 0.5),
-            moved=size(boxes, scores) + (bits if device == "cuda" else 0))
+    bits = count * count // 8 if device == "cuda" else 0  # of which overlap which, half of them written and read
+    moved = size(boxes, scores) + bits
+    compare(f"NMS of {count} boxes, a mask", lambda: ops.nms(boxes, scores, 0.5),
+            lambda: torchvision.ops.nms(boxes, scores, 0.5), moved=moved)
+    compare(f"NMS of {count} boxes, indices", ours, lambda: torchvision.ops.nms(boxes, scores, 0.5), moved=moved)
 
 
 def batched_nms(compare: Callable, device: str) -> None:

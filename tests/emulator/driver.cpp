@@ -47,6 +47,10 @@ static int __ffsll(unsigned long long bits)
 {
     return __builtin_ffsll((long long)bits);
 }
+static int __popcll(unsigned long long bits)
+{
+    return __builtin_popcountll(bits);
+}
 static float bits_to_float(unsigned bits)
 {
     float value;
@@ -70,7 +74,7 @@ static unsigned float_to_bits(float value)
 #define BITS_TO_FLOAT(bits) bits_to_float(bits)
 #define FLOAT_TO_BITS(value) float_to_bits(value)
 #define SOURCE_HASH "emulated"
-thread_local unsigned long long removed[48 * 1024 / 8];
+thread_local unsigned long long shared[48 * 1024 / 8];
 #include "cuda.cu"
 
 typedef std::function<void(void **)> kernel;
@@ -87,9 +91,10 @@ template <class... A> static kernel wrap(void (*function)(A...))
 
 #define KERNEL(name) {#name, wrap(name)}
 static std::map<std::string, kernel> kernels = {
-    KERNEL(nms_begin), KERNEL(nms_overlaps), KERNEL(nms_resolve),
+    KERNEL(nms_rank), KERNEL(nms_begin), KERNEL(nms_overlaps), KERNEL(nms_resolve),
     KERNEL(roi_align_float_1), KERNEL(roi_align_half_1), KERNEL(roi_align_bfloat_1), KERNEL(roi_align_float_4), KERNEL(roi_align_half_8), KERNEL(roi_align_bfloat_8),
-    KERNEL(roi_align_scatter_float), KERNEL(roi_align_scatter_half), KERNEL(roi_align_scatter_bfloat),
+    KERNEL(roi_align_scatter_float_1), KERNEL(roi_align_scatter_half_1), KERNEL(roi_align_scatter_bfloat_1),
+    KERNEL(roi_align_scatter_float_4), KERNEL(roi_align_scatter_half_4), KERNEL(roi_align_scatter_bfloat_4),
     KERNEL(roi_align_gather_float), KERNEL(roi_align_gather_half), KERNEL(roi_align_gather_bfloat),
     KERNEL(crop_masks), KERNEL(paste_masks)};
 
