@@ -111,6 +111,7 @@ def make_loader(dataset: Dataset, cfg: EasyDict) -> tuple[DataLoader, Passes]:
     changed = Augmented(dataset, Augmentation(**cfg.augment, fill=fill))
     loader = DataLoader(Seeded(changed), batch_sampler=passes, num_workers=cfg.data.workers,
                         collate_fn=transpose, persistent_workers=cfg.data.workers > 0,
+                        pin_memory=torch.cuda.is_available() and cfg.train.device != "cpu",
                         generator=torch.Generator().manual_seed(0))  # its own, so as not to draw from torch's
     return loader, passes
 

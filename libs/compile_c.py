@@ -64,9 +64,9 @@ int roi_align(const struct kernels *kernels, void *stream, int type, int wide, v
     const double *scales, const float *areas, int levels, int64_t images, int64_t channels, const float *boxes,
     const int64_t *image, const int64_t *level, int64_t count, int bins, int sampling_ratio, int aligned, void *pooled);
 int roi_align_backward(const struct kernels *kernels, void *stream, int type, int wide, int deterministic,
-    void *const *grads, const int64_t *sides, const double *scales, const float *areas, int levels, int64_t images, int64_t channels,
-    const float *boxes, const int64_t *image, const int64_t *level, int64_t count, int bins, int sampling_ratio,
-    int aligned, const void *pooled);
+    void *const *grads, const int64_t *sides, const double *scales, const float *areas, int levels, int64_t images,
+    int64_t channels, const float *boxes, const int64_t *image, const int64_t *level, int64_t count, int bins,
+    int sampling_ratio, int aligned, const void *pooled);
 int crop_masks(const struct kernels *kernels, void *stream, const uint8_t *const *pixels, const int64_t *shapes,
     int64_t images, const float *boxes, const int64_t *index, const int64_t *image, int64_t count, int bins,
     int sampling_ratio, int aligned, float *out);

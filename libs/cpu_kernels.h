@@ -7,7 +7,9 @@
 #define NAME_(op, type) op##_##type
 #define NAME(op, type) NAME_(op, type)
 #define DEVICE
+#define shared_area NAME(shared_area, scalar)
 #define overlaps NAME(overlaps, scalar)
+#define sure_share NAME(sure_share, scalar)
 #define roi_extent NAME(roi_extent, scalar)
 #define level_of NAME(level_of, scalar)
 #define sample_count NAME(sample_count, scalar)
@@ -38,7 +40,7 @@ VECTORISED static void NAME(nms_run, scalar)(const scalar *boxes, int64_t count,
             continue;
         scalar ax1 = x1[i], ay1 = y1[i], ax2 = x2[i], ay2 = y2[i], area_a = area[i];
         for (int64_t j = i + 1; j < count; j++)
-            keep[j] &= !overlaps(ax1, ay1, ax2, ay2, area_a, x1[j], y1[j], x2[j], y2[j], area[j], threshold);
+            keep[j] &= !overlaps(area_a, area[j], shared_area(ax1, ay1, ax2, ay2, x1[j], y1[j], x2[j], y2[j]), threshold);
     }
 }
 

@@ -104,7 +104,7 @@ extern "C" __global__ void __launch_bounds__(1024)
     for (int run = 2; run <= room; run *= 2)
         for (int stride = run / 2; stride > 0; stride /= 2) {
             for (int i = threadIdx.x; i < room / 2; i += blockDim.x) {
-                int low = i / stride * 2 * stride + i % stride, high = low + stride;
+                int low = 2 * i - (i & (stride - 1)), high = low + stride; /* pairs, stride apart */
                 word a = keys[low], b = keys[high];
                 if ((a > b) == ((low & run) == 0)) {
                     keys[low] = b;
@@ -118,9 +118,9 @@ extern "C" __global__ void __launch_bounds__(1024)
 }
 
 /* The ranks that take no part are removed from the start: invalid ones, and those of the last word behind the last box.
- * Boxes are ranked by falling score, order [N, count]; removed [N, words] has a bit a rank. */
+ * Boxes are ranked by falling score, order [N, count]; removed [N, words] has a bit a rank. None is kept yet. */
 extern "C" __global__ void __launch_bounds__(64)
-    nms_begin(const int64_t *order, const uint8_t *valid, int64_t count, word *removed)
+    nms_begin(const int64_t *order, const uint8_t *valid, int64_t count, word *removed, uint8_t *keep)
 {
     __shared__ unsigned out[2];
     int64_t words = (count + 63) / 64, image = blockIdx.x / words, rank = blockIdx.x % words * 64 + threadIdx.x;
@@ -129,58 +129,71 @@ extern "C" __global__ void __launch_bounds__(64)
     __syncthreads();
     if (rank >= count || (valid != 0 && !valid[image * count + order[image * count + rank]]))
         atomicOr(&out[threadIdx.x / 32], 1u << threadIdx.x % 32);
+    if (rank < count)
+        keep[image * count + rank] = 0;
     __syncthreads();
     if (threadIdx.x == 0)
         removed[blockIdx.x] = (word)out[1] << 32 | out[0];
 }
 
-/* Which boxes overlap which: 64 x 64 pairs a block. Boxes are [N, count, 4], order [N, count] ranks them by falling
- * score, and of the ranks from `first` on, `rows` have room in overlapping [N, rows, words]: bit j of word w in the row
- * of a rank is set where the box of rank 64 w + j comes later and overlaps. */
+/* Which boxes overlap which. Boxes are [N, count, 4], order [N, count] ranks them by falling score, and of the ranks from
+ * `first` on, `rows` have room in overlapping [N, rows, words]: bit j of word w in the row of a rank is set where the box
+ * of rank 64 w + j comes later and overlaps. `parts` blocks share 64 rows, and compare them with 64 boxes at a time;
+ * nothing is written where all of the 64 rows or boxes are removed already. */
 extern "C" __global__ void __launch_bounds__(64)
     nms_overlaps(const float *boxes, const int64_t *order, const int64_t *groups, int64_t count, int64_t first,
-                 int64_t rows, float threshold, const word *removed, word *overlapping)
+                 int64_t rows, int parts, float threshold, const word *removed, word *overlapping)
 {
-    __shared__ float x1[64], y1[64], x2[64], y2[64], area[64];
+    __shared__ pack<float, 4> others[64];
+    __shared__ float areas[64];
     __shared__ int64_t group[64];
-    int64_t words = (count + 63) / 64, column = blockIdx.x % words, image = blockIdx.x / words;
-    int64_t row = first + (int64_t)blockIdx.y * 64 + threadIdx.x;
+    int64_t words = (count + 63) / 64, image = blockIdx.x / parts, row = first + blockIdx.y * 64 + threadIdx.x;
     removed += image * words;
-    if (column < row / 64 || removed[row / 64] == ~(word)0 || removed[column] == ~(word)0)
+    if (removed[row / 64] == ~(word)0)
         return; /* for the whole block: its rows lie in one word */
     order += image * count;
     boxes += image * count * 4;
     groups += groups != 0 ? image * count : 0;
+    overlapping += (image * rows + row - first) * words;
 
-    int64_t rank = column * 64 + threadIdx.x;
-    if (rank < count) {
-        const float *box = boxes + 4 * order[rank];
-        x1[threadIdx.x] = box[0];
-        y1[threadIdx.x] = box[1];
-        x2[threadIdx.x] = box[2];
-        y2[threadIdx.x] = box[3];
-        area[threadIdx.x] = (box[2] - box[0]) * (box[3] - box[1]);
-        group[threadIdx.x] = groups != 0 ? groups[order[rank]] : 0;
+    pack<float, 4> own = {};
+    int64_t own_group = 0;
+    float sure = sure_share(threshold);
+    if (row < count) {
+        own = *(const pack<float, 4> *)(boxes + 4 * order[row]);
+        own_group = groups != 0 ? groups[order[row]] : 0;
     }
-    __syncthreads();
-    if (row >= count)
-        return;
-    const float *box = boxes + 4 * order[row];
-    float ax1 = box[0], ay1 = box[1], ax2 = box[2], ay2 = box[3], area_a = (ax2 - ax1) * (ay2 - ay1);
-    int64_t own = groups != 0 ? groups[order[row]] : 0;
-    int last = count - column * 64 < 64 ? (int)(count - column * 64) : 64;
-    word bits = 0;
-    for (int j = column == row / 64 ? threadIdx.x + 1 : 0; j < last; j++)
-        /* Most pairs do not touch: they are spared the division. */
-        if (group[j] == own && ((ax1 < x2[j] && x1[j] < ax2 && ay1 < y2[j] && y1[j] < ay2) || threshold < 0) &&
-            overlaps(ax1, ay1, ax2, ay2, area_a, x1[j], y1[j], x2[j], y2[j], area[j], threshold))
-            bits |= (word)1 << j;
-    overlapping[(image * rows + row - first) * words + column] = bits;
+    float area = (own.at[2] - own.at[0]) * (own.at[3] - own.at[1]);
+    for (int64_t column = row / 64 + blockIdx.x % parts; column < words; column += parts) {
+        if (removed[column] == ~(word)0)
+            continue;
+        int64_t rank = column * 64 + threadIdx.x;
+        int last = count - column * 64 < 64 ? (int)(count - column * 64) : 64;
+        __syncthreads(); /* the last ones have been read */
+        if (rank < count) {
+            pack<float, 4> box = *(const pack<float, 4> *)(boxes + 4 * order[rank]);
+            others[threadIdx.x] = box;
+            areas[threadIdx.x] = (box.at[2] - box.at[0]) * (box.at[3] - box.at[1]);
+            group[threadIdx.x] = groups != 0 ? groups[order[rank]] : 0;
+        }
+        __syncthreads();
+        word bits = 0;
+        for (int j = column == row / 64 ? threadIdx.x + 1 : 0; j < last; j++) {
+            pack<float, 4> box = others[j];
+            float inter = shared_area(own.at[0], own.at[1], own.at[2], own.at[3], box.at[0], box.at[1], box.at[2],
+                                      box.at[3]);
+            if (!(inter < sure * (area + areas[j] - inter)) && group[j] == own_group &&
+                overlaps(area, areas[j], inter, threshold))
+                bits |= (word)1 << j;
+        }
+        if (row < count)
+            overlapping[column] = bits;
+    }
 }
 
 /* The greedy pass over these ranks, one block an image: 64 ranks at a time are settled one by one, and all that the kept
  * ones overlap is removed at once. `removed` [N, words] goes from one launch to the next. keep [N, count] is set for
- * the boxes of the ranks seen. */
+ * the boxes that are kept. */
 extern "C" __global__ void __launch_bounds__(512, 1) /* one block has all registers, for eight loads at once */
     nms_resolve(const int64_t *order, int64_t count, int64_t first, int64_t rows, word *removed_before,
                 const word *overlapping, uint8_t *keep)
@@ -200,8 +213,14 @@ extern "C" __global__ void __launch_bounds__(512, 1) /* one block has all regist
         removed[w] = removed_before[w];
     if (thread < 64 && first + thread < last)
         inside[thread] = overlapping[thread * words + first / 64];
+    __syncthreads();
     for (int64_t start = first; start < last; start += 64, overlapping += 64 * words) {
         int own = (int)(start / 64), later = (int)words - own - 1; /* int: 64 bits take long to divide */
+        if (removed[own] == ~(word)0) { /* so are most where many take no part, as those come last */
+            if (thread < 64 && start + 64 + thread < last)
+                inside[thread] = overlapping[(64 + thread) * words + own + 1];
+            continue;
+        }
         if (thread < 2)
             contested[thread] = 0;
         __syncthreads();
@@ -221,10 +240,10 @@ extern "C" __global__ void __launch_bounds__(512, 1) /* one block has all regist
         __syncthreads();
         int all = __popcll(kept);
         if (thread < 64) {
-            if (kept >> thread & 1)
+            if (kept >> thread & 1) {
                 list[__popcll(kept & (((word)1 << thread) - 1))] = thread;
-            if (start + thread < count)
-                keep[order[start + thread]] = kept >> thread & 1;
+                keep[order[start + thread]] = 1;
+            }
             if (start + 64 + thread < last) /* under way while the others work */
                 inside[thread] = overlapping[(64 + thread) * words + own + 1];
         }

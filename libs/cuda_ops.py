@@ -21,7 +21,7 @@ TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 WIDTHS = {torch.float32: 4, torch.float16: 8, torch.bfloat16: 8}
 # NMS compares boxes of at most so many bytes of bits at a time, and of so many boxes a set: a bit for each has to fit
 # into the memory that the threads of one block share.
-NMS_ROOM = 1 << 26
+NMS_ROOM = 1 << 27
 NMS_LARGEST = 64 * 6000
 RANK_LARGEST = 4096  # boxes of a set that one block sorts; of more, PyTorch does
 MAX_LEVELS = 16
@@ -99,7 +99,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
     order = _ranks(scores, valid, images, count)
     removed = torch.empty(images, words, dtype=torch.int64, device=boxes.device)
     overlapping = torch.empty(images, rows, words, dtype=torch.int64, device=boxes.device)
-    _launch("nms", boxes.device, boxes.float().contiguous(), order,
+    boxes = boxes.float().contiguous()
+    if boxes.data_ptr() % 16:  # a box is read at once
+        boxes = boxes.clone()
+    _launch("nms", boxes.device, boxes, order,
             None if groups is None else groups.long().contiguous(), valid, images, count, rows, iou_threshold,
             removed, overlapping, keep)
     return keep
@@ -139,7 +142,8 @@ def roi_align_backward(grad: Tensor, boxes: Tensor, image_index: Tensor, levels:
     """The gradients of the maps, whose `shapes` follow one another: sums in float32, in an order that is always the
     same where torch.use_deterministic_algorithms asks for it."""
     sizes = [shapes[i : i + 4] for i in range(0, len(shapes), 4)]
-    sums = [torch.zeros(n, h, w, c, dtype=torch.float32, device=grad.device) for n, c, h, w in sizes]
+    sums = [torch.empty(n, h, w, c, dtype=torch.float32, device=grad.device) for n, c, h, w in sizes]
+    torch._foreach_zero_(sums)  # in one launch
     pooled = grad.permute(0, 2, 3, 1).contiguous()
     wide = pooled.shape[3] % 4 == 0 and pooled.data_ptr() % 16 == 0
     _pool("roi_align_backward", [wide, torch.are_deterministic_algorithms_enabled()], sums, sizes, boxes, image_index,
@@ -157,12 +161,18 @@ def _pool(name: str, variant: list[bool], maps: list[Tensor], shapes: Sequence[S
         raise ValueError(f"roi_align on CUDA pools from at most {MAX_LEVELS} levels, got {len(maps)}")
     if pooled.numel() == 0:
         return
-    sides = torch.tensor([list(shape[2:]) for shape in shapes])
-    areas = torch.tensor(level_areas, dtype=torch.float32) if level_areas else None
-    _launch(name, pooled.device, TYPES[pooled.dtype], *variant, maps, sides, torch.tensor(scales, dtype=torch.float64),
+    sides = _numbers(tuple(int(side) for shape in shapes for side in shape[2:]), torch.int64)
+    areas = _numbers(tuple(level_areas), torch.float32) if level_areas else None
+    _launch(name, pooled.device, TYPES[pooled.dtype], *variant, maps, sides, _numbers(tuple(scales), torch.float64),
             areas, len(maps), shapes[0][0], pooled.shape[3], boxes.float().contiguous(), image_index.contiguous(),
             None if levels is None else levels.contiguous(), len(boxes), pooled.shape[1], sampling_ratio, aligned,
             pooled)
+
+
+@functools.lru_cache(maxsize=256)
+def _numbers(values: tuple, dtype: torch.dtype) -> Tensor:
+    """Numbers for the launcher to read, on the CPU; kept, as they are the same in most calls."""
+    return torch.tensor(values, dtype=dtype)
 
 
 def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool,

@@ -5,15 +5,27 @@
  * Boxes are xyxy with exclusive x2, y2, in pixels. A map's cell i covers [i, i + 1); RoIAlign counts in cell centres.
  */
 
-/* Does the IoU of two boxes exceed the threshold? NaN coordinates overlap nothing: every comparison with them is false.
- * The areas are handed in, as they would otherwise be computed anew for every pair. */
-DEVICE static inline int overlaps(scalar ax1, scalar ay1, scalar ax2, scalar ay2, scalar area_a, scalar bx1, scalar by1,
-                                  scalar bx2, scalar by2, scalar area_b, scalar threshold)
+/* The area that two boxes share. */
+DEVICE static inline scalar shared_area(scalar ax1, scalar ay1, scalar ax2, scalar ay2, scalar bx1, scalar by1,
+                                        scalar bx2, scalar by2)
 {
     scalar width = (ax2 < bx2 ? ax2 : bx2) - (ax1 > bx1 ? ax1 : bx1);
     scalar height = (ay2 < by2 ? ay2 : by2) - (ay1 > by1 ? ay1 : by1);
-    scalar inter = (width > 0 ? width : 0) * (height > 0 ? height : 0);
+    return (width > 0 ? width : 0) * (height > 0 ? height : 0);
+}
+
+/* Does the IoU of two boxes exceed the threshold? NaN coordinates overlap nothing: every comparison with them is false.
+ * The areas are handed in, as they would otherwise be computed anew for every pair. */
+DEVICE static inline int overlaps(scalar area_a, scalar area_b, scalar inter, scalar threshold)
+{
     return inter / (area_a + area_b - inter) > threshold;
+}
+
+/* Below this share of the union, an intersection surely makes no IoU above the threshold, however all that is rounded:
+ * a comparison that spares most pairs the division. Nothing is below it where the threshold is not positive. */
+DEVICE static inline scalar sure_share(scalar threshold)
+{
+    return threshold > 0 ? threshold * (scalar)0.99999 : 0;
 }
 
 /* The level of a pyramid that a box is pooled from: one further for each of the rising areas that it reaches. A box

@@ -165,12 +165,13 @@ int nms(const struct kernels *kernels, void *stream, const float *boxes, const i
 {
     int64_t words = (count + 63) / 64;
     float limit = (float)threshold;
-    void *begin[] = {&order, &valid, &count, &removed};
+    int parts = words < 64 ? (int)words : 64;
+    void *begin[] = {&order, &valid, &count, &removed, &keep};
     int error = launch(kernels, NMS_BEGIN, stream, images * words, 1, 64, 1, 0, begin);
     for (int64_t first = 0; first < count && !error; first += rows) {
         int64_t blocks = ((count - first < rows ? count - first : rows) + 63) / 64;
-        void *overlaps[] = {&boxes, &order, &groups, &count, &first, &rows, &limit, &removed, &overlapping};
-        error = launch(kernels, NMS_OVERLAPS, stream, images * words, blocks, 64, 1, 0, overlaps);
+        void *overlaps[] = {&boxes, &order, &groups, &count, &first, &rows, &parts, &limit, &removed, &overlapping};
+        error = launch(kernels, NMS_OVERLAPS, stream, images * parts, blocks, 64, 1, 0, overlaps);
         void *resolve[] = {&order, &count, &first, &rows, &removed, &overlapping, &keep};
         if (!error)
             error = launch(kernels, NMS_RESOLVE, stream, images, 1, 512, 1, words * 8, resolve);

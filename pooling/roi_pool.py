@@ -30,7 +30,8 @@ class RoIPool(nn.Module):
         each [R] -> [R, C, s, s]."""
         boxes = boxes.detach().to(features[0].dtype)
         rois = torch.cat([image_index[:, None].to(boxes.dtype), boxes], dim=1)
-        levels = (area(boxes)[:, None] >= boxes.new_tensor(self.level_areas)).sum(dim=1)
+        areas = area(boxes)
+        levels = sum(((areas >= least).long() for least in self.level_areas), torch.zeros_like(image_index))
         pooled = features[0].new_zeros(len(boxes), features[0].shape[1], self.output_size, self.output_size)
         for level, (stride, feature) in enumerate(zip(self.strides, features)):
             rows = (levels == level).nonzero()[:, 0]

@@ -63,10 +63,11 @@ class RPN(nn.Module):
     def forward(self, features: Sequence[Tensor], batch: Batch) -> Proposals:
         """L maps [N, C, H, W] -> Proposals of the batch's images."""
         logits, deltas = zip(*(self._head(feature) for feature in features))
-        anchors = self.anchors([f.shape[-2:] for f in features], batch.images.shape[-2:])
+        anchors = torch.cat(self.anchors([f.shape[-2:] for f in features], batch.images.shape[-2:]))
+        every_delta = torch.cat(deltas, dim=1)
         with torch.no_grad():
-            boxes, scores, valid = self._propose(logits, deltas, anchors, batch.sizes)
-        return Proposals(boxes, scores, valid, torch.cat(anchors), torch.cat(logits, dim=1), torch.cat(deltas, dim=1))
+            boxes, scores, valid = self._propose(logits, every_delta, anchors, batch.sizes)
+        return Proposals(boxes, scores, valid, anchors, torch.cat(logits, dim=1), every_delta)
 
     def losses(self, proposals: Proposals, truth: Truth) -> dict[str, Tensor]:
         """Objectness and box loss over a sample of anchors (section 3.1.2, equation 1, with the box loss averaged
@@ -95,23 +96,27 @@ class RPN(nn.Module):
         deltas = self.regression(feature).permute(0, 2, 3, 1).reshape(n, -1, 4)
         return logits, deltas
 
-    def _propose(self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor],
-                 sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _propose(self, logits: Sequence[Tensor], deltas: Tensor, anchors: Tensor, sizes: Tensor) \
+            -> tuple[Tensor, Tensor, Tensor]:
         """Per level the best anchors, decoded, clipped and thinned out by NMS; then the best of all levels."""
         mode = 0 if self.training else 1
-        n, most = logits[0].shape[0], max(min(self.pre_nms[mode], logit.shape[1]) for logit in logits)
-        boxes, scores, valid = [], [], []
-        for logit, delta, anchor in zip(logits, deltas, anchors):
+        n, levels = logits[0].shape[0], len(logits)
+        most = max(min(self.pre_nms[mode], logit.shape[1]) for logit in logits)
+        # Of each level the best `most`: their scores, and their places among the anchors of all levels. Levels with
+        # fewer are padded.
+        scores, places, first = [], [], 0
+        for logit in logits:
             score, index = logit.topk(min(most, logit.shape[1]), dim=1)
-            box = clip(decode(take(delta, index), anchor[index]), sizes)
             padding = most - score.shape[1]
-            boxes.append(F.pad(box, (0, 0, 0, padding)))
             scores.append(F.pad(score, (0, padding), value=-torch.inf))
-            valid.append(F.pad(larger_than(box, self.min_size), (0, padding)))
+            places.append(F.pad(index + first, (0, padding)))
+            first += logit.shape[1]
+        score, place = torch.cat(scores, dim=1), torch.cat(places, dim=1)  # [N, L most]
+        box = clip(decode(take(deltas, place), anchors[place]), sizes)
+        usable = larger_than(box, self.min_size) & (score > -torch.inf)
         # Levels do not suppress each other: each is a set of its own to NMS, [N L, most].
-        box, score, usable = (torch.stack(parts, dim=1).flatten(0, 1) for parts in (boxes, scores, valid))
-        keep = nms(box, score, self.nms_iou, valid=usable)
-        box, score, keep = (x.unflatten(0, (n, -1)).flatten(1, 2) for x in (box, score, keep))
+        keep = nms(box.view(n * levels, most, 4), score.view(n * levels, most), self.nms_iou,
+                   valid=usable.view(n * levels, most)).view(n, levels * most)
         # Stable, so that equal scores keep the order of the levels on every device.
         order = score.masked_fill(~keep, -torch.inf).argsort(dim=1, descending=True, stable=True)
         order = order[:, : self.post_nms[mode]]

@@ -49,7 +49,7 @@ def same(got, want):
 
 @often
 @given(st.integers(0, 2**31), st.integers(1, 3), st.integers(0, 300), st.floats(0, 1), st.booleans(), st.booleans(),
-       st.sampled_from([1 << 26, 1 << 10]), st.sampled_from([4096, 200]))
+       st.sampled_from([1 << 27, 1 << 10]), st.sampled_from([4096, 200]))
 def test_nms(device, seed, images, count, threshold, grouped, masked, room, ranked):  # noqa: F811
     generator = torch.Generator().manual_seed(seed)
     boxes = adversarial(random_boxes(images * count, generator=generator), generator).view(images, count, 4)
@@ -277,6 +277,9 @@ def test_views_that_are_not_aligned_to_16_bytes(device):  # noqa: F811
     whole = torch.randn(1, 6, 7, 9, device=device)
     shifted = whole.permute(0, 3, 1, 2)[:, 1:]
     boxes, image = random_boxes(5, 20.0).to(device), torch.zeros(5, dtype=torch.int64, device=device)
+    odd = torch.cat([boxes.new_zeros(1), boxes.flatten()])[1:].view(5, 4)
+    scores = torch.rand(5)
+    same(ops.nms(odd, scores.to(device), 0.1), reference.nms(boxes.cpu(), scores, 0.1))
     flat = torch.randn(1 * 6 * 7 * 8 + 1, device=device)[1:].view(1, 6, 7, 8).permute(0, 3, 1, 2)
     for features in (shifted, flat):
         got = ops.roi_align(features, boxes, image, 3, 0.25, None, 2)

@@ -210,8 +210,8 @@ def test_boxes_come_back(shapes):
 
 def test_masks_come_back_in_original_pixels():
     shapes = [(25, 20), (40, 90)]
-    valid = torch.tensor([[True, False, True], [False, False, False]])
-    wanted = torch.tensor([[4.0, 10, 16, 23], [0, 0, 0, 0], [0, 0, 20, 25]])
+    valid = torch.tensor([[True, True, False], [False, False, False]])
+    wanted = torch.tensor([[4.0, 10, 16, 23], [0, 0, 20, 25], [0, 0, 0, 0]])
     transform = make()
     batch = transform([torch.rand(3, *shape) for shape in shapes])
     ratio = batch.sizes[0] / torch.tensor(shapes[0])

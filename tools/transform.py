@@ -1,5 +1,6 @@
 """From a list of images to one padded batch, and from the batch's detections back to original pixels."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,8 @@ class Batch:
 
 @dataclass
 class Detections:
-    """Fixed-size detections of a batch, in input pixels, best first."""
+    """Fixed-size detections of a batch, in input pixels, best first: in each image those that are valid come before
+    the padding."""
 
     boxes: Tensor  # [N, D, 4]
     scores: Tensor  # [N, D]
@@ -97,7 +99,7 @@ class Transform(nn.Module):
         resized = [self._resize(image, min_size) for image in images]
         sizes = [(image.shape[1], image.shape[2]) for image in resized]
         originals = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        return Batch(self._stack(resized, sizes), torch.tensor(sizes, device=self.like.device), originals)
+        return Batch(self._stack(resized, sizes), upload(sizes, self.like.device), originals)
 
     def truth(self, targets: Sequence[dict[str, Any]], batch: Batch) -> Truth:
         """Targets that `maskrcnn.tools.checks` accepts, for the images of the batch -> padded ground truth."""
@@ -111,34 +113,34 @@ class Transform(nn.Module):
         crowd = None  # seen here, where targets are still on the CPU, so that matching need not ask a GPU
         if any(flag.any() for flag in flags):
             crowd = pad([flag.to(device, torch.bool) for flag in flags], longest)
-        original = torch.tensor(batch.original_sizes, device=device).float()
+        original = upload(batch.original_sizes, device).float()
         sizes = batch.sizes.float()
         masks: list[Tensor] = []
         if all("masks" in target for target in targets):
             # Like the boxes, an image without objects has one empty slot: padded RoIs may look at it.
-            masks = [target["masks"].to(device) for target in targets]
+            masks = [target["masks"].to(device, non_blocking=True) for target in targets]
             masks = [mask if len(mask) else mask.new_zeros(1, *mask.shape[1:]) for mask in masks]
             if self.resize_masks:
                 masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.sizes.tolist())]
         mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes
         valid = given if crowd is None else given & ~crowd
-        keys = torch.tensor([target["seed"] if "seed" in target else int(torch.randint(2**62, ()))
-                             for target in targets], device=device)
+        keys = upload([target["seed"] if "seed" in target else int(torch.randint(2**62, ())) for target in targets],
+                      device)
         return Truth(scale(boxes, sizes / original), labels, valid, crowd, masks, mask_ratios, keys)
 
     def restore(self, detections: Detections, batch: Batch) -> list[dict[str, Tensor]]:
         """Detections of the batch -> for each image a dict of boxes [D, 4], labels [D], scores [D] and, where there
         are mask probabilities, masks [D, h, w] bool, all in original pixels."""
-        originals = torch.tensor(batch.original_sizes, device=batch.sizes.device)
+        originals = upload(batch.original_sizes, batch.sizes.device)
         # The ratio is a float32 number whatever the model's dtype: torchvision's, so that boxes agree to the last bit.
         boxes = scale(detections.boxes, originals.float() / batch.sizes.float())
+        counts = detections.valid.sum(dim=1).tolist()  # one look at a GPU's numbers for all images
         results = []
-        for i, (height, width) in enumerate(batch.original_sizes):
-            keep = detections.valid[i]
-            result = {"boxes": boxes[i][keep], "labels": detections.labels[i][keep],
-                      "scores": detections.scores[i][keep]}
+        for i, ((height, width), count) in enumerate(zip(batch.original_sizes, counts)):
+            result = {"boxes": boxes[i, :count], "labels": detections.labels[i, :count],
+                      "scores": detections.scores[i, :count]}
             if detections.masks is not None:
-                result["masks"] = paste(detections.masks[i][keep], result["boxes"], height, width,
+                result["masks"] = paste(detections.masks[i, :count], result["boxes"], height, width,
                                         self.mask_threshold, self.whole_pixel_paste)
             results.append(result)
         return results
@@ -146,7 +148,7 @@ class Transform(nn.Module):
     def _resize(self, image: Tensor, min_size: int) -> Tensor:
         """[C, h, w] uint8 or float -> normalised [C, h', w']."""
         whole = image.dtype == torch.uint8
-        image = image.to(self.like)
+        image = image.to(self.like.device, non_blocking=True).to(self.like.dtype)
         if whole:
             image = image / 255
         factor = self._factor(image.shape[1], image.shape[2], min_size)
@@ -159,7 +161,8 @@ class Transform(nn.Module):
         if self.normalize == "image":
             std, mean = torch.std_mean(image, (1, 2), correction=0, keepdim=True)
             return (image - mean) / std.clamp(min=LEAST_STD)
-        return (image - image.new_tensor(self.mean).view(-1, 1, 1)) / image.new_tensor(self.std).view(-1, 1, 1)
+        mean, std = (_channels(numbers, image.device, image.dtype) for numbers in (self.mean, self.std))
+        return (image - mean) / std
 
     def _factor(self, height: int, width: int, min_size: int) -> float:
         factor = min(self.scale or min_size / min(height, width), self.max_size / max(height, width))
@@ -174,6 +177,20 @@ class Transform(nn.Module):
         for i, image in enumerate(images):
             batch[i, :, : image.shape[1], : image.shape[2]] = image
         return batch
+
+
+def upload(numbers: Sequence[Any], device: torch.device) -> Tensor:
+    """Integers as a tensor. To a GPU they go by memory that it reads by itself: else the host would have to wait until
+    it has done all that it was given before."""
+    tensor = torch.tensor(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+@functools.lru_cache(maxsize=64)
+def _channels(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[C, 1, 1], kept: sending them to a GPU for every image would take longer than using them."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device, dtype=dtype).view(-1, 1, 1)
 
 
 def _resample(masks: Tensor, height: int, width: int) -> Tensor:

@@ -66,8 +66,8 @@ def roi_align(compare: Callable, device: str, layout: torch.memory_format, dtype
 
 
 def nms(compare: Callable, device: str, count: int) -> None:
-    """One set of `count` boxes, IoU 0.5. torchvision returns the indices of what is kept, best first; ours a mask, which
-    is all that the model needs, and in the second figure the same indices."""
+    """One set of `count` boxes, IoU 0.5. torchvision returns the indices of what is kept, best first; ours a mask, all
+    that the model needs, and in the second figure the same indices."""
     boxes, scores = random_boxes(count).to(device), torch.rand(count).to(device)
 
     def ours() -> torch.Tensor:
