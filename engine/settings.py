@@ -1,5 +1,6 @@
-"""What the settings of a training must be, and which epoch is its best and which its last by them."""
+"""What the settings of a training must be, and which epoch is its last by them."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,6 @@ from easydict import EasyDict
 
 from ..datasets.augment import Augmentation
 from .metrics import check_metrics
-from .run import best_epoch
 
 
 def check_settings(cfg: EasyDict) -> None:
@@ -58,9 +58,11 @@ def best_metric(cfg: EasyDict) -> str:
 
 
 def exhausted(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
-    """Whether [train] patience ends training: so many validated epochs since the best."""
-    patience, metric = cfg.train.patience, best_metric(cfg)
-    return 0 < patience <= sum(f"val/{metric}" in record for record in history[best_epoch(history, metric) :])
+    """Whether [train] patience ends training: so many validated epochs since the metric last grew."""
+    metric, best, since = best_metric(cfg), -math.inf, 0
+    for score in (record[f"val/{metric}"] for record in history if f"val/{metric}" in record):
+        best, since = (score, 0) if score > best or math.isnan(score) else (best, since + 1)
+    return 0 < cfg.train.patience <= since
 
 
 def finished(history: list[dict[str, Any]], cfg: EasyDict) -> bool:

@@ -304,7 +304,7 @@ def test_no_partial_file_is_loaded(data, whole, tmp_path):
 def test_killed_at_twenty_moments(data, tmp_path):
     """SIGKILL at random moments and in the middle of writing files; the run then equals one that was left alone."""
     for name, kills in (("whole", 0), ("killed", 20)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(settings(data, tmp_path / name, epochs=6)))
+        (tmp_path / f"{name}.json").write_text(json.dumps(settings(data, tmp_path / name, epochs=15)))
         script = str(Path(__file__).with_name("killed.py"))
         command = [sys.executable, script, str(tmp_path / f"{name}.json"), str(kills), "3"]
         done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,

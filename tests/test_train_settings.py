@@ -129,7 +129,8 @@ def test_early_stopping():
     assert not exhausted(history(0.1, 0.3, 0.2), cfg)
     assert exhausted(history(0.1, 0.3, 0.2, 0.2), cfg)
     assert not exhausted(history(0.3, 0.1, 0.4), cfg)
-    assert not exhausted(history(*[0.0] * 9), cfg)  # the later one of equals counts as best
+    assert not exhausted(history(0.0, 0.0), cfg)
+    assert exhausted(history(0.0, 0.0, 0.0), cfg)  # equal is not grown
     assert not exhausted(history(*[math.nan] * 9), cfg)
     assert not exhausted(history(0.3, 0.1, 0.1, 0.1), load_config())
     between = [{}, {}, {"val/mask_AP": 0.3}, {}, {}, {"val/mask_AP": 0.2}, {}]
