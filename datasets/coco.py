@@ -58,14 +58,18 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
         raise ValueError(f"{path} has the categories {', '.join(names)}; expected are {', '.join(class_names)}, those "
                          f"of the training split or of [data] classes")
     builder = TableBuilder(names, list(categories), folder, path, "xywh")
+    left_out = set()  # ids of images that are there, but of no use: of their annotations nothing more need be said
     for place, image in enumerate(content["images"]):
         fault = _add_image(image, builder, folder)
         if fault is not None:
+            left_out |= {image["id"]} if isinstance(image, dict) and isinstance(image.get("id"), int) else set()
             name = str(image.get("file_name", image.get("id", ""))) if isinstance(image, dict) else ""
             problems.found(Problem(*fault, str(path), name or f"number {place}, from 0"))
     labels = {category: label for label, category in enumerate(categories, 1)}
     seen: set[int] = set()
     for place, entry in enumerate(content["annotations"]):
+        if isinstance(entry, Annotation) and entry.image_id in left_out and entry.image_id not in builder.rows:
+            continue
         fault = _add(entry, builder, labels, seen)
         if fault is not None:
             known = entry._asdict() if isinstance(entry, Annotation) else entry if isinstance(entry, dict) else {}

@@ -50,7 +50,8 @@ def last_run_folder(output: str) -> Path | None:
 
 
 def _numbered(output: str, number: int) -> Path:
-    return Path(output if number == 1 else f"{output}-{number}")
+    folder = Path(output) if Path(output).name else Path(output).resolve()  # "." has no name
+    return folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
 
 
 def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:

@@ -248,6 +248,12 @@ def test_a_folder_that_leads_nowhere(tmp_path):
         new_run_folder(str(tmp_path / "runs" / "one"))
 
 
+@pytest.mark.parametrize("ending", ["", "/", "/."])
+def test_further_runs_lie_beside_the_first(ending, tmp_path):
+    folders = [new_run_folder(f"{tmp_path / 'one'}{ending}") for _ in range(3)]
+    assert folders == [tmp_path / name for name in ("one", "one-2", "one-3")]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="locks need a POSIX system")
 def test_a_run_that_is_going_on_is_left_alone(data, tmp_path):
     (tmp_path / "run").mkdir()
