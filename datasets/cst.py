@@ -99,6 +99,7 @@ def read_cst(root: str | Path, split: str, problems: Problems, class_names: Sequ
 def _read_rows(file: Path, problems: Problems) -> dict[str, list[Row]]:
     """Rows of each image id, in the order of the CSV file."""
     rows: dict[str, list[Row]] = {}
+    lines: dict[str, int] = {}  # of the object ids
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, restval="")
@@ -106,11 +107,14 @@ def _read_rows(file: Path, problems: Problems) -> dict[str, list[Row]]:
                 raise ValueError(f"{file}, line 1: no column {', '.join(missing)} in {header}, expected {COLUMNS}")
             for values in reader:
                 of_image = rows.setdefault(values["image_id"], [])
-                row = _parse(values, reader.line_num)
+                row, image = _parse(values, reader.line_num), "{0}/{0}.jpg".format(values["image_id"])
+                if (first := lines.setdefault(values["object_id"], reader.line_num)) != reader.line_num:
+                    problems.found(Problem("duplicate annotation id", f"object_id {values['object_id']} is there "
+                                           f"already, in line {first}", str(file), image, f"line {reader.line_num}",
+                                           error=False))
                 if isinstance(row, Row):
                     of_image.append(row)
                 else:
-                    image = "{0}/{0}.jpg".format(values["image_id"])
                     problems.found(Problem(*row, str(file), image, f"line {reader.line_num}"))
     except (csv.Error, UnicodeDecodeError) as e:
         raise ValueError(f"{file} cannot be read ({e}), expected CSV in UTF-8") from e

@@ -113,6 +113,8 @@ def test_damaged_shapes(shapes, tmp_path):
     (root / "train/cst-4/cst-4.jpg").unlink()
     rows.append([*rows[52]])  # the first of cst-5, line 53, again
     rows[52] = [*rows[51]]  # ... which becomes a copy of line 52
+    rows[52][1] = "cst-5-copy"
+    rows[-1][1] = rows[51][1]
     shutil.copy(root / "train/cst-6/cst-6.jpg", root / "val/cst-8/cst-8.jpg")
     (root / "val/extra").mkdir()
     Image.new("RGB", (50, 40)).save(root / "val/extra/extra.jpg")
@@ -128,8 +130,9 @@ def test_damaged_shapes(shapes, tmp_path):
         ("mask off box", "cst-2/cst-2.jpg", "line 23"), ("mask off box", "cst-2/cst-2.jpg", "line 26"),
         ("unreadable image", "cst-3/cst-3.jpg", ""), ("missing image", "cst-4/cst-4.jpg", ""),
         ("duplicate object", "cst-5/cst-5.jpg", "line 53"), ("duplicate image", "cst-8/cst-8.jpg", ""),
-        ("no objects", "", "")])
-    assert {p.kind for p in report.problems if not p.error} == {"duplicate object", "duplicate image", "no objects"}
+        ("duplicate annotation id", "cst-5/cst-5.jpg", f"line {len(rows)}"), ("no objects", "", "")])
+    assert {p.kind for p in report.problems if not p.error} == {"duplicate object", "duplicate annotation id",
+                                                                "duplicate image", "no objects"}
     files = {p.kind: Path(p.file).name for p in report.problems}
     assert files["duplicate image"] == files["no objects"] == "anno-val.csv"
     assert files["mask off box"] == "anno-train.csv"
