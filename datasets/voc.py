@@ -72,7 +72,8 @@ def read_voc(root: str | Path, lists: Sequence[str], problems: Problems,
             images, in_threads(lambda one: _read(*one, classes), images)):
         source, file = folder / "Annotations" / f"{path.stem}.xml", str(path.relative_to(root))
         for kind, message, place in faults:
-            problems.found(Problem(kind, message, str(source), file, f"object {place}" if place else ""))
+            problems.found(Problem(kind, message, str(source), file, f"object {place}" if place else "",
+                                   error=kind != OTHER_SIZE))
         if size is None:
             continue
         number = len(builder.files)
@@ -116,6 +117,9 @@ def _find_image(folder: Path, name: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+# A fault that harms nothing, as the sizes that count are those of the files.
+OTHER_SIZE = "other size"
+
 Read = tuple[tuple[int, int] | None, list[Object], list[tuple[str, str, int]]]
 
 
@@ -143,11 +147,15 @@ def _read(folder: Path, path: Path, classes: dict[str, int]) -> Read:
             return None, [], [("size mismatch", f"{png} or its fellow in SegmentationClass has (height, width) "
                                                 f"{plane.shape}, the image {size}", 0)]
     try:
-        entries = ElementTree.parse(source).getroot().findall("object")
+        root = ElementTree.parse(source).getroot()
+        entries = root.findall("object")
     except (ElementTree.ParseError, UnicodeDecodeError, LookupError, ValueError) as error:
         return None, [], [("malformed annotation", f"{source} is no XML: {error}", 0)]
     found = [_object(entry, place, places, kinds, classes) for place, entry in enumerate(entries, 1)]
     faults = [(*one, place) for place, one in enumerate(found, 1) if not isinstance(one, Object)]
+    said = tuple((root.findtext(f"size/{side}") or "").strip() for side in ("height", "width"))
+    if all(said) and said != tuple(map(str, size)):
+        faults.append((OTHER_SIZE, f"<size> says (height, width) ({', '.join(said)}), the image has {size}", 0))
     extra = sorted(set(np.unique(places).tolist()) - {0, RIM} - set(range(len(entries) + 1)))
     faults += [("unknown object", f"{png} has the index {index}, but {source} only {len(entries)} objects", index)
                for index in extra]

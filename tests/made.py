@@ -65,9 +65,12 @@ def write_voc(root, names=("a", "b", "c"), split="train"):
     return folder
 
 
-def save_xml(folder, name, objects, difficult=0):
-    """objects: pairs of a class and VOC's corners."""
+def save_xml(folder, name, objects, difficult=0, size=(50, 70)):
+    """objects: pairs of a class and VOC's corners. size: height and width."""
     top = ElementTree.Element("annotation")
+    sides = ElementTree.SubElement(top, "size")
+    for key, side in zip(("height", "width"), size):
+        ElementTree.SubElement(sides, key).text = str(side)
     for kind, corners in objects:
         entry = ElementTree.SubElement(top, "object")
         ElementTree.SubElement(entry, "name").text = kind

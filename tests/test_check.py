@@ -225,7 +225,7 @@ def test_damaged_coco(tmp_path):
 
 
 def test_damaged_voc(tmp_path):
-    folder = write_voc(tmp_path, "abcdefgh")
+    folder = write_voc(tmp_path, "abcdefghi")
     write_voc(tmp_path, ("v",), "val")
     cat, dog = ("cat", (6, 7, 25, 30)), ("dog", (31, 11, 65, 45))
     lists = folder / "ImageSets/Segmentation"
@@ -237,13 +237,14 @@ def test_damaged_voc(tmp_path):
     save_xml(folder, "f", [cat, dog, ("cat", (1, 1, 9, 9))])
     save_xml(folder, "g", [cat])
     save_xml(folder, "h", [cat, ("dog", (2, 2, 20, 20))])
+    save_xml(folder, "i", [cat, dog], size=(70, 50))
     report = check(voc_data(tmp_path))
     assert [(kind, Path(image).name, place) for kind, image, place in found(report)] == sorted([
         ("missing image", "none.jpg", ""), ("missing mask", "b.jpg", ""), ("malformed annotation", "c.jpg", ""),
         ("unknown category", "d.jpg", "object 1"), ("box outside", "d.jpg", "object 2"),
         ("wrong class", "e.jpg", "object 1"), ("missing mask", "f.jpg", "object 3"),
         ("unknown object", "g.jpg", "object 2"), ("mask off box", "h.jpg", "object 2"),
-        ("no objects", "", ""), ("duplicate image", "a.jpg", "")])
+        ("other size", "i.jpg", ""), ("no objects", "", ""), ("duplicate image", "a.jpg", "")])
 
 
 def test_boxes_of_voc_as_width_and_height(tmp_path):
