@@ -29,7 +29,8 @@ def epoch_steps(count: int, batch_size: int, seed: int, epoch: int,
     Args:
         count: images there are.
         batch_size: images in a step.
-        sizes: [count, 2], height and width: each step then has only wide images, or only tall ones.
+        sizes: [count, 2], height and width: each step then has only wide images, or only tall ones, unless there are
+            too few of them to fill one.
     """
     generator = torch.Generator().manual_seed(mixed(seed, epoch))
     order = torch.randperm(count, generator=generator).tolist()
@@ -40,7 +41,9 @@ def epoch_steps(count: int, batch_size: int, seed: int, epoch: int,
     steps = []
     for group in groups:
         missing = -len(group) % batch_size
-        group = group + (group * (missing // len(group) + 1))[:missing]
+        own = set(group)
+        pool = group + [i for i in order if i not in own]  # a small group would fill a step with one image
+        group = group + (pool * (missing // len(pool) + 1))[:missing]
         steps += [group[start : start + batch_size] for start in range(0, len(group), batch_size)]
     if len(groups) > 1:
         steps = [steps[i] for i in torch.randperm(len(steps), generator=generator).tolist()]

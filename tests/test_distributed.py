@@ -208,6 +208,15 @@ def test_batches_of_one_aspect():
     assert len({tuple(i < 7 for i in step) for step in steps[:3]}) == 2 or len(steps) == 5
 
 
+def test_a_single_tall_image_does_not_fill_a_step():
+    import numpy as np
+
+    steps = epoch_steps(200, 16, 0, 1, np.array([(100, 150)] * 199 + [(150, 100)]))
+    (step,) = [step for step in steps if 199 in step]
+    assert len(set(step)) >= 15
+    assert all(len(step) == 16 for step in steps)
+
+
 def test_batches_that_do_not_divide(data, tmp_path, capsys):
     with pytest.raises(ValueError, match="batch_size = 4 does not divide into 1 processes with accumulate = 3"):
         Passes(10, 4, 3, 0)

@@ -57,6 +57,14 @@ def test_bf16_is_close_and_leaves_the_weights_in_fp32(data, plain, tmp_path):
     assert MaskRCNN.load(tmp_path / "run" / "best.pt").predict([next(data.glob("test/*/*.jpg"))])
 
 
+def test_validation_under_mixed_precision_is_the_evaluation_later_on(data, tmp_path):
+    """Without the casts of training: the figures of best.pt as `evaluate` finds them."""
+    train(settings(data, tmp_path / "run", precision="bf16", epochs=1))
+    (record,) = log(tmp_path / "run")
+    metrics = evaluate(tmp_path / "run" / "config.ini", weights=tmp_path / "run" / "best.pt", split="val")
+    assert record["val/loss"] == pytest.approx(metrics["loss"], rel=1e-5)
+
+
 def test_channels_last_changes_only_the_rounding(data, plain, tmp_path):
     train(settings(data, tmp_path / "run", channels_last=True))
     assert log(tmp_path / "run")[0]["train/loss"] == pytest.approx(log(plain)[0]["train/loss"], rel=1e-3)
