@@ -3,6 +3,7 @@
 `accelerate launch` and `torchrun` start them, and accelerate connects them; here they only exchange plain data.
 """
 
+import atexit
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,6 +17,14 @@ def rank_and_count() -> tuple[int, int]:
     """The number of this process, from 0, and how many there are."""
     together = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+
+
+@atexit.register
+def leave() -> None:
+    """Part from the other processes: PyTorch's threads for them, if still at work when the interpreter ends, abort it
+    now and then."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def gather(value: Any) -> list[Any]:
