@@ -57,7 +57,7 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
     from_first(lambda: check_writable(*(path for path in (results, report) if path is not None)))
     model.to(device if state.num_processes == 1 else state.device)
     collected, losses = collect(model, dataset, cfg.evaluate.batch_size, f"evaluate {split}", cfg.data.workers)
-    metrics = losses | figures(collected, cfg.evaluate.metrics, cfg.evaluate.max_detections)
+    metrics = losses | from_first(lambda: figures(collected, cfg.evaluate.metrics, cfg.evaluate.max_detections))
     if state.is_main_process:
         if results is not None:
             write_results(results, collected, dataset)
@@ -85,7 +85,8 @@ def evaluate_model(model: MaskRCNN, dataset: Dataset, settings: EasyDict, descri
     The model is left in evaluation mode. Random choices in the losses are the same at every call.
     """
     results, losses = collect(model, dataset, settings.batch_size, description, workers)
-    return losses | figures(results, settings.metrics, settings.max_detections)
+    # By the first process alone: it takes memory, and cores that they all share.
+    return losses | from_first(lambda: figures(results, settings.metrics, settings.max_detections))
 
 
 def collect(model: MaskRCNN, dataset: Dataset, batch_size: int, description: str | None = None,
