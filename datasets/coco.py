@@ -1,5 +1,6 @@
 """COCO's instance annotations in JSON (cocodataset.org, "data format"), of the years 2014 and 2017 or of one's own."""
 
+import functools
 import json
 import math
 import os
@@ -31,7 +32,7 @@ class Annotation(NamedTuple):
 
 
 def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problems: Problems,
-              class_names: Sequence[str] | None = None) -> Table:
+              class_names: Sequence[str] | None = None, masks: bool = True) -> Table:
     """The images and objects of one annotation file.
 
     Labels 1..K are the categories in the order of their ids, which may have gaps. Of polygons the mask is the union;
@@ -42,6 +43,7 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
         annotations: the JSON file. images: the folder of its image files.
         problems: told what is broken, which is then left out.
         class_names: those that the file should have, where another split has decided.
+        masks: whether an object without one is broken; else its box stands for it.
 
     Raises:
         ValueError: a file that is missing or no such JSON, or categories that do not fit; and what `problems` raises.
@@ -51,7 +53,7 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
         raise ValueError(f"no annotation file {path}")
     if not folder.is_dir():
         raise ValueError(f"no image folder {folder}, for the images of {path}")
-    content = _parse(path)
+    content = _parse(path, masks)
     categories = _categories(content["categories"], str(path))
     names = list(categories.values())
     if class_names is not None and names != list(class_names):
@@ -80,12 +82,12 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
     return builder.build()
 
 
-def _parse(path: Path) -> dict[str, list]:
+def _parse(path: Path, masks: bool) -> dict[str, list]:
     """The file's content, with annotations encoded as they are met: as Python's lists of numbers, the polygons of
     COCO's training split would take gigabytes."""
     try:
         with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file, object_hook=_encode)
+            content = json.load(file, object_hook=functools.partial(_encode, masks=masks))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("images"), list):
@@ -97,12 +99,15 @@ def _parse(path: Path) -> dict[str, list]:
     return content
 
 
-def _encode(entry: dict[str, Any]) -> Any:
+def _encode(entry: dict[str, Any], masks: bool) -> Any:
     """An annotation, or the entry as it is with what is wrong under "fault"."""
     if "image_id" not in entry or "bbox" not in entry:
         return entry
     try:
         segmentation, size = entry.get("segmentation"), None
+        if not segmentation and not masks:
+            x, y, w, h = map(float, entry["bbox"])
+            segmentation = [[x, y, x + w, y, x + w, y + h, x, y + h]]
         if isinstance(segmentation, dict):
             height, width = size = tuple(int(side) for side in segmentation["size"])
             mask = segments.from_rle(segmentation)

@@ -103,5 +103,5 @@ def read_table(data: EasyDict, split: str, problems: Problems, class_names: Sequ
         raise ValueError(f"[data] {split} = {', '.join(values)}; for format = {data.format} give {what}")
     root = Path(data.root)
     if data.format == "coco":
-        return read_coco(root / values[1], root / values[0], problems, names)
+        return read_coco(root / values[1], root / values[0], problems, names, data.masks)
     return FOLDERS[data.format](root, values[0], problems, names)

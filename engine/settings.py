@@ -15,6 +15,9 @@ def check_settings(cfg: EasyDict) -> None:
     """Raises ValueError for a choice that does not exist, before anything is generated or written."""
     check_train_settings(cfg.train)
     check_metrics(cfg.evaluate.metrics)
+    if cfg.mask.enabled and not cfg.data.masks:
+        raise ValueError("[data] masks = no would teach the mask head that objects are boxes; with it set [mask] "
+                         "enabled = no")
     change = Augmentation(**cfg.augment)
     if tuple(change.scale) != (1, 1) and not (change.crop or change.copy_paste or cfg.transform.scale):
         raise ValueError(f"[augment] scale = {', '.join(map(str, change.scale))} has no effect, as [transform] "

@@ -254,3 +254,23 @@ def test_annotations_before_images_and_shuffled(tmp_path):
         expected = [a["id"] for a in shuffled if a["image_id"] == image["id"]]
         assert table.ids[table.first[i] : table.first[i + 1]].tolist() == expected
     assert table.first[-1] == table.first[-2] == 12
+
+
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_boxes_alone(tmp_path, segmentation):
+    """Without masks where none are needed: the box stands for the mask; what has one keeps it."""
+    content = write_coco(tmp_path)
+    whole = {a["id"]: a["segmentation"] for a in content["annotations"][:1]}
+    for entry in content["annotations"][1:]:
+        entry["segmentation"] = segmentation
+    save_coco(tmp_path, content)
+    with pytest.raises(ValueError, match="no segmentation"):
+        read(tmp_path)
+    dataset = opened(tmp_path, masks=False)
+    assert whole.keys() < set(dataset.table.ids.tolist())
+    _, target = dataset[0]
+    assert len(target["boxes"]) == 3
+    for box, mask in zip(target["boxes"].tolist(), target["masks"]):
+        x1, y1, x2, y2 = (round(side) for side in box)
+        assert mask[y1:y2, x1:x2].all()
+        assert mask.sum() == (y2 - y1) * (x2 - x1)

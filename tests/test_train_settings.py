@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import coco_data, save_coco, write_coco
 from small import overlay
 
 from maskrcnn import MaskRCNN
@@ -239,6 +240,22 @@ def test_scales_that_resizing_undoes(data, tmp_path):
     assert not (tmp_path / "run").exists()
     for more in ({"augment": {"crop": 64}}, {"augment": {"copy_paste": 0.5}}, {"transform": {"scale": 1.0}}):
         training.check_settings(load_config(overlay(changes, more)))
+
+
+def test_boxes_without_masks(tmp_path):
+    """Faster R-CNN, of annotations that have no segmentation."""
+    for split in ("train", "val"):
+        content = write_coco(tmp_path, split=split, start=4 * (split == "val"))
+        save_coco(tmp_path, content | {"annotations": [{k: v for k, v in a.items() if k != "segmentation"}
+                                                       for a in content["annotations"]]}, split)
+    data = {**coco_data(tmp_path), "test": ["val", "val.json"], "masks": False}
+    config = overlay({"data": data, "mask": {"enabled": False},
+                      "train": {"epochs": 1, "batch_size": 2, "device": "cpu", "output": str(tmp_path / "run")}})
+    metrics = train(config)
+    assert math.isfinite(metrics["test/box_AP"])
+    assert not any("mask" in name for name in metrics)
+    with pytest.raises(ValueError, match=r"\[data\] masks = no would teach"):
+        train({**config, "mask": {}})
 
 
 def test_without_the_metrics_of_coco(data, tmp_path):
