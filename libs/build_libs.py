@@ -105,7 +105,7 @@ def check() -> int:
             failed |= "differ" in said
             print(f"{name}: up to date, loads{said}")
     own = own_architectures() if _loads("cuda") else []
-    folders = (HERE, compile_cuda.cache_folder())
+    folders = dict.fromkeys((HERE, compile_cuda.cache_folder()))
     for path in [path for folder in folders for path in sorted(folder.glob("_cuda.sm_*.cubin"))]:
         if not (found := re.fullmatch(r"_cuda\.sm_(\d+)\.cubin", path.name)):
             continue

@@ -135,18 +135,17 @@ def _compile(ffi: Any, scratch: Path, name: str, flags: list[str]) -> Path:
     source, built = scratch / f"_{name}.c", scratch / _file_name(name)
     with contextlib.redirect_stdout(io.StringIO()):  # it says what it writes
         ffi.emit_c_code(str(source))
-    names = [os.environ.get("CC"), sysconfig.get_config_var("CC"), "cc", "gcc", "clang"]
-    compiler = next((command for text in names if text and shutil.which((command := shlex.split(text))[0])), None)
-    if os.environ.get("CC"):  # what was asked for, or nothing
-        compiler = shlex.split(os.environ["CC"])
+    usual = [shlex.split(sysconfig.get_config_var("CC") or ""), ["cc"], ["gcc"], ["clang"]]
+    # What was asked for, or nothing; else the first that is there.
+    compiler = _words("CC") or next((command for command in usual if command and shutil.which(command[0])), None)
     if compiler is None:
         raise BuildError("no cc, gcc or clang was found")
     paths = sysconfig.get_paths()
     command = [*compiler, *OPTIMISE, "-fPIC", *(["-bundle", "-undefined", "dynamic_lookup"]
                                                 if sys.platform == "darwin" else ["-shared"]),
-               *shlex.split(os.environ.get("CFLAGS", "")), *flags, f"-I{HERE}",
+               *_words("CFLAGS"), *flags, f"-I{HERE}",
                *(f"-I{paths[key]}" for key in ("include", "platinclude")), str(source), "-o", str(built),
-               *shlex.split(os.environ.get("LDFLAGS", "")), *_LINKED]
+               *_words("LDFLAGS"), *_LINKED]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     except OSError as error:
@@ -154,6 +153,14 @@ def _compile(ffi: Any, scratch: Path, name: str, flags: list[str]) -> Path:
     if done.returncode:
         raise BuildError(done.stderr)
     return built
+
+
+def _words(variable: str) -> list[str]:
+    """What a variable of the environment holds, split as a shell does it. Raises BuildError for quotes left open."""
+    try:
+        return shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise BuildError(f"{variable}={os.environ[variable]} in the environment: {error}") from error
 
 
 def load(name: str, folder: Path = HERE) -> ModuleType | None:

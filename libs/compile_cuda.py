@@ -73,20 +73,19 @@ def find_compilers() -> list[Compiler]:
         raise BuildError("cffi is not installed: pip install cffi") from None
     ffi = FFI()
     ffi.cdef(DECLARATIONS)
-    found = {}
+    found = []
     for path in _candidates():
         try:
             lib = ffi.dlopen(path)
             major, minor, count = ffi.new("int *"), ffi.new("int *"), ffi.new("int *")
-            lib.nvrtcVersion(major, minor)
-            lib.nvrtcGetNumSupportedArchs(count)
+            failed = lib.nvrtcVersion(major, minor) or lib.nvrtcGetNumSupportedArchs(count)
             architectures = ffi.new("int[]", count[0])
-            lib.nvrtcGetSupportedArchs(architectures)
+            failed = failed or lib.nvrtcGetSupportedArchs(architectures) or not count[0]
         except (OSError, AttributeError):  # of another platform, or older than the functions that are needed
             continue
-        version = major[0], minor[0]
-        found.setdefault(version, Compiler(path, version, sorted(architectures), ffi, lib))
-    return sorted(found.values(), key=lambda compiler: compiler.version, reverse=True)
+        if not failed:
+            found.append(Compiler(path, (major[0], minor[0]), sorted(architectures), ffi, lib))
+    return sorted(found, key=lambda compiler: compiler.version, reverse=True)
 
 
 def driver_version() -> int | None:
@@ -103,19 +102,19 @@ def driver_version() -> int | None:
         return None
 
 
-def choose(architecture: int, compilers: list[Compiler], driver: int | None) -> Compiler:
-    """The newest compiler that knows an architecture and is no newer than the driver, which may not load what comes
-    from a later major version. Where all are newer, or the driver is not known (it is that of another machine), the
-    oldest.
+def choose(architecture: int, compilers: list[Compiler], driver: int | None) -> list[Compiler]:
+    """The compilers that know an architecture, in the order in which to try them: those no newer than the driver first,
+    the newest before the others, as a driver may not load what comes from a later major version; then newer ones, the
+    oldest before the others. All are newer where the driver is not known, as it is that of another machine.
 
     Raises:
         BuildError: none knows it, and the message says which package would.
     """
-    able = [compiler for compiler in compilers if architecture in compiler.architectures]
+    able = sorted((each for each in compilers if architecture in each.architectures), key=lambda each: each.version)
     if not able:
         raise BuildError(_advice(architecture, compilers))
     fitting = [compiler for compiler in able if driver is not None and compiler.version[0] <= driver]
-    return max(fitting, key=lambda each: each.version) if fitting else min(able, key=lambda each: each.version)
+    return fitting[::-1] + [compiler for compiler in able if compiler not in fitting]
 
 
 def compile_cubin(architecture: int) -> bytes:
@@ -124,7 +123,16 @@ def compile_cubin(architecture: int) -> bytes:
     Raises:
         BuildError: none does, and the message says which package would; or the compiler failed.
     """
-    compiler = choose(architecture, find_compilers(), driver_version())
+    errors = []
+    for compiler in choose(architecture, find_compilers(), driver_version()):
+        try:
+            return _compiled(compiler, architecture)
+        except BuildError as error:  # its installation may be damaged, and another one whole
+            errors.append(error)
+    raise errors[0]
+
+
+def _compiled(compiler: Compiler, architecture: int) -> bytes:
     ffi, lib = compiler.ffi, compiler.lib
     parts = _open_parts(compiler)
     options = [f"--gpu-architecture=sm_{architecture}", f"--include-path={HERE}",
@@ -171,8 +179,11 @@ def cubin_path(architecture: int, folder: Path = HERE) -> Path:
 
 
 def is_current(path: Path) -> bool:
-    """Whether a cubin is there and was built from these sources."""
-    return path.is_file() and source_hash().encode() in path.read_bytes()
+    """Whether a cubin is there, can be read, and was built from these sources."""
+    try:
+        return source_hash().encode() in path.read_bytes()
+    except OSError:
+        return False
 
 
 def cubin(architecture: int, ahead: Path = HERE) -> bytes:
@@ -197,11 +208,15 @@ def compile_and_keep(architecture: int) -> bytes:
 
 
 def cache_folder() -> Path:
-    """The user's folder for kernels compiled at their first call; MASKRCNN_CACHE in the environment sets another."""
+    """The user's folder for kernels compiled at their first call; MASKRCNN_CACHE in the environment sets another. This
+    folder for a user without a home."""
     if os.environ.get("MASKRCNN_CACHE"):
         return Path(os.environ["MASKRCNN_CACHE"])
     home = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
-    return Path(home or Path("~/.cache").expanduser()) / "maskrcnn"
+    try:
+        return Path(home or Path("~/.cache").expanduser()) / "maskrcnn"
+    except RuntimeError:
+        return HERE
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -22,7 +22,7 @@ WIDTHS = {torch.float32: 4, torch.float16: 8, torch.bfloat16: 8}
 # NMS compares boxes of at most so many bytes of bits at a time, and of so many boxes a set: a bit for each has to fit
 # into the memory that the threads of one block share.
 NMS_ROOM = 1 << 27
-NMS_LARGEST = 64 * 6000
+NMS_LARGEST = 64 * 5900
 RANK_LARGEST = 4096  # boxes of a set that one block sorts; of more, PyTorch does
 MAX_LEVELS = 16
 OUT_OF_MEMORY = 2  # an error of the driver
@@ -110,7 +110,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
 
 def _ranks(scores: Tensor, valid: Tensor | None, images: int, count: int) -> Tensor:
     """[N, P]: the slots by falling score, ties as they come; those without a score or that are not valid last."""
-    if count <= RANK_LARGEST:
+    if count <= RANK_LARGEST and scores.dtype != torch.float64:
         order = torch.empty(images, count, dtype=torch.int64, device=scores.device)
         room = 1 << (count - 1).bit_length()
         _launch("rank", scores.device, scores.float().contiguous(), valid, images, count, room, order)

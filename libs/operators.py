@@ -32,6 +32,8 @@ def _autocast(device: str, name: str, *arguments: Any) -> Any:
     float32 anyway; on the CPU they are pooled in float32, and the result is what they were."""
     operator = getattr(torch.ops.maskrcnn, name)
     with torch.autocast(device, enabled=False):
+        if name == "crop_masks":  # its targets are in the boxes' type
+            return operator(*_widened(arguments)).to(arguments[1].dtype)
         if name != "roi_align":
             return operator(*_widened(arguments))
         maps, *rest = arguments
@@ -95,4 +97,20 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     return (grads, *[None] * 8)
 
 
+def _keep_for_double_backward(ctx: Any, inputs: tuple, output: Sequence[Tensor]) -> None:
+    grad, boxes, image_index, levels, _, ctx.scales, ctx.level_areas, ctx.sampling_ratio, ctx.aligned = inputs
+    ctx.size = grad.shape[2]
+    ctx.save_for_backward(boxes, image_index, levels)
+
+
+def _double_backward(ctx: Any, grads: Sequence[Tensor]) -> tuple:
+    """The gradient is linear, and its transpose is RoIAlign itself."""
+    boxes, image_index, levels = ctx.saved_tensors
+    pooled = torch.ops.maskrcnn.roi_align(list(grads), boxes, image_index, levels, ctx.size, ctx.scales,
+                                          ctx.level_areas, ctx.sampling_ratio, ctx.aligned)
+    return (pooled, *[None] * 8)
+
+
 torch.library.register_autograd("maskrcnn::roi_align", _backward, setup_context=_keep_for_backward, lib=_library)
+torch.library.register_autograd("maskrcnn::roi_align_backward", _double_backward,
+                                setup_context=_keep_for_double_backward, lib=_library)

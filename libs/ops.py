@@ -76,7 +76,8 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
                 whole_pixels: bool = False) -> Tensor:
     """Masks in image pixels: see `maskrcnn.libs.reference_masks.paste_masks`."""
     check_paste_masks(probabilities, boxes, height, width, threshold)
-    if compiled(boxes):
-        return torch.ops.maskrcnn.paste_masks(probabilities.detach().to(boxes.dtype), boxes.detach(), height, width,
-                                              threshold, whole_pixels)
+    places = boxes.detach() if boxes.dtype == torch.float64 else boxes.detach().float()
+    if compiled(places):
+        return torch.ops.maskrcnn.paste_masks(probabilities.detach().to(places.dtype), places, height, width, threshold,
+                                              whole_pixels)
     return reference_masks.paste_masks(probabilities, boxes, height, width, threshold, whole_pixels)

@@ -126,7 +126,7 @@ def test_an_architecture_that_no_compiler_here_knows(architecture, compilers, me
 @pytest.mark.parametrize(("driver", "version"), [(None, 11), (13, 13), (12, 12), (14, 13), (10, 11)])
 def test_the_compiler_is_no_newer_than_the_driver(driver, version):
     compilers = [compiler(number, [75, 80]) for number in (13, 12, 11)]
-    assert compile_cuda.choose(80, compilers, driver).version == (version, 0)
+    assert compile_cuda.choose(80, compilers, driver)[0].version == (version, 0)
 
 
 def test_an_architecture_unknown_to_all(sources):
@@ -238,3 +238,44 @@ def test_kernels_that_never_load_are_reported(gpu, caplog, monkeypatch):
     monkeypatch.setattr(compile_cuda, "compile_cubin", lambda architecture: b"spoilt")
     assert cuda_ops._load(0) is None
     assert "as the kernels do not load: device kernel image is invalid (200)" in caplog.text
+
+
+def test_another_compiler_where_one_is_damaged(monkeypatch):
+    def compiled(each, architecture):
+        if each.version == (12, 0):
+            raise compile_cuda.BuildError("a part of it is missing")
+        return b"cubin of " + str(each.version[0]).encode()
+
+    monkeypatch.setattr(compile_cuda, "_compiled", compiled)
+    monkeypatch.setattr(compile_cuda, "find_compilers", lambda: [compiler(13, [90]), compiler(12, [62, 90])])
+    monkeypatch.setattr(compile_cuda, "driver_version", lambda: None)
+    assert compile_cuda.compile_cubin(90) == b"cubin of 13"
+    with pytest.raises(compile_cuda.BuildError, match="a part of it is missing"):
+        compile_cuda.compile_cubin(62)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows every user's home")
+def test_a_user_without_a_home(monkeypatch, tmp_path):
+    """Nothing is kept, but a cubin that was built ahead serves, and others are compiled."""
+    for name in ("HOME", "XDG_CACHE_HOME", "MASKRCNN_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user that the system does not know
+    monkeypatch.setattr(compile_cuda, "HERE", tmp_path)
+    assert compile_cuda.cache_folder() == tmp_path
+
+
+def test_a_cache_that_cannot_be_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("MASKRCNN_CACHE", str(tmp_path))
+    path = compile_cuda.cubin_path(90, tmp_path)
+    path.mkdir()  # not even a file
+    monkeypatch.setattr(compile_cuda, "compile_cubin", lambda architecture: b"anew")
+    assert compile_cuda.cubin(90, tmp_path / "nothing ahead") == b"anew"
+
+
+@needs_c
+@pytest.mark.parametrize(("variable", "value"), [("CC", '"'), ("CFLAGS", '"'), ("CC", "nowhere-cc")])
+def test_an_environment_that_cannot_be_read(sources, variable, value):
+    done = script(sources, "cpu", **{variable: value})
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert value in done.stderr

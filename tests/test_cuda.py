@@ -81,6 +81,12 @@ def test_nms_of_as_many_boxes_as_a_block_ranks(device, count):  # noqa: F811
     same(ops.nms(boxes.to(device), scores.to(device), 0.3), reference.nms(boxes, scores, 0.3))
 
 
+def test_scores_of_64_bits_are_ranked_as_such(device):  # noqa: F811
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9.5]])
+    scores = torch.tensor([0.5, 0.5 + 1e-9], dtype=torch.float64)
+    assert ops.nms(boxes.to(device), scores.to(device), 0.5).tolist() == [False, True]
+
+
 def test_nms_of_more_boxes_than_the_kernel_takes(device, monkeypatch):  # noqa: F811
     monkeypatch.setattr(cuda_ops, "NMS_LARGEST", 50)
     boxes, scores = random_boxes(100), torch.rand(100)

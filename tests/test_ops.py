@@ -62,6 +62,20 @@ def test_gradients_are_those_of_finite_differences():
 
 
 @needs_build
+def test_gradients_of_gradients():
+    maps = [m.detach()[:, :2, :6, :7].clone().requires_grad_() for m in pyramid(DOUBLE)]
+    boxes, image = random_boxes(6, 40.0, DOUBLE), torch.randint(0, 2, (6,))
+
+    def pool(*features):
+        return ops.roi_align(list(features), boxes, image, 3, [0.2, 0.1, 0.05], torch.tensor([0, 1, 2, 0, 1, 2]), 2)
+
+    assert torch.autograd.gradgradcheck(lambda *features: pool(*features) ** 2, maps)
+    first, *_ = torch.autograd.grad((pool(*maps) ** 2).sum(), maps, create_graph=True)
+    (second,) = torch.autograd.grad((first**2).sum(), maps[0])  # of one map alone
+    assert second.abs().sum() > 0
+
+
+@needs_build
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
 def test_gradients_do_not_depend_on_the_number_of_threads(sampling_ratio):
     boxes, image, levels = random_boxes(200), torch.randint(0, 2, (200,)), torch.randint(0, 3, (200,))
@@ -259,6 +273,13 @@ def test_memory_safety(tmp_path, files, version):
              "ASAN_OPTIONS": "detect_leaks=0"})
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     assert any(b"__asan_report" in file.read_bytes() for file in (checkout / "libs").glob("_cpu.*"))
+
+
+def test_probabilities_are_as_precise_as_they_come():
+    """Boxes in half precision are widened, and do not make the probabilities coarse."""
+    probabilities, boxes = torch.rand(40, 7, 7), random_boxes(40).bfloat16()
+    got = ops.paste_masks(probabilities, boxes, 90, 80)
+    assert torch.equal(got, ops.paste_masks(probabilities, boxes.float(), 90, 80))
 
 
 def test_versions_agree_on_masks_in_one_batch():
