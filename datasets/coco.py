@@ -60,12 +60,14 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
         raise ValueError(f"{path} has the categories {', '.join(names)}; expected are {', '.join(class_names)}, those "
                          f"of the training split or of [data] classes")
     builder = TableBuilder(names, list(categories), folder, path, "xywh")
-    left_out = set()  # ids of images that are there, but of no use: of their annotations nothing more need be said
+    left_out: set[int] = set()  # images that are declared, but of no use: nothing more is said of their annotations
     for place, image in enumerate(content["images"]):
         fault = _add_image(image, builder, folder)
         if fault is not None:
-            left_out |= {image["id"]} if isinstance(image, dict) and isinstance(image.get("id"), int) else set()
-            name = str(image.get("file_name", image.get("id", ""))) if isinstance(image, dict) else ""
+            known = image if isinstance(image, dict) else {}
+            if isinstance(known.get("id"), int):
+                left_out.add(known["id"])
+            name = str(known.get("file_name", known.get("id", "")))
             problems.found(Problem(*fault, str(path), name or f"number {place}, from 0"))
     labels = {category: label for label, category in enumerate(categories, 1)}
     seen: set[int] = set()

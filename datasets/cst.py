@@ -108,10 +108,10 @@ def _read_rows(file: Path, problems: Problems) -> dict[str, list[Row]]:
             for values in reader:
                 of_image = rows.setdefault(values["image_id"], [])
                 row, image = _parse(values, reader.line_num), "{0}/{0}.jpg".format(values["image_id"])
-                if (first := lines.setdefault(values["object_id"], reader.line_num)) != reader.line_num:
-                    problems.found(Problem("duplicate annotation id", f"object_id {values['object_id']} is there "
-                                           f"already, in line {first}", str(file), image, f"line {reader.line_num}",
-                                           error=False))
+                number = values["object_id"]
+                if number and (first := lines.setdefault(number, reader.line_num)) != reader.line_num:
+                    problems.found(Problem("duplicate annotation id", f"object_id {number} is there already, in line "
+                                           f"{first}", str(file), image, f"line {reader.line_num}", error=False))
                 if isinstance(row, Row):
                     of_image.append(row)
                 else:

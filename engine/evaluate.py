@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -101,16 +102,28 @@ def collect(model: MaskRCNN, dataset: Dataset, batch_size: int, description: str
     model.eval()
 
     def collect_own() -> None:
-        with torch.inference_mode(), progress_bar(len(dataset), description) as bar:
+        with torch.inference_mode(), own_forward(model), progress_bar(len(dataset), description) as bar:
             for number, (images, targets) in own_batches(dataset, batch_size, workers):
                 detections, parts = model(images, targets)
-                losses[number] = len(images), {name: float(value) for name, value in parts.items()}
+                losses[number] = len(images), dict(zip(parts, torch.stack(list(parts.values())).tolist()))
                 for place, (target, found) in enumerate(zip(targets, detections), number * batch_size):
                     mine.add(target, {key: value.cpu() for key, value in found.items()}, place)
                 bar.update(min(len(images) * rank_and_count()[1], len(dataset) - bar.n))
 
     together(collect_own)
     return shared(mine), mean_losses({number: batch for part in gather(losses) for number, batch in part.items()})
+
+
+@contextmanager
+def own_forward(model: MaskRCNN) -> Iterator[None]:
+    """The model without the casts that training in mixed precision puts around its forward pass: so that validation
+    finds what evaluating the checkpoint does."""
+    wrapped = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            vars(model)["forward"] = wrapped
 
 
 def shared(mine: Results) -> Results:

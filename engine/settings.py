@@ -62,9 +62,10 @@ def best_metric(cfg: EasyDict) -> str:
 
 def exhausted(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
     """Whether [train] patience ends training: so many validated epochs since the metric last grew."""
-    metric, best, since = best_metric(cfg), -math.inf, 0
-    for score in (record[f"val/{metric}"] for record in history if f"val/{metric}" in record):
-        best, since = (score, 0) if score > best or math.isnan(score) else (best, since + 1)
+    best, since = -math.inf, 0
+    scores = (record.get(f"val/{best_metric(cfg)}", math.nan) for record in history)
+    for score in (score for score in scores if not math.isnan(score)):
+        best, since = (score, 0) if score > best else (best, since + 1)
     return 0 < cfg.train.patience <= since
 
 

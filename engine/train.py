@@ -4,8 +4,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -165,24 +165,10 @@ def end_epoch(state: State, val_set: Dataset, cfg: EasyDict, images: int) -> dic
     split."""
     totals, seconds, epoch = state.share(), state.progress.seconds, state.progress.epoch
     due = epoch % cfg.evaluate.every == 0 or epoch == cfg.train.epochs
-    validation = {}
-    if due:
-        with own_forward(state.judged) as model:
-            validation = evaluate_model(model, val_set, cfg.evaluate, "validate", cfg.data.workers)
+    validation = evaluate_model(state.judged, val_set, cfg.evaluate, "validate", cfg.data.workers) if due else {}
     return {"train/seconds": seconds, "train/images_per_second": images / seconds,
             **{f"train/{name}": total / images for name, total in totals.items()},
             **{f"val/{name}": value for name, value in validation.items()}}
-
-
-@contextmanager
-def own_forward(model: MaskRCNN) -> Iterator[MaskRCNN]:
-    """The model without the casts that mixed precision puts around its forward pass: as it is evaluated later on."""
-    wrapped = vars(model).pop("forward", None)
-    try:
-        yield model
-    finally:
-        if wrapped is not None:
-            vars(model)["forward"] = wrapped
 
 
 def prepare_model(model: MaskRCNN, settings: EasyDict) -> None:

@@ -98,6 +98,17 @@ def test_other_streams():
     assert torch.equal(got[1], want[1])
 
 
+def test_a_model_on_the_cpu_waits_for_images_of_a_gpu():
+    """Read before they have arrived, they would be anything."""
+    model, (images, _) = small_model().eval(), small_data()
+    with torch.no_grad():
+        want = model(images)
+        late = on_gpu(images)
+        torch.cuda._sleep(200_000_000)
+        got = model([image * 1 for image in late])
+    assert all(torch.equal(mine["boxes"], theirs["boxes"]) for mine, theirs in zip(got, want))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast(dtype):
     maps, boxes, image, levels, scores, masks = inputs(dtype)

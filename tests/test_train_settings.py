@@ -141,6 +141,8 @@ def test_early_stopping():
     assert not exhausted(history(0.0, 0.0), cfg)
     assert exhausted(history(0.0, 0.0, 0.0), cfg)  # equal is not grown
     assert not exhausted(history(*[math.nan] * 9), cfg)
+    assert not exhausted(history(math.nan, 0.1, 0.2, 0.3), cfg)
+    assert exhausted(history(math.nan, 0.3, 0.2, math.nan, 0.1), cfg)
     assert not exhausted(history(0.3, 0.1, 0.1, 0.1), load_config())
     between = [{}, {}, {"val/mask_AP": 0.3}, {}, {}, {"val/mask_AP": 0.2}, {}]
     assert not exhausted(between, cfg)  # only validated epochs count

@@ -36,6 +36,7 @@ class Batch:
 
     images: Tensor  # [N, C, H, W], normalised, zero-padded at the bottom and on the right
     sizes: Tensor  # [N, 2] height and width of each image in it, before padding
+    resized: list[tuple[int, int]]  # N x (h, w), the same, for the host, which would have to wait for a GPU's
     original_sizes: list[tuple[int, int]]  # N x (h, w)
 
 
@@ -97,31 +98,30 @@ class Transform(nn.Module):
         if self.training and len(self.min_size) > 1:
             min_size = self.min_size[int(torch.randint(len(self.min_size), ()))]
         resized = [self._resize(image, min_size) for image in images]
-        sizes = [(image.shape[1], image.shape[2]) for image in resized]
-        originals = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        return Batch(self._stack(resized, sizes), upload(sizes, self.like.device), originals)
+        sizes, originals = ([(int(each.shape[1]), int(each.shape[2])) for each in some] for some in (resized, images))
+        return Batch(self._stack(resized, sizes), upload(sizes, self.like.device), sizes, originals)
 
     def truth(self, targets: Sequence[dict[str, Any]], batch: Batch) -> Truth:
         """Targets that `maskrcnn.tools.checks` accepts, for the images of the batch -> padded ground truth."""
         device, dtype = self.like.device, self.like.dtype
         counts = [len(target["boxes"]) for target in targets]
         longest = max(1, *counts)
-        boxes = pad([target["boxes"].detach().to(device, dtype) for target in targets], longest)
-        labels = pad([target["labels"].to(device, torch.int64) for target in targets], longest)
+        boxes = pad([send(target["boxes"].detach(), device).to(dtype) for target in targets], longest)
+        labels = pad([send(target["labels"], device).long() for target in targets], longest)
         given = pad([torch.ones(count, dtype=torch.bool, device=device) for count in counts], longest)
         flags = [target.get("iscrowd", torch.zeros(count)) for target, count in zip(targets, counts)]
         crowd = None  # seen here, where targets are still on the CPU, so that matching need not ask a GPU
         if any(flag.any() for flag in flags):
-            crowd = pad([flag.to(device, torch.bool) for flag in flags], longest)
+            crowd = pad([send(flag, device).bool() for flag in flags], longest)
         original = upload(batch.original_sizes, device).float()
         sizes = batch.sizes.float()
         masks: list[Tensor] = []
         if all("masks" in target for target in targets):
             # Like the boxes, an image without objects has one empty slot: padded RoIs may look at it.
-            masks = [target["masks"].to(device, non_blocking=True) for target in targets]
+            masks = [send(target["masks"], device) for target in targets]
             masks = [mask if len(mask) else mask.new_zeros(1, *mask.shape[1:]) for mask in masks]
             if self.resize_masks:
-                masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.sizes.tolist())]
+                masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.resized)]
         mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes
         valid = given if crowd is None else given & ~crowd
         keys = upload([target["seed"] if "seed" in target else int(torch.randint(2**62, ())) for target in targets],
@@ -148,7 +148,7 @@ class Transform(nn.Module):
     def _resize(self, image: Tensor, min_size: int) -> Tensor:
         """[C, h, w] uint8 or float -> normalised [C, h', w']."""
         whole = image.dtype == torch.uint8
-        image = image.to(self.like.device, non_blocking=True).to(self.like.dtype)
+        image = send(image, self.like.device).to(self.like.dtype)
         if whole:
             image = image / 255
         factor = self._factor(image.shape[1], image.shape[2], min_size)
@@ -179,11 +179,16 @@ class Transform(nn.Module):
         return batch
 
 
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on this device. The host goes on before a GPU has it; from a GPU it waits, or would read too early."""
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def upload(numbers: Sequence[Any], device: torch.device) -> Tensor:
     """Integers as a tensor. To a GPU they go by memory that it reads by itself: else the host would have to wait until
     it has done all that it was given before."""
     tensor = torch.tensor(numbers)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return send(tensor.pin_memory() if device.type == "cuda" else tensor, device)
 
 
 @functools.lru_cache(maxsize=64)
