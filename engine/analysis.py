@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .results import Record, Results, overlaps, records_of
+from .coco_curves import matched, take_objects
+from .results import Results, overlaps, records_of
 
 
 class Matches(NamedTuple):
@@ -25,18 +26,10 @@ class Matches(NamedTuple):
 def match_detections(results: Results, kind: str = "box", iou: float = 0.5) -> Matches:
     """Which detections are right, as COCO decides: within an image and a class, best scores first, each takes the
     object not yet taken that it overlaps most, where their IoU is at least `iou`."""
-    columns = [(np.zeros(0), np.zeros(0, int), np.zeros(0, int))]
-    objects = np.zeros(len(results.class_names), int)
-    for record in records_of(results, kind):
-        truths, found = record.truths, record.found
-        objects += np.bincount(truths["labels"][~truths["iscrowd"]] - 1, minlength=len(objects))
-        same = found["labels"][:, None] == truths["labels"]
-        taken = _greedy(record, np.where(same, overlaps(record, kind), 0), iou)
-        kept = taken > IGNORED
-        columns.append((found["scores"][kept], found["labels"][kept], taken[kept]))
-    scores, labels, taken = (np.concatenate(column) for column in zip(*columns))
-    order = np.argsort(-scores, kind="stable")
-    return Matches(scores[order], labels[order], taken[order] >= 0, objects)
+    rows, objects = matched(results, kind, np.array([iou]))
+    rows = rows[rows["counted"] == 1]
+    rows = rows[np.argsort(-rows["score"], kind="stable")]
+    return Matches(rows["score"], rows["label"], rows["right"] == 1, objects[:, 0])
 
 
 def precision_recall(matches: Matches, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -46,12 +39,6 @@ def precision_recall(matches: Matches, label: int) -> tuple[np.ndarray, np.ndarr
     right = np.cumsum(matches.right[chosen])
     recall = right / matches.objects[label - 1] if matches.objects[label - 1] else np.full(len(right), np.nan)
     return right / np.arange(1, len(right) + 1), recall, matches.scores[chosen]
-
-
-def interpolated(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """[101]: the best precision at a recall of at least 0, 0.01, ..., 1. Its mean is COCO's AP at one IoU."""
-    best_behind = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
-    return best_behind[np.searchsorted(recall, np.linspace(0, 1, 101), side="left")]
 
 
 def f1_curve(matches: Matches, thresholds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -88,37 +75,17 @@ def confusion_matrix(results: Results, score: float, kind: str = "box", iou: flo
     size = len(results.class_names) + 1
     matrix = np.zeros((size, size), np.int64)
     for record in records_of(results, kind):
-        truths, found = record.truths["labels"], record.found["labels"]
-        ious = np.where((found[:, None] != truths) & record.truths["iscrowd"], 0, overlaps(record, kind))
-        ious[record.found["scores"] < score] = 0
-        taken = _greedy(record, ious, iou)
-        counted = (record.found["scores"] >= score) & (taken > IGNORED)
-        rows = np.where(taken >= 0, np.append(truths, 0)[taken], 0)
+        truths, crowds = record.truths["labels"], record.truths["iscrowd"]
+        order = np.argsort(-record.found["scores"], kind="stable")
+        order = order[record.found["scores"][order] >= score]
+        found = record.found["labels"][order]
+        same = found[:, None] == truths
+        ious = np.where(same | ~crowds, overlaps(record, kind)[order], 0)
+        ious = np.where(same, np.nextafter(ious, 2), ious)  # of equal overlaps the own class is taken
+
+        rows, counted, missed = np.zeros(len(found), int), np.full(len(found), True), ~crowds
+        for i, j, _ in take_objects(ious, crowds, (~crowds).astype(int).tolist(), np.array([iou])):
+            rows[i], counted[i], missed[j] = truths[j], not crowds[j], False
         np.add.at(matrix, (rows[counted], found[counted]), 1)
-        missed = ~record.truths["iscrowd"]
-        missed[taken[taken >= 0]] = False
         np.add.at(matrix, (truths[missed], 0), 1)
     return matrix
-
-
-WRONG, IGNORED = -1, -2
-
-
-def _greedy(record: Record, ious: np.ndarray, least: float) -> np.ndarray:
-    """[D]: the object that each detection takes, WRONG for none, or IGNORED for a part of a crowd, of which any number
-    may be found. Best scores choose first; of equal overlaps they take the object of their own class."""
-    truths, found = record.truths, record.found
-    same = found["labels"][:, None] == truths["labels"]
-    taken = np.full(len(ious), WRONG)
-    free = ~truths["iscrowd"]
-    for i in np.argsort(-found["scores"], kind="stable"):
-        if not ious.shape[1] or ious[i].max() < least:
-            continue
-        candidates = np.where(free, ious[i], -1)
-        best = np.lexsort((same[i], candidates))[-1]
-        if candidates[best] >= least:
-            taken[i] = best
-            free[best] = False
-        elif (ious[i][truths["iscrowd"]] >= least).any():
-            taken[i] = IGNORED
-    return taken

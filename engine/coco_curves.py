@@ -1,180 +1,183 @@
-"""Precision and recall of COCO's evaluation, a few classes at a time."""
+"""Precision and recall as COCO evaluates them (cocoeval.py of its API), however many images there are.
 
-import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+Of a detection, its class, score, rank and two bits for every threshold and size are kept: 32 bytes. Evaluators made for
+this hold the objects and detections of all images, or of a class, at once: some kilobytes of each.
+"""
+
+import itertools
+import operator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval import mask as rle
 
 from .boundaries import boundary_overlaps
 from .codes import as_rle
-from .results import Record, Results, records_of, xywh
+from .results import Record, Results, overlaps, records_of, xywh
 
-# The evaluator's own names. It knows boundaries too, but is wrong in images that are narrower than two, and slow.
-NAMES = {"box": "bbox", "mask": "segm", "boundary": "bbox", "keypoints": "keypoints"}
-PERSON_POINTS = 17  # COCO's keypoints of a person, whose sigmas are the evaluator's own
-AT_ONCE = 100_000  # so many objects and detections are given to the evaluator at a time, which takes some 3 KB of each
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
+RECALLS = np.linspace(0, 1, 101)
+# Least and greatest area in pixels, both inclusive, of what counts as of any size, small, medium and large.
+ALL, SMALL, MEDIUM, LARGE = (0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)
+# How far people are off who annotate the points of a person, as shares of the person's size.
+PERSON = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 
 
-def coco_curves(results: Results, kind: str, most: list[int], sigmas: Sequence[float] | None) \
+def coco_curves(results: Results, kind: str, most: Sequence[int], sigmas: Sequence[float] | None = None) \
         -> tuple[np.ndarray, np.ndarray]:
     """Precision [10 IoU thresholds, 101 recalls, K, sizes, max detections], and recall, which is the same without the
-    recalls; -1 where there is no ground truth. Classes are evaluated in groups, with a pass over the images for each.
+    recalls; -1 where there is no ground truth.
+
+    Sizes are all, small, medium and large; of keypoints, all, medium and large. most: ascending.
     """
-    precisions, recalls = [], []
-    for group in class_groups(results, kind):
-        # The evaluator of one group, which takes memory, is gone before the next begins.
-        with _without_collection():
-            evaluation = _evaluated(_of_classes(results, kind, group), kind, group, most, sigmas)
-        precisions.append(evaluation["precision"])
-        recalls.append(evaluation["recall"])
-    return np.concatenate(precisions, 2), np.concatenate(recalls, 1)
+    sizes = [ALL, MEDIUM, LARGE] if kind == "keypoints" else [ALL, SMALL, MEDIUM, LARGE]
+    found, objects = matched(results, kind, THRESHOLDS, sizes, most[-1], sigmas)
+    begins = np.searchsorted(found["label"], np.arange(1, len(objects) + 2))
+    recall = np.full((len(THRESHOLDS), *objects.shape, len(most)), -1.0)
+    precision = np.full((len(THRESHOLDS), len(RECALLS), *objects.shape, len(most)), -1.0)
+    for k, a in zip(*np.nonzero(objects)):
+        rows = found[begins[k] : begins[k + 1]]
+        for t, m in itertools.product(range(len(THRESHOLDS)), range(len(most))):
+            bit = 1 << a * len(THRESHOLDS) + t
+            hits = np.cumsum((rows["right"] & bit != 0)[(rows["counted"] & bit != 0) & (rows["rank"] < most[m])])
+            recall[t, k, a, m] = hits[-1] / objects[k, a] if len(hits) else 0
+            precision[t, :, k, a, m] = interpolated(hits / np.arange(1, len(hits) + 1), hits / objects[k, a])
+    return precision, recall
 
 
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """The garbage collector rests: it would go again and again through the dicts that the evaluator takes, hundreds of
-    thousands without a cycle among them, for a fifth of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+def interpolated(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """[101]: the best precision at a recall of at least 0, 0.01, ..., 1. Its mean is COCO's AP at one IoU.
 
-
-def class_groups(results: Results, kind: str) -> list[list[int]]:
-    """The classes in order, in groups with no more than `AT_ONCE` objects and detections where one class has no more.
+    Both are [D], of the best 1, 2, ..., D detections.
     """
-    counts = np.zeros(len(results.class_names), int)
+    best_behind = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
+    return best_behind[np.searchsorted(recall, RECALLS, side="left")]
+
+
+def matched(results: Results, kind: str, thresholds: np.ndarray, sizes: Sequence[tuple[float, float]] = (ALL,),
+            most: int | None = None, sigmas: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The detections of all images, by label, and those of a label best scores first; and how many objects [K, A] there
+    are of each label and size.
+
+    A detection has label, score and rank (0 for the best of its class in its image), and two integers with a bit for
+    each size a and threshold t, number `a * T + t`: right; and counted, which it is unless COCO ignores it, as it is
+    part of a crowd or, right or wrong, of another size.
+
+    thresholds: [T], ascending. sizes: A, with T * A below 64.
+    most: how many of an image's detections of a class there are at most, best scores first.
+    """
+    count = len(thresholds)
+    blocks = (1 << count) - 1 << count * np.arange(len(sizes), dtype=np.int64)  # all bits of each size
+    parts = [np.zeros(0, [("label", np.int32), ("rank", np.int32), ("score", np.float64), ("right", np.int64),
+                          ("counted", np.int64)])]
+    objects = np.zeros((len(results.class_names), len(sizes)), int)
     for record in records_of(results, kind):
-        for side in (record.truths, record.found):
-            counts += np.bincount(side["labels"] - 1, minlength=len(counts))
-    groups: list[list[int]] = [[]]
-    for label in range(1, len(counts) + 1):
-        if groups[-1] and counts[groups[-1][0] - 1 : label].sum() > AT_ONCE:
-            groups.append([])
-        groups[-1].append(label)
-    return groups
+        similar, areas, counting = _compared(record, kind, sigmas)
+        counting = counting & _inside(record.truths["area"], sizes)
+        for a, row in enumerate(counting):
+            objects[:, a] += np.bincount(record.truths["labels"][row] - 1, minlength=len(objects))
+
+        order, rank = _ranked(record, most)
+        part = np.zeros(len(order), parts[0].dtype)
+        part["label"], part["score"] = record.found["labels"][order], record.found["scores"][order]
+        part["rank"], part["counted"] = rank, blocks @ _inside(areas[order], sizes)
+        counts = (blocks @ counting).tolist()
+        for i, j, bits in take_objects(similar[order], record.truths["iscrowd"], counts, thresholds, len(sizes)):
+            part["right"][i] |= bits & counts[j]
+            part["counted"][i] = part["counted"][i] & ~bits | bits & counts[j]
+        parts.append(part)
+    found = np.concatenate(parts)
+    return found[np.lexsort((-found["score"], found["label"]))], objects
 
 
-def _of_classes(results: Results, kind: str, group: list[int]) -> Iterator[Record]:
-    """What the images have of these classes; an image without any does not change their figures."""
-    for record in records_of(results, kind):
-        if len(group) == len(results.class_names):
-            yield record
-            continue
-        sides = []
-        for side in (record.truths, record.found):
-            chosen = np.flatnonzero((side["labels"] >= group[0]) & (side["labels"] <= group[-1]))
-            sides.append({key: [values[i] for i in chosen.tolist()] if key == "masks" else values[chosen]
-                          for key, values in side.items()})
-        if len(sides[0]["labels"]) + len(sides[1]["labels"]):
-            yield record._replace(truths=sides[0], found=sides[1])
+def take_objects(similar: np.ndarray, crowds: np.ndarray, counts: Sequence[int], thresholds: np.ndarray,
+                 sizes: int = 1) -> Iterator[tuple[int, int, int]]:
+    """Which detection of an image takes which object, and for which sizes and thresholds, as the bits of an integer.
+
+    In their order, detections take the most similar object that is left, if it is as similar as the threshold at least;
+    only where there is none, the most similar one of those that do not count. Of equally similar ones it is the last.
+
+    similar: [D, M]; negative for pairs that are not to match, such as those of different classes.
+    crowds: bool [M], objects that any number of detections may take.
+    counts: for which sizes each object counts, in bits as of `matched`.
+    """
+    rows, columns = np.nonzero(similar >= thresholds[0])
+    values = similar[rows, columns]
+    order = np.lexsort((-columns, -values, rows))
+    reached = (1 << np.searchsorted(thresholds, values, side="right").astype(np.int64)) - 1
+    reached *= sum(1 << len(thresholds) * a for a in range(sizes))  # the same for every size
+    left = [-1] * len(counts)
+    pairs = zip(rows[order].tolist(), columns[order].tolist(), reached[order].tolist())
+    for i, own in itertools.groupby(pairs, key=operator.itemgetter(0)):
+        wanted = -1
+        own = list(own)
+        for counting in (True, False):
+            for _, j, bits in own:
+                taken = bits & wanted & left[j] & (counts[j] if counting else ~counts[j])
+                if taken:
+                    wanted &= ~taken
+                    left[j] &= -1 if crowds[j] else ~taken
+                    yield i, j, taken
 
 
-class _Given(COCOeval_faster):
-    """An evaluation with IoUs [D, M] that are known already, by image and class, detections in the order of scores."""
-
-    given: Mapping[tuple[int, int], np.ndarray]
-
-    def computeIoU(self, image: int, category: int) -> Any:
-        return self.given.get((image, category), [])
-
-
-def _evaluated(records: Iterable[Record], kind: str, group: list[int], most: list[int],
-               sigmas: Sequence[float] | None) -> dict[str, Any]:
-    """The evaluator's arrays of one kind and a group of classes over the images given."""
-    images: list[dict[str, Any]] = []
-    truths: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
-    given: dict[tuple[int, int], np.ndarray] = {}
-    for record in records:
-        if kind == "keypoints":
-            _check_points(record, PERSON_POINTS if sigmas is None else len(sigmas), sigmas is None)
-        images.append({"id": record.number, "height": record.size[0], "width": record.size[1]})
-        truths += _truths(record, kind)
-        found += _found(record, kind)
-        given |= _boundary_ious(record, most[-1]) if kind == "boundary" else {}
-    evaluator = (_Given if kind == "boundary" else COCOeval_faster)(
-        *(_coco(images, entries, group) for entries in (truths, found)), NAMES[kind], print_function=lambda *_: None,
-        kpt_oks_sigmas=[float(sigma) for sigma in sigmas] if sigmas is not None and kind == "keypoints" else None)
-    evaluator.params.catIds, evaluator.params.maxDets = group, most
-    if isinstance(evaluator, _Given):
-        evaluator.given = given
-    evaluator.evaluate()
-    evaluator.accumulate()
-    return evaluator.eval
+def _compared(record: Record, kind: str, sigmas: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How similar [D, M] detections and objects are, -1 for other classes; area [D] of the detections; and which
+    objects, [M], count. The area is that of what is evaluated; COCO's own loadRes takes the box's even for masks,
+    where a result has both."""
+    truths, found = record.truths, record.found
+    counting = ~truths["iscrowd"]
+    if kind == "keypoints":
+        similar = keypoint_similarity(record, PERSON if sigmas is None else np.asarray(sigmas, float))
+        counting = counting & (truths["keypoints"][:, :, 2] > 0).any(1)
+        points = found["keypoints"][:, :, :2]
+        areas = (points.max(1, initial=-np.inf) - points.min(1, initial=np.inf)).prod(1)
+    elif kind == "box":
+        similar, areas = overlaps(record), xywh(found["boxes"])[:, 2:].prod(1)
+    else:
+        similar = boundary_overlaps(record) if kind == "boundary" else overlaps(record, "mask")
+        areas = np.asarray(rle.area(as_rle(found["masks"], record.size)), float)
+    return np.where(found["labels"][:, None] == truths["labels"], similar, -1), areas, counting
 
 
-def _boundary_ious(record: Record, max_detections: int) -> dict[tuple[int, int], np.ndarray]:
-    """By image and class, the IoUs of its detections that count, best scores first, with its objects."""
-    of_found, of_truths = record.found["labels"], record.truths["labels"]
-    ious, given = boundary_overlaps(record), {}
-    for label in set(of_found.tolist()) & set(of_truths.tolist()):
-        rows = np.flatnonzero(of_found == label)
-        rows = rows[np.argsort(-record.found["scores"][rows], kind="stable")][:max_detections]
-        given[record.number, label] = ious[np.ix_(rows, np.flatnonzero(of_truths == label))]
-    return given
+def keypoint_similarity(record: Record, sigmas: np.ndarray) -> np.ndarray:
+    """COCO's object keypoint similarity [D, M]: the mean of exp(-d² / (2 area (2 sigma)²)) over the points of the
+    object that are labelled, where d is how far they are off. Of an object without any, d is how far the points are
+    outside its box, once that is made three times as wide and as high.
 
-
-def _check_points(record: Record, sigmas: int, default: bool) -> None:
-    """Raises ValueError for keypoints that are not as many as there are sigmas."""
+    Raises ValueError for keypoints that are not as many as there are sigmas.
+    """
     for name, side in (("target", record.truths), ("detections", record.found)):
         points = side["keypoints"].shape[1]
-        if points != sigmas and len(side["keypoints"]):
-            raise ValueError(f"image {record.number}, {name}: {points} keypoints of an object, but {sigmas} "
-                             f"sigmas{', those of a person in COCO; give their own' if default else ''}")
+        if points != len(sigmas) and len(side["keypoints"]):
+            raise ValueError(f"image {record.number}, {name}: {points} keypoints of an object, but {len(sigmas)} sigmas"
+                             f"{', those of a person in COCO; give their own' if sigmas is PERSON else ''}")
+    shown = record.found["keypoints"][:, :, :2]
+    similar = np.zeros((len(shown), len(record.truths["labels"])))
+    if len(shown):
+        for j, (points, area, box) in enumerate(zip(*(record.truths[key] for key in ("keypoints", "area", "boxes")))):
+            labelled = points[:, 2] > 0
+            if labelled.any():
+                off = shown[:, labelled] - points[labelled, :2]
+            else:
+                labelled[:] = True
+                size = box[2:] - box[:2]
+                off = (box[:2] - size - shown).clip(0) + (shown - box[2:] - size).clip(0)
+            spread = 2 * (area + np.spacing(1)) * (2 * sigmas[labelled]) ** 2
+            similar[:, j] = np.exp(-(off**2).sum(2) / spread).mean(1)
+    return similar
 
 
-def _truths(record: Record, kind: str) -> list[dict[str, Any]]:
-    """One image's objects as COCO annotations, still without ids of their own."""
-    truths = record.truths
-    columns = {"category_id": truths["labels"].tolist(), "bbox": xywh(truths["boxes"]).tolist(),
-               "area": truths["area"].tolist(), "iscrowd": truths["iscrowd"].astype(int).tolist()}
-    if kind == "mask":
-        columns["segmentation"] = as_rle(truths["masks"], record.size)
-    if kind == "keypoints":
-        columns["keypoints"] = _flat(truths["keypoints"])
-        columns["num_keypoints"] = (truths["keypoints"][:, :, 2] > 0).sum(1).tolist()
-    return _rows(record, columns)
+def _inside(areas: np.ndarray, sizes: Sequence[tuple[float, float]]) -> np.ndarray:
+    """[A, N]: which of N areas are of each size."""
+    least, greatest = np.array(sizes, float).T[:, :, None]
+    return (areas >= least) & (areas <= greatest)
 
 
-def _found(record: Record, kind: str) -> list[dict[str, Any]]:
-    """One image's detections as COCO annotations. They are small or large by what is evaluated; COCO's own loadRes
-    takes the box's area even for masks, where a result has both."""
-    found = record.found
-    boxes = xywh(found["boxes"])
-    columns = {"category_id": found["labels"].tolist(), "bbox": boxes.tolist(), "score": found["scores"].tolist(),
-               "area": boxes[:, 2:].prod(1).tolist(), "iscrowd": [0] * len(boxes)}
-    if kind in ("mask", "boundary"):
-        columns["segmentation"] = codes = as_rle(found["masks"], record.size)
-        columns["area"] = rle.area(codes).tolist() if codes else []
-    if kind == "keypoints":
-        columns["keypoints"] = _flat(found["keypoints"])
-        columns["area"] = np.ptp(found["keypoints"][:, :, :2], axis=1).prod(1).tolist()
-    return _rows(record, columns)
-
-
-def _flat(keypoints: np.ndarray) -> list[list[float]]:
-    """[M, n, 3] as COCO's lists x, y, v, x, y, v, ..."""
-    return keypoints.reshape(len(keypoints), 3 * keypoints.shape[1]).tolist()
-
-
-def _rows(record: Record, columns: Mapping[str, list]) -> list[dict[str, Any]]:
-    return [{"image_id": record.number, **dict(zip(columns, row))} for row in zip(*columns.values(), strict=True)]
-
-
-def _coco(images: list[dict], annotations: list[dict], group: list[int]) -> COCO:
-    """The evaluator's view of a data set. Its ids start at 1, since 0 is its sign for "unmatched"."""
-    coco = COCO()
-    for i, annotation in enumerate(annotations, 1):
-        annotation["id"] = i
-    categories = [{"id": label, "name": str(label)} for label in group]
-    coco.dataset = {"images": images, "annotations": annotations, "categories": categories}
-    coco.createIndex()
-    return coco
+def _ranked(record: Record, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The detections of an image by class, best scores first, and which one of its class each is, from 0 to most - 1.
+    """
+    labels = record.found["labels"]
+    order = np.lexsort((-record.found["scores"], labels))
+    rank = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
+    kept = rank < (len(rank) if most is None else most)
+    return order[kept], rank[kept]

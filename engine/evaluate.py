@@ -86,7 +86,7 @@ def evaluate_model(model: MaskRCNN, dataset: Dataset, settings: EasyDict, descri
     The model is left in evaluation mode. Random choices in the losses are the same at every call.
     """
     results, losses = collect(model, dataset, settings.batch_size, description, workers)
-    # By the first process alone: it takes memory, and cores that they all share.
+    # By the first process alone, since all share the cores.
     return losses | from_first(lambda: figures(results, settings.metrics, settings.max_detections))
 
 

@@ -67,8 +67,7 @@ def coco_figures(results: Results, kinds: Sequence[str] = ("box", "mask"), max_d
     sigmas: how far keypoints are off among people who annotate, one for each as a share of the object's size; COCO's
         own by default, for its 17 points of a person.
 
-    Classes are evaluated a few at a time, as one does not depend on another: what is in memory are the objects and
-    detections of 100 000, or of the most frequent class where that has more, however many images there are.
+    Images are judged one by one. Some 100 bytes of each detection are in memory, to sort all of them by their scores.
     """
     found: dict[str, float] = {}
     for kind in dict.fromkeys(kinds):

@@ -19,10 +19,10 @@ from .analysis import (
     best_threshold,
     confusion_matrix,
     f1_curve,
-    interpolated,
     match_detections,
     precision_recall,
 )
+from .coco_curves import interpolated
 from .results import KINDS, Results, any_of
 
 FEW = 10  # up to so many classes have colours and names in the plots, and numbers in the matrix

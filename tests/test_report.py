@@ -14,14 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskrcnn.engine.analysis import (
-    best_threshold,
-    confusion_matrix,
-    f1_curve,
-    interpolated,
-    match_detections,
-    precision_recall,
-)
+from maskrcnn.engine.analysis import best_threshold, confusion_matrix, f1_curve, match_detections, precision_recall
+from maskrcnn.engine.coco_curves import interpolated
 from maskrcnn.engine.metrics import coco_figures, figures
 from maskrcnn.engine.report import write_report
 from maskrcnn.engine.results import Results
