@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 from small import overlay
 
@@ -46,16 +47,17 @@ def torchrun(processes):
 
 def run(*arguments):
     """What Python prints, run with these arguments."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run([sys.executable, *map(str, arguments)], text=True, capture_output=True, timeout=120,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+                          env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def launch(folder, name, config, processes, *launcher):
+def launch(folder, name, config, processes, *launcher, backend=()):
     """What each process saw of a training by tests/two_processes.py."""
     (folder / f"{name}.json").write_text(json.dumps(config))
-    run(*(launcher or torchrun(processes)), SCRIPT, folder / f"{name}.json", folder / f"{name}-losses")
+    run(*(launcher or torchrun(processes)), SCRIPT, folder / f"{name}.json", folder / f"{name}-losses", *backend)
     return [json.loads((folder / f"{name}-losses-{rank}.json").read_text()) for rank in range(processes)]
 
 
@@ -224,3 +226,18 @@ def test_batches_that_do_not_divide(data, tmp_path, capsys):
     assert main(["train", str(tmp_path / "my.ini")]) == 1
     assert "does not divide" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.cuda
+def test_statistics_of_two_processes_are_those_of_one(data, tmp_path):
+    """norm = sync: of two images each as of four together; norm = batch would be those of the first process's two."""
+    kept = {}
+    for name, processes, norm in (("one", 1, "batch"), ("synced", 2, "sync"), ("apart", 2, "batch")):
+        config = settings(data, tmp_path / name, epochs=1, device="cuda", learning_rate=1e-12)
+        config["backbone"]["norm"] = norm
+        launch(tmp_path, name, config, processes, backend=("gloo",) if processes > 1 else ())
+        model = torch.load(tmp_path / name / "last.pt", weights_only=True)["model"]
+        kept[name] = torch.cat([value.flatten() for key, value in model.items() if "running" in key])
+    assert len(kept["one"]) > 100
+    torch.testing.assert_close(kept["synced"], kept["one"], rtol=1e-3, atol=1e-4)
+    assert (kept["apart"] - kept["one"]).abs().max() > 1e-2

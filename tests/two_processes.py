@@ -1,21 +1,28 @@
 """What the tests of several processes run in each: a training whose losses are written down, step by step.
 
-    torchrun --nproc-per-node 2 tests/two_processes.py SETTINGS.json LOSSES
+    torchrun --nproc-per-node 2 tests/two_processes.py SETTINGS.json LOSSES [BACKEND]
+
+With a backend, such as gloo, all processes use one GPU, which NCCL does not allow.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from maskrcnn.engine import state
 from maskrcnn.engine.processes import rank_and_count
 from maskrcnn.engine.train import train
 
 
-def main(settings, losses):
+def main(settings, losses, backend=None):
     torch.set_num_threads(1)
+    if backend is not None:
+        dist.init_process_group(backend)
+        os.environ["LOCAL_RANK"] = "0"  # the GPU of all
     seen, original = [], state.Progress.add
 
     def add(self, values, images):
