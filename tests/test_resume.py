@@ -68,9 +68,8 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("saves", [1, 2, 3, 5, 7, 9])
-def test_resumed_behind_any_step(data, whole, tmp_path, monkeypatch, saves):
-    """Stopped behind a save, within an epoch or at its end, and gone on."""
+def interrupt(monkeypatch, config, saves=1):
+    """Train until last.pt has been saved so many times; returns the error that ended it."""
     original, done = state.save_checkpoint, []
 
     def stop(path, checkpoint):
@@ -79,10 +78,17 @@ def test_resumed_behind_any_step(data, whole, tmp_path, monkeypatch, saves):
         if done.count("last.pt") == saves:
             raise Interrupted
 
-    monkeypatch.setattr(state, "save_checkpoint", stop)
-    with pytest.raises(Interrupted):
-        train(settings(data, tmp_path / "run"))
-    monkeypatch.setattr(state, "save_checkpoint", original)
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "save_checkpoint", stop)
+        with pytest.raises(Interrupted) as caught:
+            train(config)
+    return caught
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3, 5, 7, 9])
+def test_resumed_behind_any_step(data, whole, tmp_path, monkeypatch, saves):
+    """Stopped behind a save, within an epoch or at its end, and gone on."""
+    interrupt(monkeypatch, settings(data, tmp_path / "run"), saves)
     metrics = train(settings(data, tmp_path / "run"), resume=True)
     equal_runs(tmp_path / "run", whole)
     want = json.loads((whole / "metrics.json").read_text())
@@ -92,20 +98,23 @@ def test_resumed_behind_any_step(data, whole, tmp_path, monkeypatch, saves):
 
 def test_resumed_with_other_workers_and_saves(data, whole, tmp_path, monkeypatch):
     """Who loads the images and when the state is saved changes no result."""
-    original = state.save_checkpoint
-
-    def stop(path, checkpoint):
-        original(path, checkpoint)
-        raise Interrupted
-
-    monkeypatch.setattr(state, "save_checkpoint", stop)
-    with pytest.raises(Interrupted):
-        train(settings(data, tmp_path / "run"))
-    monkeypatch.setattr(state, "save_checkpoint", original)
+    interrupt(monkeypatch, settings(data, tmp_path / "run"))
     changed = settings(data, tmp_path / "run", save_steps=0)
     changed["data"]["workers"] = 2
     train(changed, resume=True)
     equal_runs(tmp_path / "run", whole)
+
+
+@pytest.mark.cuda
+def test_the_scale_of_half_precision_goes_on(data, tmp_path, monkeypatch):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train(settings(data, whole, device="cuda", precision="fp16"))
+    interrupt(monkeypatch, settings(data, run, device="cuda", precision="fp16"), saves=4)
+    before = content(run)["training"]["scaler"]
+    train(settings(data, run, device="cuda", precision="fp16"), resume=True)
+    after, expected = (content(each)["training"]["scaler"] for each in (run, whole))
+    assert after == expected
+    assert before != after  # how many steps behind the last change of the scale
 
 
 def test_resuming_what_has_ended_or_not_begun(data, whole, tmp_path, caplog):
@@ -224,16 +233,7 @@ def test_a_run_that_cannot_go_on_keeps_its_metrics(data, whole, tmp_path):
 
 def test_an_error_that_is_kept_does_not_keep_the_folder(data, tmp_path, monkeypatch):
     """As in a notebook, where the last error and what its frames refer to stay."""
-    original = state.save_checkpoint
-
-    def stop(path, checkpoint):
-        original(path, checkpoint)
-        raise Interrupted
-
-    monkeypatch.setattr(state, "save_checkpoint", stop)
-    with pytest.raises(Interrupted) as first:
-        train(settings(data, tmp_path / "run"))
-    monkeypatch.setattr(state, "save_checkpoint", original)
+    first = interrupt(monkeypatch, settings(data, tmp_path / "run"))
     with pytest.raises(ValueError, match="cannot be resumed with other settings") as second:
         train(settings(data, tmp_path / "run", seed=5), resume=True)
     train(settings(data, tmp_path / "run", epochs=1), resume=True)
