@@ -54,8 +54,9 @@ def interpolated(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     return best_behind[np.searchsorted(recall, RECALLS, side="left")]
 
 
-def matched(results: Results, kind: str, thresholds: np.ndarray, sizes: Sequence[tuple[float, float]] = (ALL,),
-            most: int | None = None, sigmas: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def matched(results: Results, kind: str, thresholds: np.ndarray,
+            sizes: Sequence[tuple[float, float]] = ((-np.inf, np.inf),), most: int | None = None,
+            sigmas: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The detections of all images, by label, and those of a label best scores first; and how many objects [K, A] there
     are of each label and size.
 
