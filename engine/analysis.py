@@ -80,11 +80,10 @@ def confusion_matrix(results: Results, score: float, kind: str = "box", iou: flo
         order = order[record.found["scores"][order] >= score]
         found = record.found["labels"][order]
         same = found[:, None] == truths
-        ious = np.where(same | ~crowds, overlaps(record, kind)[order], 0)
-        ious = np.where(same, np.nextafter(ious, 2), ious)  # of equal overlaps the own class is taken
+        ious = np.where(same | ~crowds, overlaps(record, kind)[order], -1)
 
         rows, counted, missed = np.zeros(len(found), int), np.full(len(found), True), ~crowds
-        for i, j, _ in take_objects(ious, crowds, (~crowds).astype(int).tolist(), np.array([iou])):
+        for i, j, _ in take_objects(ious, crowds, (~crowds).astype(int).tolist(), np.array([iou]), preferred=same):
             rows[i], counted[i], missed[j] = truths[j], not crowds[j], False
         np.add.at(matrix, (rows[counted], found[counted]), 1)
         np.add.at(matrix, (truths[missed], 0), 1)

@@ -92,7 +92,7 @@ def matched(results: Results, kind: str, thresholds: np.ndarray,
 
 
 def take_objects(similar: np.ndarray, crowds: np.ndarray, counts: Sequence[int], thresholds: np.ndarray,
-                 sizes: int = 1) -> Iterator[tuple[int, int, int]]:
+                 sizes: int = 1, preferred: np.ndarray | None = None) -> Iterator[tuple[int, int, int]]:
     """Which detection of an image takes which object, and for which sizes and thresholds, as the bits of an integer.
 
     In their order, detections take the most similar object that is left, if it is as similar as the threshold at least;
@@ -101,10 +101,12 @@ def take_objects(similar: np.ndarray, crowds: np.ndarray, counts: Sequence[int],
     similar: [D, M]; negative for pairs that are not to match, such as those of different classes.
     crowds: bool [M], objects that any number of detections may take.
     counts: for which sizes each object counts, in bits as of `matched`.
+    preferred: bool [D, M], pairs that come first among equally similar ones.
     """
     rows, columns = np.nonzero(similar >= thresholds[0])
     values = similar[rows, columns]
-    order = np.lexsort((-columns, -values, rows))
+    later = np.zeros(len(rows), bool) if preferred is None else ~preferred[rows, columns]
+    order = np.lexsort((-columns, later, -values, rows))
     reached = (1 << np.searchsorted(thresholds, values, side="right").astype(np.int64)) - 1
     reached *= sum(1 << len(thresholds) * a for a in range(sizes))  # the same for every size
     left = [-1] * len(counts)

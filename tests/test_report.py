@@ -103,6 +103,16 @@ def test_of_equal_overlaps_the_own_class_is_taken():
     assert confusion_matrix(results, 0.0).tolist() == [[0, 0, 0], [2, 0, 0], [0, 0, 1]]
 
 
+@pytest.mark.parametrize("box", [[10, 10, 5, 20], [0, 0, 200000, 100000]])
+def test_detections_of_any_area_count(box):
+    """COCO ignores those whose area is negative or above 1e10."""
+    results = Results(["a"])
+    results.add({"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int)},
+                {"boxes": np.array([box], float), "labels": np.array([1]), "scores": np.array([0.5])})
+    assert match_detections(results).right.tolist() == [False]
+    assert confusion_matrix(results, 0.0).tolist() == [[0, 1], [0, 0]]
+
+
 def scene(rng, classes=2):
     corner = rng.integers(0, 12, (rng.integers(0, 6), 2))
     boxes = np.concatenate([corner, corner + rng.integers(4, 12, corner.shape)], axis=1)
