@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .coco_curves import matched, take_objects
+from .coco_matching import matched, take_objects
 from .results import Results, overlaps, records_of
 
 

@@ -8,7 +8,8 @@ from faster_coco_eval import mask as rle
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from maskrcnn.engine.coco_curves import THRESHOLDS, coco_curves, take_objects
+from maskrcnn.engine.coco_curves import THRESHOLDS, coco_curves
+from maskrcnn.engine.coco_matching import take_objects
 from maskrcnn.engine.metrics import encode_masks
 from maskrcnn.engine.results import Results, xywh
 
