@@ -1,7 +1,6 @@
 """Check a data set before it is trained on: every image and every mask of it."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,9 +16,9 @@ from .problems import Problem, Problems
 from .proposals import propose
 from .report import Report, summarize
 from .table import Table
+from .table_checks import check_table
 
 ODD = 2.0  # times the mask's pixels, from which on an annotated area is odd ...
-SHOWN = 10  # numbers in a message
 RIM = 2.0  # ... unless the difference is within so many pixels along the edge, which polygons and pixels differ by
 
 
@@ -55,43 +54,11 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
             problems.found(Problem("unreadable split", f"{split}: {error}", str(data.root)))
             continue
         names = names or table.class_names
-        _check_whole(table, split, problems)
+        for problem in check_table(table, split):
+            problems.found(problem)
         _check_images(table, split, channels, contents, problems, progress)
     return Report(problems.all, {split: summarize(table) for split, table in tables.items()},
                   _proposal(list(tables.values()), anchors))
-
-
-def _check_whole(table: Table, split: str, problems: Problems) -> None:
-    """What concerns no image in particular."""
-    source = os.fsdecode(table.sources[0]) if len(table.sources) == 1 else str(table.root)
-
-    def warn(kind: str, message: str) -> None:
-        problems.found(Problem(kind, message, source, error=False))
-
-    if not len(table):
-        problems.found(Problem("no images", f"no image of the {split} split can be used", source))
-        return
-    empty = int((np.diff(table.first) == 0).sum())
-    if empty:
-        warn("no objects", f"{empty} of {len(table)} images have no objects")
-    counts = np.bincount(table.labels[~table.crowd], minlength=len(table.class_names) + 1)[1:]
-    unused = [name for name, count in zip(table.class_names, counts) if not count]
-    if unused:
-        warn("unused class", f"the {split} split has no object of {', '.join(unused)}")
-    ids = set(table.category_ids)  # with a number too large, their range would not fit into memory
-    gaps = [number for number in range(1, min(max(ids), len(ids) + SHOWN + 1)) if number not in ids]
-    if gaps or min(ids) < 1:
-        warn("category gap", f"category ids go from {min(table.category_ids)} to {max(table.category_ids)}"
-                             + (f" without {', '.join(map(str, gaps[:SHOWN]))}" if gaps else "")
-                             + (", ..." if len(gaps) > SHOWN else "")
-                             + f"; the model's labels are 1 to {len(table.category_ids)}, in their order")
-    seen: dict[bytes, int] = {}
-    for i in range(len(table)):
-        first = seen.setdefault(table.files[i], i)
-        if first != i:
-            problems.found(table.problem("duplicate file name", f"the images of ids {table.image_ids[first]} and "
-                                                                f"{table.image_ids[i]} name the same file", i,
-                                         error=False))
 
 
 def _check_images(table: Table, split: str, channels: int, contents: dict[bytes, tuple[str, str]], problems: Problems,

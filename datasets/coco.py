@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from . import segments
 from .boxes import WRITTEN, agree, box_fault, misread, off_mask
+from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
@@ -32,7 +33,7 @@ class Annotation(NamedTuple):
 
 
 def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problems: Problems,
-              class_names: Sequence[str] | None = None, masks: bool = True) -> Table:
+              class_names: Sequence[str] | None = None, options: ReadOptions = DEFAULT) -> Table:
     """The images and objects of one annotation file.
 
     Labels 1..K are the categories in the order of their ids, which may have gaps. Of polygons the mask is the union;
@@ -43,7 +44,7 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
         annotations: the JSON file. images: the folder of its image files.
         problems: told what is broken, which is then left out.
         class_names: those that the file should have, where another split has decided.
-        masks: whether an object without one is broken; else its box stands for it.
+        options: of [data].
 
     Raises:
         ValueError: a file that is missing or no such JSON, or categories that do not fit; and what `problems` raises.
@@ -53,7 +54,7 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
         raise ValueError(f"no annotation file {path}")
     if not folder.is_dir():
         raise ValueError(f"no image folder {folder}, for the images of {path}")
-    content = _parse(path, masks)
+    content = _parse(path, options.masks)
     categories = _categories(content["categories"], str(path))
     names = list(categories.values())
     if class_names is not None and names != list(class_names):

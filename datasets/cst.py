@@ -30,6 +30,7 @@ from PIL import Image, ImageDraw
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
 from .files import image_size, in_threads, read_plane, sub_folders
+from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
@@ -51,7 +52,8 @@ class Row(NamedTuple):  # of the CSV file
     mask: str  # relative to the split folder
 
 
-def read_cst(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:
+def read_cst(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None,
+             options: ReadOptions = DEFAULT) -> Table:
     """The images of a split in the order of the CSV file, then those of image folders that it does not name.
 
     Image ids count from 0. Boxes are as annotated. Masks are decoded here, a few milliseconds each.

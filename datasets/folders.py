@@ -12,6 +12,7 @@ import numpy as np
 
 from . import segments
 from .files import image_files, image_size, in_threads, read_plane, sub_folders
+from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
@@ -30,7 +31,8 @@ class Item(NamedTuple):
     indices: Path | None = None
 
 
-def read_folders(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:
+def read_folders(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None,
+                 options: ReadOptions = DEFAULT) -> Table:
     """The images of one folder. Image ids count from 0; boxes and areas are made from the masks.
 
     Raises:

@@ -14,8 +14,10 @@ from .cst import read_cst
 from .folders import read_folders
 from .instances import Instances
 from .labelme import read_labelme
+from .options import ReadOptions
 from .problems import Problems
 from .table import Table
+from .table_checks import check_for_training
 from .via import read_via
 from .voc import read_voc
 
@@ -78,9 +80,8 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
                     problems.summary())
     if any(not problem.error for problem in problems.all[before:]):
         log.warning("%s, %s split: %s; `maskrcnn check` lists it", data.root, split, problems.summary(error=False))
-    if split == "train" and table.crowd.all():
-        log.warning("%s, train split: none of its %d images has an object to learn from, so that all is background",
-                    data.root, len(table))
+    for problem in check_for_training(table, split):
+        log.warning("%s, %s split: %s", data.root, split, problem.message)
     return Instances(table, problems, channels, data.cache)
 
 
@@ -96,12 +97,13 @@ def read_table(data: EasyDict, split: str, problems: Problems, class_names: Sequ
     if names and len(set(names)) < len(names):
         raise ValueError(f"the classes {', '.join(names)} must have different names")
     values = data[split]
+    options = ReadOptions(data.masks, data.crowd, data.orientation, data.outside)
     if data.format == "voc":
-        return read_voc(data.root, values, problems, names)
+        return read_voc(data.root, values, problems, names, options)
     needed, what = (2, "image folder, annotation file") if data.format == "coco" else (1, "its folder")
     if len(values) != needed:
         raise ValueError(f"[data] {split} = {', '.join(values)}; for format = {data.format} give {what}")
     root = Path(data.root)
     if data.format == "coco":
-        return read_coco(root / values[1], root / values[0], problems, names, data.masks)
-    return FOLDERS[data.format](root, values[0], problems, names)
+        return read_coco(root / values[1], root / values[0], problems, names, options)
+    return FOLDERS[data.format](root, values[0], problems, names, options)

@@ -14,12 +14,14 @@ from PIL import Image
 from . import segments
 from .drawn import Drawn, Piece, Sheet, make_table
 from .files import image_files
+from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .shapes import ellipse, polygon, rectangle
 from .table import Table
 
 
-def read_labelme(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:
+def read_labelme(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None,
+                 options: ReadOptions = DEFAULT) -> Table:
     """The images that the JSON files in a folder name, in the order of the files' names.
 
     Shapes of one label and the same group_id are parts of one object. Image ids count from 0. An image that no JSON

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .drawn import Drawn, Sheet, make_table
+from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .shapes import ellipse, polygon, rectangle
 from .table import Table
@@ -15,7 +16,8 @@ FILE = "via_region_data.json"
 CLASS = ("class", "label", "name", "category")  # names of the attribute that is the class, where there are several
 
 
-def read_via(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:
+def read_via(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None,
+             options: ReadOptions = DEFAULT) -> Table:
     """The images that the annotation file in a folder names: via_region_data.json, or the only JSON there.
 
     An object's class is the value of its region's attribute: of the only one in the file, or of several that which is

@@ -16,6 +16,7 @@ import numpy as np
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
 from .files import image_size, in_threads, read_plane
+from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
@@ -36,7 +37,8 @@ class Object(NamedTuple):
 
 
 def read_voc(root: str | Path, lists: Sequence[str], problems: Problems,
-             class_names: Sequence[str] | None = None) -> Table:
+             class_names: Sequence[str] | None = None,
+             options: ReadOptions = DEFAULT) -> Table:
     """The images of one or several lists, one list after the other.
 
     Image ids count from 0. VOC's corners count from 1 and are inclusive: boxes are (xmin - 1, ymin - 1, xmax, ymax).

@@ -62,6 +62,7 @@ class Transform(nn.Module):
         scale: where not 0, the factor of resizing, in the place of min_size.
         mean, std: per channel, for images in 0..1.
         normalize: fixed, by mean and std; or image, each by the mean and standard deviation of its own pixels.
+        antialias: average over the pixels that merge when an image is made smaller.
         round_size: sizes after resizing are rounded to the nearest pixel, else down.
         size_divisor: the padded height and width are multiples of this.
         resize_masks: resample ground-truth masks (nearest) to the input size, as torchvision does. Otherwise mask
@@ -75,7 +76,7 @@ class Transform(nn.Module):
     def __init__(self, min_size: Sequence[int], max_size: int, mean: Sequence[float], std: Sequence[float],
                  size_divisor: int = 32, resize_masks: bool = False, mask_threshold: float = 0.5,
                  whole_pixel_paste: bool = False, round_size: bool = False, scale: float = 0.0,
-                 normalize: str = "fixed") -> None:
+                 normalize: str = "fixed", antialias: bool = False) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must have one number a channel, and "
@@ -88,7 +89,7 @@ class Transform(nn.Module):
         self.min_size, self.max_size, self.size_divisor = tuple(min_size), max_size, size_divisor
         self.resize_masks, self.mask_threshold = resize_masks, mask_threshold
         self.whole_pixel_paste, self.round_size, self.scale = whole_pixel_paste, round_size, scale
-        self.mean, self.std, self.normalize = tuple(mean), tuple(std), normalize
+        self.mean, self.std, self.normalize, self.antialias = tuple(mean), tuple(std), normalize, antialias
         # Knows the model's device and dtype. The numbers above stay Python's: a float32 buffer would round them.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
@@ -154,10 +155,11 @@ class Transform(nn.Module):
         factor = self._factor(image.shape[1], image.shape[2], min_size)
         if self.round_size:
             size = [int(side * factor + 0.5) for side in image.shape[1:]]
-            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
+            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False,
+                                  antialias=self.antialias)[0]
         elif factor != 1:
             image = F.interpolate(image[None], scale_factor=factor, mode="bilinear", align_corners=False,
-                                  recompute_scale_factor=True)[0]
+                                  recompute_scale_factor=True, antialias=self.antialias)[0]
         if self.normalize == "image":
             std, mean = torch.std_mean(image, (1, 2), correction=0, keepdim=True)
             return (image - mean) / std.clamp(min=LEAST_STD)

@@ -1,0 +1,29 @@
+"""Settings of section [data] that readers of annotations follow."""
+
+from dataclasses import dataclass
+
+CROWD = ("ignore", "objects")
+ORIENTATIONS = ("exif", "stored")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How annotations are read, whatever their format.
+
+    Raises:
+        ValueError: a choice that does not exist.
+    """
+
+    masks: bool = True  # an object without a mask is broken; otherwise its box serves as its mask
+    crowd: str = "ignore"  # what becomes of crowd annotations: ignore, or objects
+    orientation: str = "exif"  # exif turns images upright, stored leaves them as they lie in the file
+    outside: bool = True  # annotations may name files outside of root
+
+    def __post_init__(self) -> None:
+        if self.crowd not in CROWD:
+            raise ValueError(f"[data] crowd = {self.crowd!r}; choose {' or '.join(CROWD)}")
+        if self.orientation not in ORIENTATIONS:
+            raise ValueError(f"[data] orientation = {self.orientation!r}; choose {' or '.join(ORIENTATIONS)}")
+
+
+DEFAULT = ReadOptions()
