@@ -1,8 +1,11 @@
 """Damaged inputs from seeds, and the command line run on them in this process."""
 
 import contextlib
+import copy
 import io
+import json
 import logging
+import math
 import resource
 import time
 from dataclasses import dataclass
@@ -68,3 +71,49 @@ def damage(data, rng):
             case 7:
                 del data[start:]
     return bytes(data)
+
+
+LONG = "1" * 5000  # a number of more digits than Python converts
+WEIRD = (None, True, False, 0, 1, -1, 2, 1.9, -0.5, 0.5, 90.0, 90.5, 1e39, 1e300, math.inf, -math.inf, math.nan, 2**31,
+         2**20, 2**63, 2**64, -(2**70), 10**400, LONG, "", " ", "0", "1", "1.0", "007", "yes", "nan", "word",
+         "\n\x1b[31m", "\0", "\ud800", "\udcff", "x" * 5000, "../a.png", "/etc/hostname", "a\\b.png", [], {},
+         [[]], [None], [0, 0], [[64, 64]], [1, 2, 3, 4, 5, 6], [[1, 2], [3, 4], [5, 6]],
+         {"size": [2**20, 2**20], "counts": [2**40]},
+         {"size": [60, 80], "counts": "\x7f~PPPPPPPPPPPPPPP"}, {"size": [60, 80], "counts": [4800.0]})
+
+
+def damage_json(content, rng):
+    """A JSON file of this content, damaged in a few places where its structure stays whole: values changed, of another
+    type, another size or gone; keys misspelt; entries doubled, swapped or put elsewhere. `rng` is random.Random."""
+    content = copy.deepcopy(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+        nodes = list(_containers(content))
+        if not nodes:
+            break
+        node = rng.choice(nodes)
+        key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        match rng.randrange(8):
+            case 0 | 1 | 2:
+                node[key] = copy.deepcopy(rng.choice(WEIRD))
+            case 3:
+                del node[key]
+            case 4 if isinstance(node, dict):
+                node[rng.choice(("Id", f"{key} ", "", key.upper()))] = node.pop(key)
+            case 4 | 5 if isinstance(node, list):
+                node.insert(rng.randrange(len(node) + 1), copy.deepcopy(node[key]))
+            case 6:
+                node[key] = rng.choice((str, float, abs, lambda n: -n, lambda n: n * 2**40))(node[key]) \
+                    if type(node[key]) in (int, float) and abs(node[key]) < 2**64 else [node[key]]
+            case _:
+                other = rng.choice(nodes)
+                node[key] = copy.deepcopy(other[rng.choice(list(other) if isinstance(other, dict)
+                                                           else range(len(other)))])
+    return json.dumps(content).replace(f'"{LONG}"', LONG).encode()
+
+
+def _containers(node):
+    """All lists and objects in a content that are not empty, itself first."""
+    if isinstance(node, (dict, list)) and node:
+        yield node
+        for inner in list(node.values()) if isinstance(node, dict) else node:
+            yield from _containers(inner)
