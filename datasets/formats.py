@@ -9,6 +9,8 @@ import numpy as np
 from easydict import EasyDict
 from torch import Tensor
 
+from ..tools.checks import check_class_names
+from ..tools.text import listed
 from .coco import read_coco
 from .cst import read_cst
 from .folders import read_folders
@@ -73,7 +75,7 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
     before = len(problems.all)
     table = read_table(data, split, problems, class_names)
     if not len(table):
-        raise ValueError(f"the {split} split of {data.root} ([data] {split} = {', '.join(data[split])}) has no images"
+        raise ValueError(f"the {split} split of {data.root} ([data] {split} = {listed(data[split])}) has no images"
                          + (f", after {problems.summary()} were left out" if problems.summary() else ""))
     if any(problem.error for problem in problems.all[before:]):
         log.warning("%s, %s split: left out what is broken: %s; `maskrcnn check` lists it", data.root, split,
@@ -87,6 +89,14 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
 
 def read_table(data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:
     """The annotations of one split alone; see `open_dataset`."""
+    check_class_names(list(class_names or data.classes), where="[data] classes")
+    table = _read(data, split, problems, class_names)
+    check_class_names(table.class_names, where=f"the classes of {data.root}, {split} split")
+    return table
+
+
+def _read(data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None) -> Table:
+    """The annotations as the reader of their format returns them."""
     if data.format not in FORMATS:
         raise ValueError(f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}")
     if split not in SPLITS:
@@ -94,15 +104,13 @@ def read_table(data: EasyDict, split: str, problems: Problems, class_names: Sequ
     if not Path(data.root).is_dir():
         raise ValueError(f"no folder {data.root} ([data] root)")
     names = list(class_names or data.classes) or None
-    if names and len(set(names)) < len(names):
-        raise ValueError(f"the classes {', '.join(names)} must have different names")
     values = data[split]
     options = ReadOptions(data.masks, data.crowd, data.orientation, data.outside)
     if data.format == "voc":
         return read_voc(data.root, values, problems, names, options)
     needed, what = (2, "image folder, annotation file") if data.format == "coco" else (1, "its folder")
     if len(values) != needed:
-        raise ValueError(f"[data] {split} = {', '.join(values)}; for format = {data.format} give {what}")
+        raise ValueError(f"[data] {split} = {listed(values)}; for format = {data.format} give {what}")
     root = Path(data.root)
     if data.format == "coco":
         return read_coco(root / values[1], root / values[0], problems, names, options)

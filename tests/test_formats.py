@@ -30,7 +30,7 @@ def test_coco_and_voc(tmp_path):
     ({"train": ["train"]}, "train", r"\[data\] train = train; for format = coco give image folder, annotation file"),
     ({"format": "cst", "train": ["a", "b"]}, "train", r"\[data\] train = a, b; for format = cst give its folder"),
     ({"root": "nowhere"}, "train", r"no folder nowhere \(\[data\] root\)"),
-    ({"classes": ["a", "a"]}, "train", "classes a, a must have different names"),
+    ({"classes": ["a", "a"]}, "train", r"\[data\] classes has 'a' more than once"),
     ({"broken": "maybe"}, "train", r"\[data\] broken = 'maybe'; choose error or skip"),
 ])
 def test_settings_that_do_not_fit(tmp_path, changes, split, message):

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .text import UNSAFE, shown
+
+LONGEST_NAME = 200  # characters of the name of a class
 # A box may reach this many pixels over the border of its image: rounding in annotation tools does.
 BORDER_TOLERANCE = 1.0
 
@@ -48,8 +51,11 @@ def _check_range(image: Tensor, i: int) -> None:
         raise ValueError(f"images[{i}] {what}; float images are expected in 0..1, unnormalised (uint8 in 0..255)")
 
 
-def check_class_names(names: Any, num_classes: int) -> None:
-    """Class names are None, or a list of as many different texts as there are classes.
+def check_class_names(names: Any, num_classes: int | None = None, where: str = "class_names") -> None:
+    """Class names are None, or a list of as many different texts as there are classes, which pictures, logs and pages
+    can show: of one line, not blank, and without characters that a terminal obeys.
+
+    `where` says whose they are in messages.
 
     Raises:
         ValueError: saying which is wrong.
@@ -57,12 +63,22 @@ def check_class_names(names: Any, num_classes: int) -> None:
     if names is None:
         return
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"class_names = {names!r} should be a list of text")
-    if len(names) != num_classes:
-        raise ValueError(f"{len(names)} class_names for num_classes = {num_classes}")
-    twice = [name for name in names if list(names).count(name) > 1]
-    if twice:
-        raise ValueError(f"class_names has {twice[0]!r} more than once")
+        raise ValueError(f"{where} = {shown(names)} should be a list of text")
+    if num_classes is not None and len(names) != num_classes:
+        raise ValueError(f"{len(names)} {where} for num_classes = {num_classes}")
+    seen: set[str] = set()
+    for place, name in enumerate(names, 1):
+        if not name.strip():
+            raise ValueError(f"{where}: name {place} of {len(names)} is empty; give every class a name")
+        if len(name) > LONGEST_NAME:
+            raise ValueError(f"{where}: name {place} of {len(names)}, {shown(name)}, has {len(name)} characters; "
+                             f"names have at most {LONGEST_NAME}")
+        if UNSAFE.search(name):
+            raise ValueError(f"{where}: name {place} of {len(names)}, {shown(name)}, holds a line break or another "
+                             f"character that cannot be shown, escaped here; rename the class")
+        if name.strip() in seen:
+            raise ValueError(f"{where} has {shown(name)} more than once; give every class a name of its own")
+        seen.add(name.strip())
 
 
 def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: int | None = None,
