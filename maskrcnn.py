@@ -37,7 +37,7 @@ from maskrcnn.tools.checkpoints import load_checkpoint, save_checkpoint
 from maskrcnn.tools.checks import check_class_names, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
 from maskrcnn.tools.conventions import warn_differences, warn_frozen
-from maskrcnn.tools.images import as_image
+from maskrcnn.tools.images import ImageOptions, as_image
 from maskrcnn.tools.masks import crop
 from maskrcnn.tools.modes import evaluating
 from maskrcnn.tools.padding import slots, take
@@ -87,6 +87,7 @@ class MaskRCNN(nn.Module):
 
         self.transform = Transform(**cfg.transform, mask_threshold=cfg.mask.threshold,
                                    whole_pixel_paste=cfg.mask.whole_pixel_paste)
+        self.image_options = ImageOptions(len(cfg.transform.mean), cfg.data.value_range, cfg.data.orientation)
         self.backbone = backbone if backbone is not None else build_backbone(cfg)
         channels, strides = check_backbone(self.backbone)
         self.proposal: Any = proposal if proposal is not None else build_proposal(cfg, channels, strides)
@@ -214,7 +215,7 @@ class MaskRCNN(nn.Module):
         results = []
         with evaluating(self), torch.no_grad():
             for start in range(0, len(images), batch_size):
-                chunk = [as_image(image, f"images[{i}]", len(self.transform.mean))
+                chunk = [as_image(image, f"images[{i}]", self.image_options)
                          for i, image in enumerate(images[start : start + batch_size], start)]
                 check_images(chunk, len(self.transform.mean), start)
                 results += self(chunk)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from easydict import EasyDict
 
-from ..tools.images import read_image
+from ..tools.images import DEFAULT, ImageOptions, read_image
 from . import segments
 from .boxes import off_mask
 from .files import in_threads
@@ -41,6 +41,7 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
         raise ValueError(f"unknown split {unknown[0]!r}; choose {', '.join(SPLITS)}" if unknown else
                          f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}")
     problems = Problems("skip")
+    options = ImageOptions(channels, data.value_range, data.orientation)
     tables: dict[str, Table] = {}
     contents: dict[bytes, tuple[str, str]] = {}  # of image files: a digest, and the first split and file that have it
     names = None
@@ -56,16 +57,16 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
         names = names or table.class_names
         for problem in check_table(table, split):
             problems.found(problem)
-        _check_images(table, split, channels, contents, problems, progress)
+        _check_images(table, split, options, contents, problems, progress)
     return Report(problems.all, {split: summarize(table) for split, table in tables.items()},
                   _proposal(list(tables.values()), anchors))
 
 
-def _check_images(table: Table, split: str, channels: int, contents: dict[bytes, tuple[str, str]], problems: Problems,
-                  progress: Callable[[str, int, int], None] | None) -> None:
+def _check_images(table: Table, split: str, options: ImageOptions, contents: dict[bytes, tuple[str, str]],
+                  problems: Problems, progress: Callable[[str, int, int], None] | None) -> None:
     """What concerns single images, and what they show together."""
     outlines = np.zeros(2, int)
-    looked = in_threads(lambda i: check_image(table, i, channels), range(len(table)))
+    looked = in_threads(lambda i: check_image(table, i, options), range(len(table)))
     for i, (found, digest, shown) in enumerate(looked):
         for problem in found:
             problems.found(problem)
@@ -83,13 +84,13 @@ def _check_images(table: Table, split: str, channels: int, contents: dict[bytes,
                                str(table.root)))
 
 
-def check_image(table: Table, i: int, channels: int = 3) -> tuple[list[Problem], bytes, tuple[int, int]]:
+def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> tuple[list[Problem], bytes, tuple[int, int]]:
     """What is wrong with image i and its objects; a digest of its file, empty where it cannot be read; and what
     `maskrcnn.datasets.outlines.count_shown` counts."""
     found, digest, outlines = [], b"", (0, 0)
     height, width = (int(side) for side in table.sizes[i])
     try:
-        image = read_image(table.file(i), channels)
+        image = read_image(table.file(i), options)
         shape = tuple(image.shape[1:])
         digest = hashlib.blake2b(table.file(i).read_bytes(), digest_size=16).digest()
         if shape != (height, width):

@@ -27,9 +27,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..tools.images import image_size, read_plane
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
-from .files import image_size, in_threads, read_plane, sub_folders
+from .files import in_threads, sub_folders
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
@@ -79,14 +80,14 @@ def read_cst(root: str | Path, split: str, problems: Problems, class_names: Sequ
             problems.found(Problem("missing image", f"there is no file {folder / image}", str(file), image))
             continue
         try:
-            height, width = image_size(folder / image)
+            height, width = image_size(folder / image, options.orientation)
         except ValueError as error:
             problems.found(Problem("unreadable image", str(error), str(file), image))
             continue
         objects += [(row, len(builder.files), image, height, width) for row in rows.get(name, [])]
         builder.add_image(len(builder.files), image, height, width)
     for (row, number, image, height, width), mask in zip(
-            objects, in_threads(lambda one: _read_mask(folder / one[0].mask, *one[3:]), objects)):
+            objects, in_threads(lambda one: _read_mask(folder / one[0].mask, *one[3:], options.orientation), objects)):
         fault = mask if isinstance(mask, tuple) else box_fault(row.box, height, width, border=0)
         if fault is None:
             builder.add_object(number, row.label, row.box, mask, segments.area(mask, height, width), row.line,
@@ -134,12 +135,12 @@ def _parse(values: dict[str, str], line: int) -> Row | tuple[str, str]:
     return Row(line, LABELS[values["class"]], box, values["mask_path"])
 
 
-def _read_mask(path: Path, height: int, width: int) -> bytes | tuple[str, str]:
+def _read_mask(path: Path, height: int, width: int, orientation: str) -> bytes | tuple[str, str]:
     """The mask of an object, or what is wrong with it: the kind and a message."""
     if not path.is_file():
         return "missing mask", f"mask file {path} not found, expected mask_path relative to the split folder"
     try:
-        mask = read_plane(path, "L") >= THRESHOLD
+        mask = read_plane(path, "L", orientation=orientation) >= THRESHOLD
     except ValueError as error:
         return "unreadable mask", f"mask {error}, expected a whole JPEG file"
     if mask.shape != (height, width):

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from ..tools.images import image_size
 from . import segments
-from .files import image_size, in_threads
+from .files import in_threads
+from .options import ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
@@ -43,7 +45,8 @@ class Sheet:
     size: tuple[int, int] | None = None  # height and width, where the annotation file tells
 
 
-def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_names: Sequence[str] | None) -> Table:
+def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_names: Sequence[str] | None,
+               options: ReadOptions) -> Table:
     """The table of what was drawn. Image ids count from 0; classes are the given ones, or all that occur, sorted.
 
     Raises:
@@ -59,7 +62,7 @@ def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_
         raise ValueError(f"{folder}: no object has a class{left_out}; name the classes in [data] classes")
     builder = TableBuilder(names, None, folder)
     seen: set[str] = set()
-    for sheet, (size, fault) in zip(sheets, in_threads(lambda sheet: _look(folder, sheet), sheets)):
+    for sheet, (size, fault) in zip(sheets, in_threads(lambda sheet: _look(folder, sheet, options), sheets)):
         if fault is None and sheet.file in seen:
             fault = "duplicate image", f"{sheet.file} is annotated twice"
         if fault is not None:
@@ -75,13 +78,13 @@ def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_
     return builder.build()
 
 
-def _look(folder: Path, sheet: Sheet) -> tuple[tuple[int, int], tuple[str, str] | None]:
+def _look(folder: Path, sheet: Sheet, options: ReadOptions) -> tuple[tuple[int, int], tuple[str, str] | None]:
     """An image's height and width, and what is wrong with it: the kind and a message."""
     path = folder / sheet.file
     try:
         if not path.is_file():
             return (0, 0), ("missing image", f"there is no file {path}")
-        size = image_size(path)
+        size = image_size(path, options.orientation)
     except (ValueError, OSError) as error:  # the latter of a name that no file could have
         return (0, 0), ("unreadable image", str(error))
     if sheet.size not in (None, size):

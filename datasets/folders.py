@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tools.images import image_size, read_plane
 from . import segments
-from .files import image_files, image_size, in_threads, read_plane, sub_folders
+from .files import image_files, in_threads, sub_folders
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
@@ -47,7 +48,7 @@ def read_folders(root: str | Path, split: str, problems: Problems, class_names: 
     images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
     items = _indexed(folder, images, problems) if images else _one_each(folder, problems)
     builder = TableBuilder(class_names, None, folder)
-    for item, (size, masks, fault) in zip(items, in_threads(_read, items)):
+    for item, (size, masks, fault) in zip(items, in_threads(lambda item: _read(item, options.orientation), items)):
         image, source = str(item.image.relative_to(folder)), str(item.indices or item.image.parent.parent / "masks")
         if fault is not None:
             problems.found(Problem(*fault, source, image))
@@ -102,16 +103,16 @@ def _indexed(folder: Path, images: Path, problems: Problems) -> list[Item]:
     return items
 
 
-def _read(item: Item) -> tuple[tuple[int, int], list[tuple[str, bytes | Fault]], Fault | None]:
+def _read(item: Item, orientation: str) -> tuple[tuple[int, int], list[tuple[str, bytes | Fault]], Fault | None]:
     """An image's height and width; each mask's name, and what it is or is wrong with it; what is wrong with all."""
     try:
-        size = image_size(item.image)
+        size = image_size(item.image, orientation)
     except ValueError as error:
         return (0, 0), [], ("unreadable image", str(error))
     if item.indices is None:
-        return size, [(file.name, _mask(file, *size)) for file in item.masks], None
+        return size, [(file.name, _mask(file, *size, orientation)) for file in item.masks], None
     try:
-        plane = read_plane(item.indices)
+        plane = read_plane(item.indices, orientation=orientation)
     except ValueError as error:
         return size, [], ("unreadable mask", str(error))
     if plane.shape != size:
@@ -120,11 +121,11 @@ def _read(item: Item) -> tuple[tuple[int, int], list[tuple[str, bytes | Fault]],
     return size, [(f"index {index}", segments.from_mask(plane == index)) for index in indices], None
 
 
-def _mask(file: Path, height: int, width: int) -> bytes | Fault:
+def _mask(file: Path, height: int, width: int, orientation: str) -> bytes | Fault:
     """The mask of one object, or what is wrong with it."""
     jpeg = file.suffix.lower() in (".jpg", ".jpeg")
     try:
-        values = read_plane(file, "L" if jpeg else None, any_band=True)
+        values = read_plane(file, "L" if jpeg else None, any_band=True, orientation=orientation)
     except ValueError as error:
         return "unreadable mask", f"mask {error}"
     if values.shape != (height, width):

@@ -10,6 +10,7 @@ from easydict import EasyDict
 from torch import Tensor
 
 from ..tools.checks import check_class_names
+from ..tools.images import ImageOptions
 from ..tools.text import listed
 from .coco import read_coco
 from .cst import read_cst
@@ -84,7 +85,7 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
         log.warning("%s, %s split: %s; `maskrcnn check` lists it", data.root, split, problems.summary(error=False))
     for problem in check_for_training(table, split):
         log.warning("%s, %s split: %s", data.root, split, problem.message)
-    return Instances(table, problems, channels, data.cache)
+    return Instances(table, problems, ImageOptions(channels, data.value_range, data.orientation), data.cache)
 
 
 def read_table(data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tools.images import read_image
+from ..tools.images import DEFAULT, ImageOptions, read_image
 from . import segments
 from .problems import Problem, Problems
 from .table import Table
@@ -30,7 +30,7 @@ class Instances(torch.utils.data.Dataset):
         table: the annotations.
         problems: told of images and masks that turn out to be broken as they are loaded; raises or counts. What is left
             out then, which is logged, is a mask; or all of an image, which becomes a black one without objects.
-        channels: of the images; see `maskrcnn.tools.images.read_image`.
+        options: how images are read; see `maskrcnn.tools.images.read_image`.
         cache: keep decoded images and masks in memory, per process, until these are `MOST_CACHED` bytes.
 
     Raises:
@@ -39,8 +39,9 @@ class Instances(torch.utils.data.Dataset):
             size, an empty mask. The message names the file.
     """
 
-    def __init__(self, table: Table, problems: Problems, channels: int = 3, cache: bool = False) -> None:
-        self.table, self.problems, self.channels, self.cache = table, problems, channels, cache
+    def __init__(self, table: Table, problems: Problems, options: ImageOptions = DEFAULT,
+                 cache: bool = False) -> None:
+        self.table, self.problems, self.options, self.cache = table, problems, options, cache
         # The caches: of images; and of masks, y, x and a piece that holds all their pixels.
         self.images: dict[int, Tensor] = {}
         self.pieces: dict[int, list[tuple[int, int, np.ndarray]]] = {}
@@ -81,7 +82,7 @@ class Instances(torch.utils.data.Dataset):
         height, width = (int(side) for side in table.sizes[i])
         image, objects = self._image(i), np.arange(table.first[i], table.first[i + 1])
         if image is None:
-            image, objects = torch.zeros(self.channels, height, width, dtype=torch.uint8), objects[:0]
+            image, objects = torch.zeros(self.options.channels, height, width, dtype=torch.uint8), objects[:0]
         masks = self._masks(i, objects, height, width)
         empty = ~masks.any((1, 2))
         if empty.any():
@@ -111,11 +112,11 @@ class Instances(torch.utils.data.Dataset):
     def _image(self, i: int) -> Tensor | None:
         """None for one that is left out."""
         if i in self.images:
-            return self.images[i].expand(self.channels, -1, -1).clone()  # no item shares memory with the cache
+            return self.images[i].expand(self.options.channels, -1, -1).clone()  # no item shares memory with the cache
         if i in self.left_out:
             return None
         try:
-            image = read_image(self.file(i), self.channels)
+            image = read_image(self.file(i), self.options)
         except ValueError as error:
             if not self.file(i).is_file():
                 raise  # more is amiss than an image: it was there when the table was made
@@ -127,7 +128,7 @@ class Instances(torch.utils.data.Dataset):
                                                 f"annotated as {height} x {width}")
             return None
         if self._room():
-            grey = self.channels == 3 and bool((image == image[:1]).all())
+            grey = self.options.channels == 3 and bool((image == image[:1]).all())
             self.images[i] = image[:1].clone() if grey else image.clone()
             self.cached += self.images[i].nbytes
         return image

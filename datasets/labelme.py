@@ -49,7 +49,7 @@ def read_labelme(root: str | Path, split: str, problems: Problems, class_names: 
             problems.found(Problem("missing annotation", "no JSON names this image, so it is left out; one without "
                                                          "objects has an empty list of shapes", str(folder), image.name,
                                    error=False))
-    return make_table(folder, sheets, problems, class_names)
+    return make_table(folder, sheets, problems, class_names, options)
 
 
 def _read(path: Path) -> Sheet | tuple[str, str]:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from ..tools.image_files import check_orientation
+
 CROWD = ("ignore", "objects")
-ORIENTATIONS = ("exif", "stored")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if self.crowd not in CROWD:
             raise ValueError(f"[data] crowd = {self.crowd!r}; choose {' or '.join(CROWD)}")
-        if self.orientation not in ORIENTATIONS:
-            raise ValueError(f"[data] orientation = {self.orientation!r}; choose {' or '.join(ORIENTATIONS)}")
+        check_orientation(self.orientation)
 
 
 DEFAULT = ReadOptions()

@@ -53,7 +53,7 @@ def read_via(root: str | Path, split: str, problems: Problems, class_names: Sequ
                                    str(path), str(key)))
         else:
             sheets.append(sheet)
-    return make_table(folder, sheets, problems, class_names)
+    return make_table(folder, sheets, problems, class_names, options)
 
 
 def _class_attribute(entries: Iterable[Any], path: Path) -> str | None:

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tools.images import image_size, read_plane
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
-from .files import image_size, in_threads, read_plane
+from .files import in_threads
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
@@ -71,7 +72,7 @@ def read_voc(root: str | Path, lists: Sequence[str], problems: Problems,
                 images.append((folder, path))
     classes = {name: label for label, name in enumerate(names, 1)}
     for (folder, path), (size, objects, faults) in zip(
-            images, in_threads(lambda one: _read(*one, classes), images)):
+            images, in_threads(lambda one: _read(*one, classes, options.orientation), images)):
         source, file = folder / "Annotations" / f"{path.stem}.xml", str(path.relative_to(root))
         for kind, message, place in faults:
             problems.found(Problem(kind, message, str(source), file, f"object {place}" if place else "",
@@ -125,7 +126,7 @@ OTHER_SIZE = "other size"
 Read = tuple[tuple[int, int] | None, list[Object], list[tuple[str, str, int]]]
 
 
-def _read(folder: Path, path: Path, classes: dict[str, int]) -> Read:
+def _read(folder: Path, path: Path, classes: dict[str, int], orientation: str) -> Read:
     """An image's height and width, or None where it has to be left out; its objects; and what is wrong: kind, message,
     and the object's place or 0."""
     source, png = folder / "Annotations" / f"{path.stem}.xml", folder / "SegmentationObject" / f"{path.stem}.png"
@@ -135,13 +136,13 @@ def _read(folder: Path, path: Path, classes: dict[str, int]) -> Read:
         return None, [], [("missing mask", f"there is no file {png}; only images with one belong in the lists of "
                                            f"ImageSets/Segmentation", 0)]
     try:
-        size = image_size(path)
+        size = image_size(path, orientation)
     except ValueError as error:
         return None, [], [("unreadable image", str(error), 0)]
     try:
-        places = read_plane(png)
+        places = read_plane(png, orientation=orientation)
         class_png = folder / "SegmentationClass" / png.name
-        kinds = read_plane(class_png) if class_png.is_file() else None
+        kinds = read_plane(class_png, orientation=orientation) if class_png.is_file() else None
     except ValueError as error:
         return None, [], [("unreadable mask", str(error), 0)]
     for plane in (places, kinds):

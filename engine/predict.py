@@ -59,7 +59,7 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
             batch: dict[int, Tensor] = {}
             for i in range(start, min(start + batch_size, len(images))):
                 try:
-                    batch[i] = read_image(images[i], len(model.transform.mean))
+                    batch[i] = read_image(images[i], model.image_options)
                 except (ValueError, OSError) as error:
                     failures[os.fspath(images[i])] = str(error)
             for (i, image), found in zip(batch.items(), model.predict(list(batch.values()), max(1, len(batch)))):

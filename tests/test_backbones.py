@@ -14,7 +14,7 @@ from maskrcnn import MaskRCNN
 from maskrcnn.backbones.resnet import VARIANTS, ResNet
 from maskrcnn.backbones.timm import Timm
 from maskrcnn.backbones.vgg import VGG16
-from maskrcnn.tools.images import as_image, read_image
+from maskrcnn.tools.images import ImageOptions, as_image, read_image
 from maskrcnn.tools.visualize import draw
 
 ONE_LEVEL = {"rpn": {"anchor_sizes": [16, 32, 64]}, "box": {"layers": 0, "pool_size": 14}, "mask": {"convs": 0}}
@@ -236,17 +236,17 @@ def test_files_with_other_than_three_channels(tmp_path):
     bands = np.random.default_rng(0).integers(0, 256, (3, 4, 4), dtype=np.uint8)
     for name, array in (("grey.png", grey), ("deep.png", deep), ("bands.png", bands)):
         Image.fromarray(array).save(tmp_path / name)
-    assert torch.equal(read_image(tmp_path / "grey.png", 1)[0], torch.from_numpy(grey))
+    assert torch.equal(read_image(tmp_path / "grey.png", ImageOptions(1))[0], torch.from_numpy(grey))
     want = torch.from_numpy(deep.astype(np.float32) / 65535)
     for image in (tmp_path / "deep.png", Image.open(tmp_path / "deep.png"), deep, deep[:, :, None]):
-        assert torch.allclose(as_image(image, channels=1)[0], want)
+        assert torch.allclose(as_image(image, options=ImageOptions(1))[0], want)
     for image in (tmp_path / "bands.png", Image.open(tmp_path / "bands.png"), bands):
-        assert torch.equal(as_image(image, channels=4), torch.from_numpy(bands.transpose(2, 0, 1).copy()))
-    assert as_image(tmp_path / "bands.png", channels=1).shape == (1, 3, 4)
+        assert torch.equal(as_image(image, options=ImageOptions(4)), torch.from_numpy(bands.transpose(2, 0, 1).copy()))
+    assert as_image(tmp_path / "bands.png", options=ImageOptions(1)).shape == (1, 3, 4)
     assert as_image(deep).dtype == torch.float32
     for image in (tmp_path / "grey.png", Image.fromarray(grey), grey):
         with pytest.raises(ValueError, match=r"1 bands \(L\), and 4 are needed|\[h, w, 4\]"):
-            as_image(image, channels=4)
+            as_image(image, options=ImageOptions(4))
     model = small_model(changes={"transform": {"mean": [0.5] * 4, "std": [0.2] * 4}})
     found = model.predict([tmp_path / "bands.png", bands])
     assert len(found) == 2
@@ -334,14 +334,14 @@ def test_images_with_a_palette(mode, channels, bands):
     image = Image.fromarray(pixels).convert("RGB")
     image = image.convert(mode) if mode == "LA" else image.convert("P", palette=Image.Palette.ADAPTIVE)
     image = image.convert("PA") if mode == "PA" else image
-    got = as_image(image, channels=channels)
+    got = as_image(image, options=ImageOptions(channels))
     assert got.shape == (bands, 3, 4)
     assert got[0].tolist() == [[0] * 4, [200] * 4, [0] * 4]
 
 
 def test_bands_that_are_no_light():
     with pytest.raises(ValueError, match="its bands are CMYK, and 4 of light are needed"):
-        as_image(Image.new("CMYK", (4, 4)), channels=4)
+        as_image(Image.new("CMYK", (4, 4)), options=ImageOptions(4))
     assert as_image(Image.new("CMYK", (4, 4))).shape == (3, 4, 4)
 
 
@@ -349,7 +349,7 @@ def test_16_bits_as_older_versions_of_pillow_open_them(tmp_path):
     Image.fromarray(np.full((3, 4), 40000, np.uint16)).save(tmp_path / "a.png")
     image = Image.fromarray(np.full((3, 4), 40000, np.int32))
     image.format = "PNG"
-    assert torch.equal(as_image(image, channels=1), as_image(tmp_path / "a.png", channels=1))
+    assert torch.equal(as_image(image, options=ImageOptions(1)), as_image(tmp_path / "a.png", options=ImageOptions(1)))
     assert torch.equal(as_image(image), as_image(tmp_path / "a.png"))
 
 

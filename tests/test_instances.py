@@ -16,6 +16,7 @@ from maskrcnn.datasets import instances, segments
 from maskrcnn.datasets.instances import Instances
 from maskrcnn.datasets.problems import Problem, Problems
 from maskrcnn.datasets.table import Blobs, TableBuilder
+from maskrcnn.tools.images import ImageOptions
 
 RECTANGLE = (2, 1, 9, 7)
 
@@ -97,7 +98,7 @@ def test_channels(builder, tmp_path, channels, mode):
     pixels = np.random.default_rng(1).integers(0, 255, (10, 12, len(mode)), dtype=np.uint8)
     Image.fromarray(pixels.squeeze(), mode).save(tmp_path / "a.png")
     for cache in (False, True):
-        dataset = opened(builder, channels=channels, cache=cache)
+        dataset = opened(builder, options=ImageOptions(channels), cache=cache)
         for _ in range(2):
             image = dataset[0][0]
             assert image.shape == (channels, 10, 12)

@@ -1,88 +1,281 @@
-"""Images from files, PIL images and arrays."""
+"""Images from files, PIL images and arrays: every pixel that is read, for data sets and prediction alike."""
 
+import logging
 import os
-from pathlib import Path
+import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from .image_files import check_orientation, check_pages, opened, reason_of, size_of, turned
+from .value_range import SETTING, ValueRange, parse_range, to_unit
 
-def read_image(path: str | os.PathLike, channels: int = 3) -> Tensor:
-    """An image file as [channels, h, w], turned upright as its EXIF orientation says.
+log = logging.getLogger("maskrcnn")
 
-    Three channels are RGB, one is grey; for other numbers the file has to have as many bands. uint8; but files of 16
-    bits, where not three channels are asked for, float in 0..1.
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow's grey has them
+NO_LIGHT = ("CMYK", "YCbCr", "LAB", "HSV")
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How pixels are read, whatever they come from.
 
     Raises:
-        ValueError: a file that is missing, truncated, no image or of other bands; the message names it.
+        ValueError: a choice that does not exist; the message names the setting.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no image file {path}")
-    try:
-        with Image.open(path) as image:
-            return _from_pil(image, channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read image {path}: {error}") from error
+
+    channels: int = 3  # three are RGB, one is grey; of other numbers files and arrays have as many bands
+    value_range: ValueRange = "dtype"  # [data] value_range, which also may be its text
+    orientation: str = "exif"  # [data] orientation
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value_range", parse_range(self.value_range))
+        check_orientation(self.orientation)
 
 
-def as_image(image: Any, name: str = "image", channels: int = 3) -> Tensor:
-    """A file, PIL image, array [h, w, channels] or [h, w] of uint8 or uint16, or tensor [channels, h, w] as a tensor
-    that the model takes; see `read_image`.
+@dataclass(frozen=True)
+class Pixels:
+    """An image as its file has it, before its values become 0..1."""
+
+    values: np.ndarray  # [h, w, 1 or channels], turned as asked for: uint8, uint16 or another real type
+    stated: int  # its EXIF orientation
+    transparent: bool = False  # some pixels are not opaque, and are read as if they were
+    reduced: bool = False  # of its 16 bits a colour, Pillow reads the upper 8
+
+
+DEFAULT = ImageOptions()
+told: list[str] = []  # of files, the first that is read with fewer bits than it has
+
+
+def read_image(path: str | os.PathLike, options: ImageOptions = DEFAULT) -> Tensor:
+    """Read an image file as [channels, h, w]: uint8, or float32 in 0..1 where it has more than 8 bits or [data]
+    value_range is not that of its type.
+
+    Transparency is left out: what a transparent pixel hides is read as if it showed.
+
+    Raises:
+        ValueError: a file that is missing, damaged, no image, of several pages or other bands, or whose values have no
+            fixed range; the message names it.
+    """
+    with opened(path) as image:
+        pixels = from_pil(image, options)
+        if pixels.reduced:
+            _tell_reduced(os.fsdecode(path))
+        return to_tensor(pixels.values, options)
+
+
+def read_pixels(path: str | os.PathLike, options: ImageOptions = DEFAULT) -> Pixels:
+    """Read an image file as `read_image` does, but leave its values as they are."""
+    with opened(path) as image:
+        return from_pil(image, options)
+
+
+def image_size(path: str | os.PathLike, orientation: str = "exif") -> tuple[int, int]:
+    """Return height and width of an image file, turned as [data] orientation says; only its head is read, and of a PNG
+    without EXIF data before its pixels all of it.
+
+    Raises:
+        ValueError: a file that is missing, no image or of several pages; the message names it.
+    """
+    with opened(path) as image:
+        return size_of(image, orientation)
+
+
+def read_plane(path: str | os.PathLike, mode: str | None = None, any_band: bool = False,
+               orientation: str = "exif") -> np.ndarray:
+    """Read the pixels [h, w] of a file of one band: of a palette the indices.
+
+    Args:
+        path: the file.
+        mode: L turns colours into grey.
+        any_band: of several colours, take the largest at each pixel.
+        orientation: [data] orientation.
+
+    Raises:
+        ValueError: a file that is missing, damaged, no image, of several pages, or has several bands; the message names
+            it.
+    """
+    def convert(image: Image.Image) -> np.ndarray:
+        if any_band and image.mode in ("LA", "RGBA"):
+            image = image.convert("RGB")  # without transparency, which is 255 all over
+        plane = np.asarray(image if mode in (None, image.mode) else image.convert(mode))
+        return plane.max(axis=2) if plane.ndim == 3 and any_band else plane
+
+    with opened(path, "{name} cannot be decoded ({reason})") as image:
+        if mode:
+            image.draft(mode, image.size)  # a JPEG decoder then skips the colours: four times as fast
+        plane, _ = turned(image, orientation, convert)
+    if plane.ndim != 2:
+        raise ValueError(f"{path} has {plane.shape[2]} bands; expected one")
+    return np.ascontiguousarray(plane)
+
+
+def as_image(image: Any, name: str = "image", options: ImageOptions = DEFAULT) -> Tensor:
+    """Return a file, PIL image, array [h, w, channels] or [h, w], or tensor [channels, h, w] as a tensor that the model
+    takes; see `read_image`. A tensor comes back as it is, in 0..1 or uint8; of everything else [data] value_range says
+    which values are 0 and 1.
 
     Raises:
         ValueError: anything else; the message begins with `name`.
     """
     if isinstance(image, (str, os.PathLike)):
-        return read_image(image, channels)
+        return read_image(image, options)
     if isinstance(image, Tensor):
         return image
-    if isinstance(image, Image.Image):
-        try:
-            return _from_pil(image, channels)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{name} cannot be read: {error}") from error
+    if not isinstance(image, (Image.Image, np.ndarray)):
+        raise ValueError(f"{name} is a {type(image).__name__}; expected a file, PIL image, array or tensor")
     if isinstance(image, np.ndarray):
-        bands = image.shape[2] if image.ndim == 3 else 1
-        grey = image.ndim == 2 and channels in (1, 3)
-        if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or (bands != channels and not grey):
-            raise ValueError(f"{name} is an array of {image.dtype} {list(image.shape)}; expected uint8 or uint16 "
-                             f"[h, w, {channels}]" + (" in RGB order, or [h, w]" if channels == 3 else ""))
-        return _from_array(np.repeat(image[:, :, None], channels, axis=2) if image.ndim == 2 else image)
-    raise ValueError(f"{name} is a {type(image).__name__}; expected a file, PIL image, array or tensor")
+        _check_array(image, name, options)
+    try:
+        if isinstance(image, np.ndarray):
+            values = image.astype(image.dtype.newbyteorder("="), copy=False)
+            return to_tensor(values.reshape(*values.shape[:2], -1), options)
+        check_pages(image)
+        return to_tensor(from_pil(image, options).values, options)
+    except Exception as error:  # of a decoder, whatever it may be
+        raise ValueError(f"{name} cannot be read: {reason_of(error)}") from error
 
 
-def _from_pil(image: Image.Image, channels: int) -> Tensor:
-    """Any PIL image, upright. Pillow's own conversion would clip what has more than 8 bits to white."""
-    if image.mode == "I" and image.format == "PNG":  # 16 bits, as older versions of Pillow open them
-        image = Image.fromarray(np.asarray(image).astype(np.uint16))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"images of mode {image.mode} have no fixed range of values; convert them to 8 or 16 bits")
-    deep = image.mode.startswith("I;16")
-    if deep and channels == 3:
-        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
-    image = ImageOps.exif_transpose(image)
+def from_pil(image: Image.Image, options: ImageOptions = DEFAULT) -> Pixels:
+    """Return the pixels of a PIL image, which may not be loaded yet.
+
+    Raises:
+        ValueError: other bands than `channels`; and whatever a decoder raises.
+    """
+    channels = options.channels
+    transparent = False
+    deep = _deep_colors(image)
+    reduced = deep is None and _is_reduced(image)
+    if reduced and options.value_range != "dtype":
+        raise ValueError(f"it has 16 bits a colour, of which only 8 can be read: {SETTING} = dtype takes these; for "
+                         f"others save it as PNG, or give an array")
+
+    def convert(image: Image.Image) -> np.ndarray:
+        nonlocal transparent
+        if deep is not None:
+            transparent = channels in (1, 3) and deep.shape[2] in (2, 4) and bool(deep[:, :, -1].min() < 65535)
+            return _deep_bands(deep, channels)
+        transparent = channels in (1, 3) and _is_transparent(image)
+        return _bands(image, channels)
+
+    values, stated = turned(image, options.orientation, convert)
+    return Pixels(values, stated, transparent, reduced)
+
+
+def to_tensor(values: np.ndarray, options: ImageOptions) -> Tensor:
+    """Return pixels [h, w, 1 or channels] of any real type as [channels, h, w], uint8 or float32 in 0..1.
+
+    Raises:
+        ValueError: values without a fixed range under [data] value_range = dtype.
+    """
+    unit = np.ascontiguousarray(to_unit(values, options.value_range).transpose(2, 0, 1))
+    return torch.from_numpy(unit).expand(options.channels, -1, -1).contiguous()
+
+
+def _check_array(array: np.ndarray, name: str, options: ImageOptions) -> None:
+    """Raise a ValueError for an array that is not [h, w, channels], or [h, w] where that is grey."""
+    channels = options.channels
+    grey = array.ndim == 2 and channels in (1, 3)
+    bands = array.ndim == 3 and array.shape[2] == channels
+    limited = array.dtype in (np.uint8, np.uint16) or options.value_range != "dtype"
+    if array.dtype.kind in "uif" and limited and (grey or bands) and array.size:
+        return
+    layout = f"[h, w, {channels}]" + (" in RGB order, or [h, w]" if channels == 3 else "")
+    other = "" if limited else f"; other numbers need {SETTING} = image, or the two values that are 0 and 1"
+    raise ValueError(f"{name} is an array of {array.dtype} {list(array.shape)}; expected uint8 or uint16 "
+                     f"{layout}{other}")
+
+
+def _bands(image: Image.Image, channels: int) -> np.ndarray:
+    """Return a loaded image as [h, w, 1 or channels]. Pillow's own conversion would clip what has more than 8 bits to
+    white."""
+    mode = image.mode
+    if mode in ("I", "F") or mode.startswith("I;16"):
+        if channels not in (1, 3):
+            raise ValueError(f"it has 1 bands ({mode}), and {channels} are needed")
+        array = np.asarray(image)
+        # PNG has no more than 16 bits, and of PPM Pillow makes as many; to older versions both are of 32.
+        kind = np.dtype(np.uint16) if mode == "I" and image.format in ("PNG", "PPM") else array.dtype.newbyteorder("=")
+        return array.astype(kind)[:, :, None]
+    if mode in ("La", "RGBa"):  # colours that are multiplied by their opacity
+        image = image.convert(mode.upper())
     if channels == 3:
         image = image.convert("RGB")
-    elif channels == 1 and not deep:
+    elif channels == 1:
         image = image.convert("L")
-    elif image.mode in ("P", "PA"):  # what is stored are places in a palette
-        transparent = image.mode == "PA" or "transparency" in image.info
+    elif mode in ("P", "PA"):  # what is stored are places in a palette
+        transparent = mode == "PA" or "transparency" in image.info
         image = image.convert("RGBA" if transparent or channels == 4 else "RGB")
-    elif image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        raise ValueError(f"its bands are {image.mode}, and {channels} of light are needed; give an array instead")
+    elif mode in NO_LIGHT:
+        raise ValueError(f"its bands are {mode}, and {channels} of light are needed; give an array instead")
     array = np.array(image)
     array = array[:, :, None] if array.ndim == 2 else array
     if array.shape[2] != channels:
         raise ValueError(f"it has {array.shape[2]} bands ({image.mode}), and {channels} are needed")
-    return _from_array(array)
+    return array
 
 
-def _from_array(array: np.ndarray) -> Tensor:
-    """[h, w, C] of uint8 or uint16 -> [C, h, w], uint8 or float in 0..1"""
-    deep = array.dtype != np.uint8
-    chosen = (array / 65535).astype(np.float32) if deep else array
-    return torch.from_numpy(np.ascontiguousarray(chosen.transpose(2, 0, 1)))
+def _is_transparent(image: Image.Image) -> bool:
+    """Return True if some pixel of a loaded image is not opaque."""
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        return image.getchannel(image.getbands()[-1]).getextrema()[0] < 255
+    if "transparency" not in image.info or image.mode not in ("1", "L", "P", "RGB"):
+        return False
+    return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Return True for an image that is not loaded yet and has 16 bits a colour, of which Pillow will keep 8."""
+    if image.mode.startswith("I"):
+        return False
+    tiles = getattr(image, "tile", ())
+    forms = [str(tile[3]) for tile in tiles if len(tile) > 3]
+    # The forms of stored pixels are called "RGB;16B"; "BGR;16" has 16 bits a pixel. PPM gives the highest value.
+    highest = [re.search(r"\d+", form) for tile, form in zip(tiles, forms) if tile[0] in ("ppm", "ppm_plain")]
+    return any(re.search(r";16[BLN]", form) for form in forms) or any(
+        found and int(found[0]) > 255 for found in highest)
+
+
+def _deep_colors(image: Image.Image) -> np.ndarray | None:
+    """Return the pixels [h, w, 2 to 4] uint16 of a PNG that is not loaded yet and has 16 bits a colour; None for other
+    images. Pillow would drop the lower 8 bits, which may be all that there is."""
+    if image.format != "PNG" or not _is_reduced(image) or image.fp is None:
+        return None
+    from torchvision.io import ImageReadMode, decode_png
+
+    place = image.fp.tell()
+    try:
+        image.fp.seek(0)
+        content = torch.frombuffer(bytearray(image.fp.read()), dtype=torch.uint8)
+        pixels = decode_png(content, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+    except (RuntimeError, OSError, ValueError):
+        return None
+    finally:
+        image.fp.seek(place)
+    fits = pixels.dtype == np.uint16 and pixels.shape[:2] == image.size[::-1]
+    return pixels if fits else None
+
+
+def _deep_bands(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Return colours [h, w, 2 to 4] uint16 as [h, w, 1 or channels]: grey or RGB, which opacity may follow."""
+    bands = pixels.shape[2]
+    if bands == channels:
+        return pixels
+    if channels in (1, 3) and bands == 2:
+        return pixels[:, :, :1]
+    if channels == 3:
+        return pixels[:, :, :3]
+    if channels == 1:
+        return (pixels[:, :, :3] @ LUMA).round().astype(np.uint16)[:, :, None]
+    raise ValueError(f"it has {bands} bands of 16 bits, and {channels} are needed")
+
+
+def _tell_reduced(name: str) -> None:
+    """Log, of the first such file, that half of its bits are not read."""
+    if not told:
+        told.append(name)
+        log.warning("%s has 16 bits a colour, of which the upper 8 are read, as of all such files but PNG", name)
