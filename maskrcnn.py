@@ -33,7 +33,7 @@ from maskrcnn.pooling.choose import choose_pool
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
-from maskrcnn.tools.checkpoints import load_checkpoint, save_checkpoint
+from maskrcnn.tools.checkpoints import check_checkpoint, save_checkpoint, saved_config
 from maskrcnn.tools.checks import check_class_names, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
 from maskrcnn.tools.conventions import warn_differences, warn_frozen
@@ -42,8 +42,9 @@ from maskrcnn.tools.masks import crop
 from maskrcnn.tools.modes import evaluating
 from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.parts import check_backbone, check_box_outputs, check_features, check_mask_logits, check_parts
+from maskrcnn.tools.text import listed
 from maskrcnn.tools.transform import Batch, Transform
-from maskrcnn.tools.weights import load_pretrained, load_state
+from maskrcnn.tools.weights import Foreign, check_fit, load_foreign, load_pretrained, load_state, open_weights
 
 __all__ = ["MaskRCNN", "__version__"]
 PARTS = ("backbone", "proposal", "box_pool", "mask_pool", "box_head", "mask_head")
@@ -77,6 +78,8 @@ class MaskRCNN(nn.Module):
         check_class_names(class_names, num_classes)
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names is not None else None
+        # The numbers of the classes in the data set that the model was trained on, where they are not 1..K.
+        self.category_ids: list[int] | None = None
         self.config = cfg = load_config(config)
         if len(cfg.box.delta_weights) != 4 or min(cfg.box.delta_weights) <= 0:
             raise ValueError(f"[box] delta_weights = {cfg.box.delta_weights}; give four positive numbers")
@@ -222,8 +225,9 @@ class MaskRCNN(nn.Module):
         return results
 
     def checkpoint(self) -> dict[str, Any]:
-        """Weights, configuration and class names: tensors and plain data."""
-        return {"num_classes": self.num_classes, "class_names": self.class_names, "config": plain(self.config),
+        """Weights, configuration and classes: tensors and plain data."""
+        return {"num_classes": self.num_classes, "class_names": self.class_names,
+                "category_ids": self.category_ids, "config": plain(self.config),
                 "replaced": self.replaced, "model": self.state_dict()}
 
     def save(self, path: str | os.PathLike) -> None:
@@ -232,7 +236,8 @@ class MaskRCNN(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike, config: Source = None, **parts: nn.Module) -> "MaskRCNN":
-        """The model that `save` or training wrote, in evaluation mode.
+        """The model that `save` or training wrote, in evaluation mode. Weights of torchvision's or detectron2's Mask
+        R-CNN load too, with the configuration under examples/coco/ that their names tell.
 
         Args:
             config: laid over the configuration in the checkpoint.
@@ -241,21 +246,26 @@ class MaskRCNN(nn.Module):
         Raises:
             ValueError: a file that is no such checkpoint, or that another architecture wrote.
         """
-        checkpoint = load_checkpoint(path)
         unknown = [name for name in parts if name not in PARTS]
         if unknown:
             raise ValueError(f"load: there is no part {', '.join(unknown)}; parts are {', '.join(PARTS)}")
-        absent = [name for name in checkpoint.get("replaced", []) if parts.get(name) is None]
+        content = open_weights(path)
+        if isinstance(content, Foreign):
+            model = cls(content.model_classes, load_config(*content.settings(), config), "", **parts)
+            load_foreign(model, content)
+            return model.eval()
+        check_checkpoint(content, path)
+        absent = [name for name in content.get("replaced", []) if parts.get(name) is None]
         if absent:
             raise ValueError(f"{path} was saved from a model with parts of its own: give "
-                             f"{', '.join(f'{name}=...' for name in absent)} to load it")
-        try:
-            saved = load_config(checkpoint["config"])
-        except ValueError as error:
-            raise ValueError(f"{path} has a configuration that this version does not know: {error}") from error
-        model = cls(checkpoint["num_classes"], load_config(saved, config), "",
-                    class_names=checkpoint["class_names"], **parts)
-        load_state(model, checkpoint["model"], str(path))
+                             f"{listed(f'{name}=...' for name in absent)} to load it")
+        saved = saved_config(content, path)
+        make = partial(cls, content["num_classes"], load_config(saved, config), "", class_names=content["class_names"],
+                       **parts)
+        check_fit(make, content["model"], str(path))
+        model = make()
+        model.category_ids = content.get("category_ids")
+        load_state(model, content["model"], str(path))
         warn_differences(str(path), saved, model.config, model.replaced, "They come from the config given to load")
         return model.eval()
 

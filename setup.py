@@ -28,6 +28,10 @@ class BuildPy(build_py):
         target = Path(self.build_lib) / "maskrcnn"
         for name in ("config.ini", "py.typed"):
             self.copy_file(here / name, target / name)
+        # The configurations of published weights, which are found by what a file holds.
+        self.mkpath(str(target / "examples" / "coco"))
+        for path in (here / "examples" / "coco").glob("*.ini"):
+            self.copy_file(path, target / "examples" / "coco" / path.name)
         compile_operators(target / "libs")
 
 

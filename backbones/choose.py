@@ -11,7 +11,8 @@ from .vit import SimplePyramid
 
 
 def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int, stride_in_1x1: bool, drop_path: float,
-                    checkpointing: bool, in_channels: int, pyramid_channels: int, pyramid_norm: str) -> nn.Module:
+                    checkpointing: bool, in_channels: int, pyramid_channels: int, pyramid_norm: str,
+                    dilate_first_block: bool = False) -> nn.Module:
     """The trunk of this name with this neck; what the arguments mean stands in config.ini.
 
     Raises:
@@ -22,6 +23,8 @@ def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int,
     if neck != "fpn" and name not in VARIANTS:
         raise ValueError(f"[backbone] neck = {neck} needs a trunk whose last stage can be set apart, "
                          f"{', '.join(VARIANTS)}; not {name!r}")
+    if dilate_first_block and neck != "dc5":
+        raise ValueError(f"[backbone] dilate_first_block = yes is for neck = dc5: neck = {neck} dilates no block")
     if norm == "":
         raise ValueError("[backbone] norm is empty; choose frozen, batch, sync, group or layer")
     if drop_path and name == "vgg16":
@@ -35,7 +38,7 @@ def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int,
         trunk = Timm(name.removeprefix("timm/"), norm, freeze_at, in_channels, drop_path, checkpointing)
     elif name in VARIANTS:
         trunk = ResNet(name, width, norm, freeze_at, in_channels, stride_in_1x1, neck == "dc5", drop_path,
-                       checkpointing)
+                       checkpointing, dilate_first_block)
     elif name == "vgg16":
         trunk = VGG16(width, "none" if norm == "frozen" else norm, freeze_at, in_channels)
     else:

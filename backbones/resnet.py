@@ -129,6 +129,7 @@ class ResNet(Trunk):
         dilated: the last stage keeps the resolution of the one before and is dilated instead (DC5).
         drop_path: rate of stochastic depth at the last block; from the first on it grows in equal steps (Huang et al.,
             Deep Networks with Stochastic Depth, section 3).
+        dilate_first_block: the first block of a dilated stage is dilated too.
         checkpointing: stages keep no activations for the backward pass, but compute them anew.
 
     Attributes:
@@ -140,7 +141,7 @@ class ResNet(Trunk):
 
     def __init__(self, name: str, width: int = 64, norm: str = "frozen", freeze_at: int = 0, in_channels: int = 3,
                  stride_in_1x1: bool = False, dilated: bool = False, drop_path: float = 0.0,
-                 checkpointing: bool = False) -> None:
+                 checkpointing: bool = False, dilate_first_block: bool = False) -> None:
         super().__init__()
         if name not in VARIANTS:
             raise ValueError(f"no trunk {name!r}; choose {', '.join(VARIANTS)}")
@@ -162,9 +163,11 @@ class ResNet(Trunk):
         for i, count in enumerate(blocks):
             stage, dilate = [], dilated and i == 3
             for j in range(count):
-                # The first block of a dilated stage takes the place of its stride, the others are dilated.
+                # The first block of a dilated stage takes the place of its stride, those behind it are dilated: of
+                # torchvision's. detectron2 dilates them all.
                 drop = drop_path * (sum(blocks[:i]) + j + 1) / sum(blocks)
-                shape = Shape(groups, inner / 64, stride_in_1x1, 2 if dilate and j > 0 else 1, drop)
+                shape = Shape(groups, inner / 64, stride_in_1x1, 2 if dilate and (j > 0 or dilate_first_block) else 1,
+                              drop)
                 stride = 2 if i > 0 and j == 0 and not dilate else 1
                 stage.append(block(channels, width * 2**i, stride, layer, shape))
                 channels = width * 2**i * block.expansion

@@ -1,5 +1,6 @@
 """Evaluate a model on one split of a data set: average precision, and the losses."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from maskrcnn import MaskRCNN
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.config import Source, load_config
 from ..tools.files import check_writable
+from ..tools.text import listed
 from .codes import as_rle
 from .loading import Seeded, transpose
 from .metrics import check_metrics, figures
@@ -25,6 +27,8 @@ from .processes import from_first, gather, rank_and_count, together
 from .report import write_report
 from .result_files import ResultsWriter
 from .results import Results
+
+log = logging.getLogger("maskrcnn")
 
 SENT = 500  # images
 
@@ -74,7 +78,9 @@ def _opened(cfg: EasyDict, weights: str | os.PathLike, split: str, overrides: di
     dataset = open_dataset(cfg.data, split, len(model.transform.mean), model.class_names)
     if model.num_classes != len(dataset.class_names):
         raise ValueError(f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "
-                         f"{len(dataset.class_names)}: {', '.join(dataset.class_names)}")
+                         f"{len(dataset.class_names)}: {listed(dataset.class_names)}")
+    if model.class_names is None:
+        log.warning("%s names no classes: they are taken for %s, in this order", weights, listed(dataset.class_names))
     return model, dataset
 
 

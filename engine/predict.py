@@ -24,8 +24,9 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
     """Detect objects in image files.
 
     Into the folder `output` go, for each image, an annotated PNG of the same name; results.json, a list of detections
-    in COCO's results format, where image_id is the place of the image in the list, from 0, and category_id the label;
-    and images.json, which has the file of each image_id and the class of each category_id.
+    in COCO's results format, where image_id is the place of the image in the list, from 0, and category_id the class's
+    id in the data set that the model was trained on, or, where that is not known, its label; and images.json,
+    which has the file of each image_id and the class of each category_id.
 
     Args:
         weights: a checkpoint of training or of `MaskRCNN.save`.
@@ -52,9 +53,11 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
         if (output / f"{name}.png").resolve() in own:
             raise ValueError(f"the picture {output / name}.png would replace an input image; choose another folder")
     output.mkdir(parents=True, exist_ok=True)
+    ids = model.category_ids or list(range(1, model.num_classes + 1))
     failures: dict[str, str] = {}
     count, listed = 0, []
-    with progress_bar(len(images), "predict") as bar, ResultsWriter(output / "results.json") as results:
+    with progress_bar(len(images), "predict") as bar, \
+            ResultsWriter(output / "results.json", ids) as results:
         for start in range(0, len(images), batch_size):
             batch: dict[int, Tensor] = {}
             for i in range(start, min(start + batch_size, len(images))):
@@ -73,7 +76,7 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
                                "width": image.shape[2], "picture": f"{names[i]}.png"})
             bar.update(min(batch_size, len(images) - start))
     class_names = model.class_names or [str(k) for k in range(1, model.num_classes + 1)]
-    categories = [{"id": k, "name": name} for k, name in enumerate(class_names, 1)]
+    categories = [{"id": k, "name": name} for k, name in zip(ids, class_names)]
     log.info("%d images, %d detections: %s", len(listed), count, output)
     with atomic(output / "images.json") as part:
         part.write_text(json.dumps({"images": listed, "categories": categories}), encoding="utf-8")

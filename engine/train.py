@@ -207,7 +207,9 @@ def make_parts(cfg: EasyDict) -> tuple[dict[str, Dataset], MaskRCNN]:
     class_names = splits["train"].class_names
     make_loader(splits["train"], cfg)  # would the batches divide into these processes?
     check_best_metric(cfg, class_names)
-    return splits, MaskRCNN(len(class_names), cfg, class_names=class_names)
+    model = MaskRCNN(len(class_names), cfg, class_names=class_names)
+    model.category_ids = list(splits["train"].category_ids)
+    return splits, model
 
 
 def open_splits(cfg: EasyDict) -> dict[str, Dataset]:

@@ -16,8 +16,8 @@ from maskrcnn.pooling.choose import choose_pool
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.tools.boxes import decode, encode
 from maskrcnn.tools.config import load_config
-from maskrcnn.tools.conventions import of_detectron2
 from maskrcnn.tools.conversion import from_detectron2
+from maskrcnn.tools.foreign import Foreign
 from maskrcnn.tools.matching import match
 from maskrcnn.tools.transform import Transform
 
@@ -87,7 +87,8 @@ def test_every_weight_has_its_place(name):
     constants = 3
     assert len(converted) == len(state) - constants
     model.load_state_dict(converted)
-    assert of_detectron2(converted)[0] == f"detectron2-{name}.ini"
+    file, changes = Foreign("a.pkl", "detectron2", state).settings()
+    assert (file, changes) == (COCO / f"detectron2-{name}.ini", {})
 
 
 def test_a_file_of_the_model_zoo(tmp_path):

@@ -73,7 +73,7 @@ def test_safetensors(tmp_path):
 @pytest.mark.parametrize(("content", "message"), [
     ({"proposal_generator.rpn_head.objectness_logits.weight": torch.zeros(3, 2, 1, 1)}, "weights that do not fit"),
     ({"rpn.head.cls_logits.weight": torch.zeros(3, 2, 1, 1)}, "weights that do not fit"),
-    ({"layer1.0.conv1.weight": 5}, "weights that do not fit"), (torch.zeros(3), "weights that do not fit|neither"),
+    ({"layer1.0.conv1.weight": 5}, "do not fit"), (torch.zeros(3), "weights that do not fit|neither"),
     ({}, "neither a checkpoint"), ({3: torch.zeros(1)}, "neither a checkpoint")])
 def test_files_that_are_almost_weights(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
@@ -153,8 +153,9 @@ def test_a_checkpoint_of_another_architecture(tmp_path):
     with pytest.raises(ValueError, match=r"missing mask_head.convs.1.0.weight"):
         weights.load_state(model, small_model().state_dict(), "somewhere")
     extra = {f"extra{i}": torch.zeros(1) for i in range(100)}
-    with pytest.raises(ValueError, match=r"unknown extra0[\s\S]*unknown extra99"):  # all of them
+    with pytest.raises(ValueError, match=r"100 unknown\s+unknown extra0[\s\S]*and 97 more unknown") as error:
         weights.load_state(model, {**model.state_dict(), **extra}, "somewhere")
+    assert len(str(error.value).splitlines()) < 10
     assert same(model.state_dict(), before)
 
 

@@ -11,10 +11,13 @@ from typing import Any
 
 from easydict import EasyDict
 
+from .text import brief, shown
+
 DEFAULTS = Path(__file__).resolve().parent.parent / "config.ini"
 Source = str | os.PathLike | Mapping[str, Any] | None
 
-# No number of the configuration is negative. These are at least 1, and those at most 1.
+# No number of the configuration is negative. These are at least 1, those at most 1, and others at most what a computer
+# can do: a slip of a finger, or a damaged file, is told at once, and not after an hour or with a full memory.
 AT_LEAST_ONE = {"transform": ("min_size", "max_size", "size_divisor"), "backbone": ("width",), "fpn": ("channels",),
                 "rpn": ("pre_nms_train", "pre_nms_test", "post_nms_train", "post_nms_test", "samples"),
                 "pooling": ("levels", "canonical_size"),
@@ -27,6 +30,19 @@ AT_MOST_ONE = {"rpn": ("positive_iou", "negative_iou", "crowd_overlap", "positiv
                "mask": ("threshold",), "backbone": ("drop_path",),
                "augment": ("flip", "flip_vertical", "brightness", "contrast", "saturation", "hue", "copy_paste"),
                "train": ("momentum", "gamma", "warmup_start_factor", "ema")}
+
+AT_MOST = {"transform": {"min_size": 20_000, "max_size": 20_000, "scale": 100, "size_divisor": 4096},
+           "backbone": {"width": 4096, "freeze_at": 5}, "fpn": {"channels": 16_384},
+           "rpn": {"convs": 100, "samples": 10**6, "pre_nms_train": 10**6,
+                   "pre_nms_test": 10**6, "post_nms_train": 10**5, "post_nms_test": 10**5},
+           "pooling": {"levels": 100, "canonical_size": 1e6, "canonical_level": 100, "sampling_ratio": 100},
+           "box": {"pool_size": 256, "layers": 100, "hidden": 65_536, "convs": 100, "conv_channels": 16_384,
+                   "samples": 10**6, "pre_nms": 10**8, "max_detections": 10**5},
+           "mask": {"pool_size": 256, "convs": 100, "channels": 16_384, "target_sampling_ratio": 100},
+           "data": {"workers": 1024}, "augment": {"crop": 20_000},
+           "train": {"epochs": 10**7, "batch_size": 10**6, "base_batch_size": 10**6, "accumulate": 10**6},
+           "evaluate": {"every": 10**7, "batch_size": 10**6, "max_detections": 10**5}}
+MOST_NUMBERS = 100  # of a list
 
 
 class ConfigError(ValueError):
@@ -95,7 +111,7 @@ def _overlay(config: dict[str, dict[str, Any]], source: str | os.PathLike | Mapp
         raise ConfigError(f"a configuration is a file or a mapping of sections, not {type(source).__name__}")
     for section, keys in sections.items():
         if section not in config:
-            raise ConfigError(f"{where}: unknown section [{section}]; {_nearest(section, config)}")
+            raise ConfigError(f"{where}: unknown section [{brief(section)}]; {_nearest(section, config)}")
         if not isinstance(keys, Mapping):
             raise ConfigError(f"{where}: section [{section}] must hold keys and values, "
                               f"got {type(keys).__name__}")
@@ -103,7 +119,7 @@ def _overlay(config: dict[str, dict[str, Any]], source: str | os.PathLike | Mapp
             if key not in config[section]:
                 elsewhere = [s for s in config if key in config[s]]
                 hint = f"; [{elsewhere[0]}] has that key" if elsewhere else ""
-                raise ConfigError(f"{where}: unknown key {key!r} in [{section}]; "
+                raise ConfigError(f"{where}: unknown key {shown(key)} in [{section}]; "
                                   f"{_nearest(key, config[section])}{hint}")
             place = f"{where}: [{section}] {key}"
             config[section][key] = _convert(value, config[section][key], place)
@@ -112,16 +128,20 @@ def _overlay(config: dict[str, dict[str, Any]], source: str | os.PathLike | Mapp
 
 def _check_range(value: Any, section: str, key: str, place: str) -> None:
     low = 1 if key in AT_LEAST_ONE.get(section, ()) else 0
-    high = 1 if key in AT_MOST_ONE.get(section, ()) else math.inf
-    for number in value if isinstance(value, list) else [value]:
+    share = key in AT_MOST_ONE.get(section, ())
+    high = 1 if share else AT_MOST.get(section, {}).get(key, math.inf)
+    numbers = value if isinstance(value, list) else [value]
+    if len(numbers) > MOST_NUMBERS and not isinstance(numbers[0], str):
+        raise ConfigError(f"{place} has {len(numbers)} numbers; give at most {MOST_NUMBERS}")
+    for number in numbers:
         if isinstance(number, (int, float)) and not low <= number <= high:
-            raise ConfigError(f"{place} = {as_text(value)} should be " + (
-                f"at least {low}" if high == math.inf else f"between {low} and {high}"))
+            limit = f"between {low} and 1" if share else f"at least {low}" if number < low else f"at most {high}"
+            raise ConfigError(f"{place} = {brief(as_text(value))} should be {limit}")
 
 
 def _nearest(name: str, valid: Iterable[str]) -> str:
     names = list(valid)
-    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:100], names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"valid names are {', '.join(names)}"
 
 
@@ -146,7 +166,7 @@ def _convert(value: Any, default: Any, place: str) -> Any:
         if isinstance(parts, (int, float)) and not isinstance(parts, bool):
             parts = [parts]
         if not isinstance(parts, (list, tuple)) or not (parts or not default):
-            raise ConfigError(f"{place} = {value!r} should be a list such as {as_text(default)}")
+            raise ConfigError(f"{place} = {shown(value)} should be a list such as {as_text(default)}")
         return [_convert(part, default[0] if default else "", place) for part in parts]
     if isinstance(default, bool):
         flags = {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}
@@ -154,7 +174,7 @@ def _convert(value: Any, default: Any, place: str) -> Any:
             return value
         if isinstance(value, str) and value.lower() in flags:
             return flags[value.lower()]
-        raise ConfigError(f"{place} = {value!r} should be yes or no")
+        raise ConfigError(f"{place} = {shown(value)} should be yes or no")
     if isinstance(default, (int, float)):
         kind, name = (int, "an integer") if isinstance(default, int) else (float, "a number")
         if not isinstance(value, bool):
@@ -164,12 +184,12 @@ def _convert(value: Any, default: Any, place: str) -> Any:
                     return number
             except (TypeError, ValueError, OverflowError):
                 pass
-        raise ConfigError(f"{place} = {value!r} should be {name}, such as {default}")
+        raise ConfigError(f"{place} = {shown(value)} should be {name}, such as {default}")
     if value is None:
         return ""
     if isinstance(value, (str, os.PathLike)):
         return os.fspath(value)
-    raise ConfigError(f"{place} = {value!r} should be text")
+    raise ConfigError(f"{place} = {shown(value)} should be text")
 
 
 def as_text(value: Any) -> str:

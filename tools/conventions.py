@@ -5,9 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from .config import as_text
+from .text import brief
 
 log = logging.getLogger("maskrcnn")
 Settings = Mapping[str, Mapping[str, Any]]
@@ -15,7 +14,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 # Which settings these are. Those that change shapes too need no mention: such weights do not load.
 MEANING = {
     "transform": ("mean", "std", "normalize"),
-    "backbone": ("name", "neck", "norm", "stride_in_1x1"),
+    "backbone": ("name", "neck", "dilate_first_block", "norm", "stride_in_1x1"),
     "fpn": ("norm",),
     "rpn": ("anchor_sizes", "anchor_ratios", "anchor_centered", "anchor_rounded", "anchor_stride_measured"),
     "pooling": ("kind", "levels", "canonical_size", "canonical_level", "sampling_ratio", "aligned"),
@@ -23,38 +22,17 @@ MEANING = {
     "mask": ("pool_size", "norm"),
 }
 # What to do about published ones, and about others of the same library.
-PUBLISHED = "examples/coco/{file} has what they are meant for"
+PUBLISHED = "{file} has what they are meant for"
 ADVICE = PUBLISHED + "; if you trained them with your settings, all is well"
+CHANNELS = ". Their images are taken for {channels} (detectron2's INPUT.FORMAT): if that is wrong, set [model] " \
+           "weights_channels"
 # Norms of the same weights.
 SAME_NORM = {"frozen": "batch", "sync": "batch"}
 
-# What published weights are meant for. The files in examples/coco/ say the same, and a test holds the two together.
+# What weights of ImageNet are meant for. Those of detectors are meant for a file in examples/coco/: see `foreign`.
 IMAGENET: Settings = {
     "transform": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "normalize": "fixed"},
     "backbone": {"stride_in_1x1": False}}
-TORCHVISION: Settings = {
-    **IMAGENET,
-    "rpn": {"anchor_sizes": [32, 64, 128, 256, 512], "anchor_ratios": [0.5, 1.0, 2.0], "anchor_centered": False,
-            "anchor_rounded": True, "anchor_stride_measured": True},
-    "pooling": {"kind": "align", "levels": 4, "canonical_size": 224, "canonical_level": 4, "sampling_ratio": 2,
-                "aligned": False},
-    "box": {"pool_size": 7, "delta_weights": [10.0, 10.0, 5.0, 5.0]}, "mask": {"pool_size": 14}}
-DETECTRON2: Settings = {
-    **TORCHVISION,
-    "transform": {**IMAGENET["transform"], "std": [1 / 255] * 3}, "backbone": {"stride_in_1x1": True},
-    "rpn": {**TORCHVISION["rpn"], "anchor_rounded": False, "anchor_stride_measured": False},
-    "pooling": {**TORCHVISION["pooling"], "sampling_ratio": 0, "aligned": True}}
-
-
-def of_detectron2(state: Mapping[str, Tensor]) -> tuple[str, Settings]:
-    """The file in examples/coco/ for detectron2's model with these converted weights, and what they are meant for."""
-    if "box_head.layers.0.weight" not in state:
-        return "detectron2-r50-c4.ini", {**DETECTRON2, "box": {**DETECTRON2["box"], "pool_size": 14}}
-    middle = state.get("backbone.trunk.layer1.0.conv2.weight")
-    if middle is not None and middle.shape[1] < middle.shape[0]:  # groups: ResNeXt
-        return "detectron2-x101-fpn.ini", {**DETECTRON2, **IMAGENET}
-    deep = "backbone.trunk.layer3.6.conv1.weight" in state
-    return f"detectron2-r{101 if deep else 50}-fpn.ini", DETECTRON2
 
 
 def warn_differences(source: str, wanted: Settings, config: Settings, replaced: list[str], advice: str) -> None:
@@ -68,7 +46,7 @@ def warn_differences(source: str, wanted: Settings, config: Settings, replaced: 
         ignored.add("pooling")
     if not config["mask"]["enabled"]:
         ignored.add("mask")
-    found = [f"[{section}] {key}: {as_text(wanted[section][key])}, yours {as_text(config[section][key])}"
+    found = [f"[{section}] {key}: {brief(as_text(wanted[section][key]))}, yours {as_text(config[section][key])}"
              for section, keys in MEANING.items() if section not in ignored for key in keys
              if key in wanted.get(section, {}) and not _same(key, wanted[section][key], config[section][key])]
     if found:
@@ -90,8 +68,8 @@ def warn_frozen(backbone: Mapping[str, Any]) -> None:
 def _same(key: str, wanted: Any, own: Any) -> bool:
     if key == "norm":
         return SAME_NORM.get(wanted, wanted) == SAME_NORM.get(own, own)
-    if key in ("mean", "std") and len(wanted) != len(own):
-        return True  # images of other channels
     if isinstance(wanted, (list, tuple)) and all(isinstance(one, (int, float)) for one in (*wanted, *own)):
+        if key in ("mean", "std") and len(wanted) != len(own):
+            return True  # images of other channels
         return len(wanted) == len(own) and all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(wanted, own))
     return bool(wanted == own)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .text import listed, shown
+
 # Eps of every batch norm in this library, and of torchvision's. torchvision sets it to 0 for its published v1 weights.
 NORM_EPS = 1e-5
 # Weights that a converted file has and that nothing reads: kept under this prefix, for the way back.
@@ -45,7 +47,7 @@ TORCHVISION_OLD = [
     (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}"),
 ]
 
-# detectron2's GeneralizedRCNN, with ResNet-FPN or C4: patterns, and our names.
+# detectron2's GeneralizedRCNN, with ResNet-FPN, C4 or DC5: patterns, and our names.
 DETECTRON2_STAGE = r"(?:backbone\.(?:bottom_up\.)?|roi_heads\.)res(\d)\.(\d+)\."
 DETECTRON2 = [
     (r"backbone\.(?:bottom_up\.)?stem\.conv1\.weight", "backbone.trunk.conv1.weight"),
@@ -62,6 +64,7 @@ DETECTRON2 = [
     (r"backbone\.fpn_output(\d)\.(weight|bias)", lambda m: f"backbone.smooth.{int(m[1]) - 2}.0.{m[2]}"),
     (r"backbone\.fpn_output(\d)\.norm\.(\w+)", lambda m: f"backbone.smooth.{int(m[1]) - 2}.1.{m[2]}"),
     (r"proposal_generator\.rpn_head\.conv\.(weight|bias)", r"proposal.convs.0.\1"),
+    (r"proposal_generator\.rpn_head\.conv\.conv(\d+)\.(weight|bias)", r"proposal.convs.\1.\2"),
     (r"proposal_generator\.rpn_head\.objectness_logits\.(weight|bias)", r"proposal.objectness.\1"),
     (r"proposal_generator\.rpn_head\.anchor_deltas\.(weight|bias)", r"proposal.regression.\1"),
     (r"roi_heads\.box_head\.fc(\d)\.(weight|bias)", lambda m: f"box_head.layers.{int(m[1]) - 1}.{m[2]}"),
@@ -133,27 +136,31 @@ def to_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _convert(own, patterns, source)
 
 
-def from_detectron2(state_dict: Mapping[str, Any], anchor_ratios: int = 3) -> dict[str, Tensor]:
-    """Weights of detectron2's Mask R-CNN or Faster R-CNN, with ResNet and FPN or C4, under the names of this library.
+def from_detectron2(state_dict: Mapping[str, Any], anchor_ratios: int = 3, channels: str = "bgr") -> dict[str, Tensor]:
+    """Weights of detectron2's Mask R-CNN or Faster R-CNN, with ResNet and FPN, C4 or DC5, under the names of this
+    library.
 
     Use with the configuration under examples/coco/ of that model. Beside the names, these differ: detectron2 takes
     images in BGR order (the first convolution's input channels are turned around), has the background as its last
-    class, and in C4 orders anchors by size and then by ratio.
+    class, and in C4 and DC5 orders anchors by size and then by ratio.
 
     Args:
         state_dict: tensors or arrays by detectron2's names.
         anchor_ratios: the number of ratios of its anchors.
+        channels: the order of the channels of the images that it was trained with, bgr or rgb (its INPUT.FORMAT).
 
     Raises:
         ValueError: what is no state dict, or lists keys that are not of these models, or the same twice; another number
             of ratios.
     """
     source = "detectron2's Mask R-CNN"
+    if channels not in ("bgr", "rgb"):
+        raise ValueError(f"[model] weights_channels = {channels!r}; choose auto, bgr or rgb")
     state = {key: value for key, value in _checked(state_dict, source).items()
              if not re.fullmatch(DETECTRON2_CONSTANTS, key)}
     converted = _convert(state, DETECTRON2, source)
     stem = "backbone.trunk.conv1.weight"
-    if stem in converted:
+    if stem in converted and channels == "bgr":
         converted[stem] = converted[stem].flip(1)
     for kind in ("weight", "bias"):
         key = f"box_head.classification.{kind}"
@@ -195,7 +202,8 @@ def _checked(state: Any, source: str) -> dict[str, Tensor]:
                          f"{'an empty one' if isinstance(state, Mapping) else type(state).__name__}")
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, (Tensor, np.ndarray)):
-            raise ValueError(f"no weights of {source}: {key!r} is a {type(value).__name__}; give names and tensors")
+            raise ValueError(f"no weights of {source}: {shown(key)} is a {type(value).__name__}; give names "
+                             f"and tensors")
     return {key: torch.as_tensor(value) for key, value in state.items()}
 
 
@@ -203,11 +211,11 @@ def _convert(state: Mapping[str, Tensor], patterns: Sequence[tuple], source: str
     names = {key: _renamed(key, patterns) for key in state}
     unknown = [key for key, name in names.items() if name is None]
     if unknown:
-        raise ValueError(f"not keys of {source}: {', '.join(unknown)}")
+        raise ValueError(f"not keys of {source}: {listed(unknown)}")
     counts = Counter(names.values())
     twice = [key for key, name in names.items() if counts[name] > 1]
     if twice:
-        raise ValueError(f"keys of {source} that are the same weights: {', '.join(twice)}")
+        raise ValueError(f"keys of {source} that are the same weights: {listed(twice)}")
     return {name: state[key] for key, name in names.items() if name is not None}
 
 

@@ -1,4 +1,4 @@
-"""torchvision's published Mask R-CNN: which file it is, and which of its rows are COCO's 80 classes."""
+"""torchvision's published Mask R-CNN and Faster R-CNN: which file it is, and which of its rows are COCO's classes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,11 +6,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights, MaskRCNN_ResNet50_FPN_Weights
+from torchvision.models.detection import (
+    FasterRCNN_ResNet50_FPN_V2_Weights,
+    FasterRCNN_ResNet50_FPN_Weights,
+    MaskRCNN_ResNet50_FPN_V2_Weights,
+    MaskRCNN_ResNet50_FPN_Weights,
+)
 
 # The names of the files; each ends in the beginning of its check sum.
 STEMS = tuple(Path(weights.COCO_V1.url).stem
-              for weights in (MaskRCNN_ResNet50_FPN_Weights, MaskRCNN_ResNet50_FPN_V2_Weights))
+              for weights in (MaskRCNN_ResNet50_FPN_Weights, MaskRCNN_ResNet50_FPN_V2_Weights,
+                              FasterRCNN_ResNet50_FPN_Weights, FasterRCNN_ResNet50_FPN_V2_Weights))
 CATEGORIES = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 # Of the 91 rows, the first of which is the background, those that COCO has a class for: it left some numbers out.
 COCO_ROWS = [i for i, name in enumerate(CATEGORIES) if name not in ("__background__", "N/A")]

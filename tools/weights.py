@@ -2,7 +2,6 @@
 
 import logging
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,42 +10,22 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from .arrays import load_arrays
-from .checkpoints import CHECKPOINT_KEYS, load_checkpoint, load_tensors
-from .conventions import ADVICE, IMAGENET, PUBLISHED, TORCHVISION, of_detectron2, warn_differences
-from .conversion import NORM_EPS, UNUSED, fit_stem, from_detectron2, from_torchvision, to_torchvision
+from .checkpoints import check_checkpoint, is_checkpoint, load_tensors, saved_config
+from .class_layers import CLASS_LAYERS, load_matching
+from .config import load_config
+from .conventions import ADVICE, CHANNELS, IMAGENET, PUBLISHED, warn_differences
+from .conversion import fit_stem, from_detectron2, from_torchvision, to_torchvision
+from .fitting import check_fit, load_state
+from .foreign import Foreign, described, find_state, library_of, refuse_others, unknown
 from .published import COCO_NAMES, COCO_ROWS, is_published, select_classes
+from .text import brief, listed, shown
 
-__all__ = ["from_detectron2", "from_torchvision", "load_matching", "load_pretrained", "load_state", "to_torchvision"]
+__all__ = ["CLASS_LAYERS", "check_fit", "from_detectron2", "from_torchvision", "load_foreign", "load_matching",
+           "load_pretrained", "load_state", "open_weights", "to_torchvision"]
 
 log = logging.getLogger("maskrcnn")
 
-# Layers with one output, or four, a class: those that another number of classes makes anew.
-CLASS_LAYERS = ("box_head.classification.", "box_head.regression.", "mask_head.logits.")
 WORDS = '"imagenet", "coco"'
-
-
-def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load all weights of a model; nothing may be missing, left over or of another shape.
-
-    Raises:
-        ValueError: listing what does not fit; the model is then unchanged.
-    """
-    own = model.state_dict()
-    state = {key: value for key, value in state.items() if not key.startswith(UNUSED)}
-    wrong = [f"missing {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    wrong += [f"unknown {key}" for key in state if key not in own and not key.endswith("num_batches_tracked")]
-    wrong += [f"{key} is {list(state[key].shape)}, not {list(own[key].shape)}"
-              for key in own if key in state and own[key].shape != state[key].shape]
-    kinds = {key: (state[key].dtype, own[key].dtype) for key in own if key in state}
-    wrong += [f"{key} is {got}, not {want}" for key, (got, want) in kinds.items()
-              if got.is_floating_point != want.is_floating_point or got.is_complex]
-    if not wrong:
-        wrong = [f"{key} holds NaN or infinite numbers" for key in kinds
-                 if not state[key].to(own[key]).isfinite().all()]
-    if wrong:
-        raise ValueError("\n  ".join([f"the weights of {source} do not fit this architecture:", *wrong]))
-    model.load_state_dict({key: state.get(key, value) for key, value in own.items()})
 
 
 def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
@@ -63,7 +42,7 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
         ValueError: weights that do not fit the architecture, or a file that is none of these.
     """
     if not isinstance(source, (str, os.PathLike)):
-        raise ValueError(f"pretrained = {source!r}; give None, {WORDS} or the path of a checkpoint")
+        raise ValueError(f"pretrained = {shown(source)}; give None, {WORDS} or the path of a checkpoint")
     source = os.fspath(source)
     if source == "":
         return
@@ -72,153 +51,94 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
     elif source == "coco":
         v2 = "box_head.convs.0.0.weight" in model.state_dict()
         weights = torchvision.models.get_weight(f"MaskRCNN_ResNet50_FPN{'_V2' if v2 else ''}_Weights.COCO_V1")
-        load_torchvision(model, _download(weights), "torchvision's COCO weights", published=True)
-    elif not Path(source).is_file():
-        raise ValueError(f"pretrained = {source}: no such file; give {WORDS} or the path of a checkpoint")
+        load_foreign(model, Foreign("torchvision's COCO weights", "torchvision", _download(weights), published=True))
+    elif not Path(source).exists():
+        raise ValueError(f"pretrained = {brief(source)}: no such file; give {WORDS} or the path of a checkpoint")
     else:
         try:
             _load_file(model, source)
         except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # tensors of unexpected shapes, or none
-            raise ValueError(f"pretrained = {source}: weights that do not fit: {error!r}") from error
+            raise ValueError(f"pretrained = {brief(source)}: weights that do not fit: {brief(repr(error))}") from error
 
 
 def _load_file(model: Any, path: str) -> None:
-    arrays = Path(path).suffix == ".pkl" and not zipfile.is_zipfile(path)
-    content = load_arrays(path) if arrays else load_tensors(path)
-    if isinstance(content, dict) and set(content) >= CHECKPOINT_KEYS:
-        content = load_checkpoint(path)
+    content = open_weights(path)
+    if isinstance(content, Foreign):
+        load_foreign(model, content)
+    elif is_checkpoint(content):
+        config = saved_config(content, path)
         try:
-            load_matching(model, content["model"], path, content["class_names"], content["num_classes"])
+            load_matching(model, content["model"], path, content["class_names"], content["num_classes"],
+                          content.get("category_ids"))
         except ValueError as error:
-            raise ValueError(f"{error}\n{_differences(content['config'], model.config)}") from None
+            raise ValueError(f"{error}\n{_differences(config, model.config)}") from None
         replaced = [*model.replaced, *content.get("replaced", [])]
-        warn_differences(path, content["config"], model.config, replaced, "Give the config of the checkpoint")
-        return
-    state = _inside(content)
-    if "proposal_generator.rpn_head.objectness_logits.weight" in state:
-        converted = from_detectron2(state, len(model.config.rpn.anchor_ratios))
-        load_matching(model, converted, path, None, len(converted["box_head.classification.bias"]) - 1)
-        file, settings = of_detectron2(converted)
-        warn_differences(path, settings, model.config, model.replaced, ADVICE.format(file=file))
-    elif "rpn.head.cls_logits.weight" in state:
-        load_torchvision(model, state, path, is_published(path))
-    elif hasattr(_trunk(model), "from_whole") and any(isinstance(value, Tensor) for value in state.values()):
-        load_state(_trunk(model), _trunk(model).from_whole(state, path), path)
-    elif set(state) & {"layer1.0.conv1.weight", "features.0.weight"}:
-        _load_trunk(model, state, path)
+        warn_differences(path, config, model.config, replaced, "Give the config of the checkpoint")
+    elif hasattr(_trunk(model), "from_whole"):
+        load_state(_trunk(model), _trunk(model).from_whole(content, path), path)
+    elif library_of(content) == "own":
+        load_matching(model, content, path, None, len(content.get("box_head.classification.bias", " ")) - 1)
+    elif library_of(content) == "trunk":
+        _load_trunk(model, content, path)
     else:
-        raise ValueError(f"pretrained = {path}: neither a checkpoint of this library nor the weights of a trunk, of "
-                         f"torchvision's maskrcnn_resnet50_fpn or of detectron2's Mask R-CNN")
+        refuse_others(content, path)
+        raise unknown(content, path)
 
 
-def _inside(content: Any) -> Mapping[str, Any]:
-    """The state dict, where training scripts wrote it beside other things."""
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            return content[key]
-    return content if isinstance(content, dict) else {}
-
-
-def load_torchvision(model: Any, state: Mapping[str, Tensor], source: str, published: bool = False) -> None:
-    """Load weights of torchvision's Mask R-CNN. Its models of COCO have 91 rows, with gaps where COCO has no class:
-    models of 80 classes get the rows of these.
-
-    `published` weights of v1 are for norms of eps 0: see `from_torchvision`.
-    """
-    v1 = "roi_heads.box_head.fc6.weight" in state
-    converted = from_torchvision(state, 0.0 if published and v1 else NORM_EPS)
-    count, names = len(converted["box_head.classification.bias"]) - 1, None
-    coco = count == COCO_ROWS[-1]
-    if v1 and not published and not any(key.endswith("num_batches_tracked") for key in state):
-        log.warning("%s: its norms are taken for ones of eps 1e-5. Of torchvision's published weights, which these may "
-                    "be, it is 0: load them as pretrained = coco, or from the file as published", source)
-    if coco and (model.num_classes == len(COCO_ROWS) or (published and model.num_classes != count)):
-        converted, names = select_classes(converted, COCO_ROWS, CLASS_LAYERS), COCO_NAMES
-        count = len(names)
-    load_matching(model, converted, source, names, count)
-    file = "torchvision.ini" if v1 else "torchvision-v2.ini"
-    advice = (PUBLISHED if published else ADVICE).format(file=file)
-    warn_differences(source, TORCHVISION, model.config, model.replaced, advice)
-
-
-def load_matching(model: Any, state: Mapping[str, Tensor], source: str, class_names: list[str] | None,
-                  num_classes: int | None = None) -> None:
-    """Load weights that may be for other classes: the layers with outputs for each class then keep their fresh weights,
-    but for classes of the same name, which keep those of `state`.
-
-    `num_classes` is that of the weights, by default the number of class names. A model without a mask head leaves the
-    mask head's weights out.
-    """
-    own = model.state_dict()
-    state = fit_stem(state, own, "backbone.")
-    if model.mask_head is None:
-        state = {key: value for key, value in state.items() if not key.removeprefix(UNUSED).startswith("mask_head.")}
-    num_classes = len(class_names or []) if num_classes is None else num_classes
-    theirs, mine = class_names or [], model.class_names or []
-    if num_classes == model.num_classes and (not theirs or not mine or theirs == mine):
-        load_state(model, state, source)
-        if mine and not theirs:
-            log.info("%s names no classes: they are taken for %s, in this order", source, ", ".join(mine))
-        if model.class_names is None and class_names is not None:
-            model.class_names = list(class_names)
-        return
-    layers_of_classes = class_layers(model)
-    # What does not fit for other reasons than the classes is left for `load_state` to report.
-    fresh = {key: own[key].clone() for key in own if key.startswith(layers_of_classes) and key in state
-             and len(own[key]) == _rows(key, model.num_classes) and len(state[key]) == _rows(key, num_classes)
-             and own[key].shape[1:] == state[key].shape[1:]}
-    kept = [name for name in mine if name in theirs]
-    for key in fresh if kept else ():
-        _copy_classes(key, state[key], fresh[key], [theirs.index(name) for name in kept],
-                      [mine.index(name) for name in kept])
-    load_state(model, {**state, **fresh}, source)
-    layers = sorted({key.rpartition(".")[0] for key in fresh})
-    hint = "" if theirs and mine else "; classes of the same name would keep theirs, if both had class_names"
-    log.warning("%s are for other classes: %s start from fresh weights%s", source, ", ".join(layers),
-                f", but for {', '.join(kept)}" if kept else hint)
-
-
-def class_layers(model: Any) -> tuple[str, ...]:
-    """How the keys of the layers begin that have outputs for each class: those of the library's heads, and what a head
-    of one's own declares as `class_layers`, the names of layers with one output a class.
+def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
+    """The content of a file: a checkpoint of this library, weights of another one's detector, or a state dict.
 
     Raises:
-        ValueError: a head of one's own that neither has layers of these names nor declares any.
+        ValueError: a file that holds none of these, or a checkpoint that is not whole.
     """
-    found = list(CLASS_LAYERS)
-    for part in ("box_head", "mask_head"):
-        head = getattr(model, part)
-        if part not in model.replaced or head is None:
-            continue
-        if hasattr(head, "class_layers"):
-            found += [f"{part}.{name}." for name in head.class_layers]
-        elif not any(f"{part}.{key}".startswith(CLASS_LAYERS) for key in head.state_dict()):
-            raise ValueError(f"these weights are for other classes, and which layers of {part} {type(head).__name__} "
-                             f"have an output for each class is not known: name them classification, regression or "
-                             f"logits, as the library's heads do, or declare class_layers = ('name', ...), () for none")
-    return tuple(found)
+    content = load_tensors(path)
+    if is_checkpoint(content):
+        check_checkpoint(content, path)
+        return content
+    state = find_state(content, os.fspath(path))
+    library = library_of(state)
+    if library in ("detectron2", "torchvision"):
+        refuse_others(state, os.fspath(path))
+        return Foreign(os.fspath(path), library, state, library == "torchvision" and is_published(path))
+    return state
 
 
-def _rows(key: str, classes: int) -> int:
-    """Outputs of a layer that has some for each class."""
-    return classes + 1 if key.startswith("box_head.classification.") else classes * (4 if "regression" in key else 1)
+def load_foreign(model: Any, weights: Foreign) -> None:
+    """Load weights of torchvision's or detectron2's detectors, and warn where the model's settings compute something
+    else with them.
 
-
-def _copy_classes(key: str, source: Tensor, to: Tensor, there: list[int], here: list[int]) -> None:
-    """The outputs of classes `there` of a layer's weights or biases become those of classes `here`, and with them the
-    background's, where the layer has one."""
-    if key.startswith("box_head.classification."):
-        to[0], source, to = source[0], source[1:], to[1:]
-    numbers = 4 if key.startswith("box_head.regression.") else 1
-    to.unflatten(0, (-1, numbers))[here] = source.unflatten(0, (-1, numbers))[there]
+    torchvision's models of COCO have 91 rows, with gaps where COCO has no class: models of 80 classes get the rows of
+    these. Known classes move by their names.
+    """
+    source, first = weights.source, weights.library == "torchvision" and weights.first
+    file, changes = weights.settings()
+    try:
+        state = weights.convert(len(model.config.rpn.anchor_ratios), model.config.model.weights_channels)
+        count, (names, ids) = weights.classes, weights.names()
+        if first and not weights.published and not any(key.endswith("num_batches_tracked") for key in state):
+            log.warning("%s: its norms are taken for ones of eps 1e-5. Of torchvision's published weights, which these "
+                        "may be, it is 0: load them as pretrained = coco, or from the file as published", brief(source))
+        if count == COCO_ROWS[-1] and names and (model.num_classes != count):
+            state, count = select_classes(state, COCO_ROWS, CLASS_LAYERS), len(COCO_NAMES)
+        # A model of as many classes that are none of COCO's: the weights are of another data set.
+        if count != len(COCO_NAMES) or (model.num_classes == count and model.class_names
+                                        and not set(model.class_names) & set(COCO_NAMES)):
+            names = ids = None
+        load_matching(model, state, source, names, count, ids)
+    except ValueError as error:
+        raise ValueError(f"{error}\nThese are weights for {described(file, changes)}: give that config") from error
+    advice = (PUBLISHED if weights.published else ADVICE).format(file=described(file, changes))
+    if weights.library == "detectron2":
+        advice += CHANNELS.format(channels=weights.channels())
+    warn_differences(source, load_config(file, changes), model.config, model.replaced, advice)
 
 
 def _differences(saved: Mapping[str, Mapping[str, Any]], config: Mapping[str, Mapping[str, Any]]) -> str:
-    """The settings of the model in which a checkpoint's configuration differs."""
+    """The settings of the model in which a checkpoint's configuration differs, the first ones of many."""
     parts = ("backbone", "fpn", "rpn", "pooling", "box", "mask")
-    found = [f"[{section}] {key} = {saved[section][key]}" for section in parts for key in config[section]
+    found = [f"[{section}] {key} = {brief(saved[section][key])}" for section in parts for key in config[section]
              if key in saved.get(section, {}) and saved[section][key] != config[section][key]]
-    return f"the checkpoint was saved with {', '.join(found) or 'the same configuration'}: give its config"
+    return f"the checkpoint was saved with {listed(found) or 'the same configuration'}: give its config"
 
 
 def _load_imagenet(model: Any, trunk: str) -> None:
