@@ -49,13 +49,15 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
     for k, split in enumerate(wanted):
         if any(data[split] == data[other] for other in wanted[:k]):
             continue
+        before = len(problems.all)
         try:
             table = tables[split] = read_table(data, split, problems, names)
         except (ValueError, OSError) as error:
             problems.found(Problem("unreadable split", f"{split}: {error}", str(data.root)))
             continue
-        names = names or table.class_names
-        for problem in check_table(table, split):
+        names = table.class_names if split == "train" else names
+        lost = sum(bool(problem.error and problem.annotation) for problem in problems.all[before:])
+        for problem in check_table(table, split, lost):
             problems.found(problem)
         _check_images(table, split, options, contents, problems, progress)
     return Report(problems.all, {split: summarize(table) for split, table in tables.items()},

@@ -1,50 +1,56 @@
 """COCO's instance annotations in JSON (cocodataset.org, "data format"), of the years 2014 and 2017 or of one's own."""
 
 import functools
-import json
-import math
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..tools.text import brief, listed, shown
 from . import segments
-from .boxes import WRITTEN, agree, box_fault, misread, off_mask
+from .boxes import WRITTEN, box_fault, misread, off_mask
+from .coco_categories import read_categories
+from .coco_entries import NEEDED, Annotation, Broken, Fault, broken, encode
+from .find_files import find_files
+from .json_files import read_json
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
+from .values import Id, identity, whole
 
-LARGEST = 2**20  # pixels of a side
+LARGEST = 2**20 - 1  # pixels of a side
+TWICE = "duplicate image id"
 THIN = 3.0  # pixels; the mask of a narrower box may have none, which is looked at here, before training meets it
 
 
-class Annotation(NamedTuple):
-    """An entry of "annotations", with its mask encoded."""
+class Image(NamedTuple):
+    """An entry of "images"."""
 
-    id: int
-    image_id: int
-    category_id: int
-    bbox: tuple[float, ...]  # x, y, width, height
-    area: float | None
-    crowd: bool
-    mask: bytes
-    size: tuple[int, int] | None  # of an RLE
-    fits: bool  # whether the box is that of the mask, which in doubt is looked at again
+    id: Id
+    file: Any  # as it is written
+    height: int
+    width: int
+    text: str | None  # the id as it is written, where that is a text
 
 
 def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problems: Problems,
-              class_names: Sequence[str] | None = None, options: ReadOptions = DEFAULT) -> Table:
+              class_names: Sequence[str] | None = None, options: ReadOptions = DEFAULT,
+              root: str | os.PathLike | None = None, all_there: bool = False) -> Table:
     """The images and objects of one annotation file.
 
-    Labels 1..K are the categories in the order of their ids, which may have gaps. Of polygons the mask is the union;
-    holes are drawn as COCO's own are, by a ring that runs in and out again, or as RLE. A box that is not around its
-    mask (see `maskrcnn.datasets.boxes.agree`) is broken, but for crowd regions.
+    Labels 1..K are the categories in the order of their ids, which may have gaps and may be words. Of polygons the mask
+    is the union; holes are drawn as COCO's own are, by a ring that runs in and out again, or as RLE. A box that is not
+    around its mask (see `maskrcnn.datasets.boxes.agree`) is broken, but for crowd regions.
 
     Args:
         annotations: the JSON file. images: the folder of its image files.
         problems: told what is broken, which is then left out.
-        class_names: those that the file should have, where another split has decided.
+        class_names: the classes, in the order of their labels, where another split or [data] classes has decided;
+            objects of other categories are left out.
         options: of [data].
+        root: of [data]; by default the folder of the images.
+        all_there: each of the class names must be a category of the file.
 
     Raises:
         ValueError: a file that is missing or no such JSON, or categories that do not fit; and what `problems` raises.
@@ -55,44 +61,19 @@ def read_coco(annotations: str | os.PathLike, images: str | os.PathLike, problem
     if not folder.is_dir():
         raise ValueError(f"no image folder {folder}, for the images of {path}")
     content = _parse(path, options.masks)
-    categories = _categories(content["categories"], str(path))
-    names = list(categories.values())
-    if class_names is not None and names != list(class_names):
-        raise ValueError(f"{path} has the categories {', '.join(names)}; expected are {', '.join(class_names)}, those "
-                         f"of the training split or of [data] classes")
-    builder = TableBuilder(names, list(categories), folder, path, "xywh")
-    left_out: set[int] = set()  # images that are declared, but of no use: nothing more is said of their annotations
-    for place, image in enumerate(content["images"]):
-        fault = _add_image(image, builder, folder)
-        if fault is not None:
-            known = image if isinstance(image, dict) else {}
-            if isinstance(known.get("id"), int):
-                left_out.add(known["id"])
-            name = str(known.get("file_name", known.get("id", "")))
-            problems.found(Problem(*fault, str(path), name or f"number {place}, from 0"))
-    labels = {category: label for label, category in enumerate(categories, 1)}
-    seen: set[int] = set()
-    for place, entry in enumerate(content["annotations"]):
-        if isinstance(entry, Annotation) and entry.image_id in left_out and entry.image_id not in builder.rows:
-            continue
-        fault = _add(entry, builder, labels, seen)
-        if fault is not None:
-            known = entry._asdict() if isinstance(entry, Annotation) else entry if isinstance(entry, dict) else {}
-            image = known.get("image_id", "")
-            row = builder.rows.get(image) if isinstance(image, int) else None
-            problems.found(Problem(*fault, str(path), str(image) if row is None else os.fsdecode(builder.files[row]),
-                                   str(known.get("id", f"number {place}, from 0"))))
+    entries = content["annotations"]
+    categories = read_categories(content["categories"], _used(entries), class_names, all_there, str(path))
+    for kind, message in categories.notes:
+        problems.found(Problem(kind, message, str(path), error=False))
+    builder = TableBuilder(categories.names, categories.ids, folder, path, "xywh", "iscrowd = 1")
+    useless = _add_images(content["images"], builder, Path(root or folder), options.outside, problems)
+    _add_annotations(entries, builder, categories.labels, useless, options.crowd == "ignore", problems)
     return builder.build()
 
 
 def _parse(path: Path, masks: bool) -> dict[str, list]:
-    """The file's content, with annotations encoded as they are met: as Python's lists of numbers, the polygons of
-    COCO's training split would take gigabytes."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file, object_hook=functools.partial(_encode, masks=masks))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    """The file's content, with annotations encoded as they are met."""
+    content = read_json(path, functools.partial(encode, masks=masks))
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         content.setdefault("annotations", [])  # COCO's files of test images, image_info_*.json, have none
     for key in ("images", "annotations", "categories"):
@@ -102,82 +83,105 @@ def _parse(path: Path, masks: bool) -> dict[str, list]:
     return content
 
 
-def _encode(entry: dict[str, Any], masks: bool) -> Any:
-    """An annotation, or the entry as it is with what is wrong under "fault"."""
-    if "image_id" not in entry or "bbox" not in entry:
-        return entry
-    try:
-        segmentation, size = entry.get("segmentation"), None
-        if not segmentation and not masks:
-            x, y, w, h = map(float, entry["bbox"])
-            segmentation = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-        if isinstance(segmentation, dict):
-            height, width = size = tuple(int(side) for side in segmentation["size"])
-            mask = segments.from_rle(segmentation)
-            around = segments.tight_box(mask, height, width)
-        elif segmentation:
-            mask = segments.from_polygons(segmentation)
-            around = segments.corner_box(segmentation)
-        else:
-            return entry | {"fault": ("missing mask", "it has no segmentation")}
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        return entry | {"fault": ("malformed mask", f"its segmentation is no polygons and no RLE: {error}")}
-    try:
-        x, y, w, h = map(float, entry["bbox"])
-        area = entry.get("area")
-        if area is not None and not math.isfinite(float(area)):
-            raise ValueError(f"its area is {area}")
-        if abs(int(entry.get("id", 0))) >= 2**63:
-            raise ValueError(f"id {entry['id']} is too large")
-        return Annotation(int(entry.get("id", 0)), int(entry["image_id"]), int(entry["category_id"]),
-                          (x, y, w, h), None if area is None else float(area), bool(int(entry.get("iscrowd", 0))),
-                          mask, size, agree((x, y, x + w, y + h), around))
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        return entry | {"fault": ("malformed annotation", f"{type(error).__name__}: {error}; it needs id, image_id, "
-                                                          f"category_id, bbox [x, y, width, height] and segmentation")}
+def _used(entries: Sequence[Any]) -> Counter[Id]:
+    """How many annotations each category has, whether or not they are of use."""
+    ids = (_id(entry.category_id) for entry in entries if isinstance(entry, (Annotation, Broken)))
+    return Counter(number for number in ids if number is not None)
 
 
-def _categories(entries: list, path: str) -> dict[int, str]:
-    """Names by id, in the order of the ids."""
+def _id(value: Any) -> Id | None:
+    """An id as far as it is one."""
     try:
-        pairs = sorted((int(entry["id"]), str(entry["name"])) for entry in entries)
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: every category needs an id and a name ({error!r})") from error
-    if not pairs or len({number for number, _ in pairs}) < len(pairs) or len({name for _, name in pairs}) < len(pairs):
-        raise ValueError(f"{path}: categories must be there, with different ids and names; they are {pairs}")
-    return dict(pairs)
+        return value if type(value) is int else identity(value)
+    except ValueError:
+        return None
 
 
-def _add_image(image: Any, builder: TableBuilder, folder: Path) -> tuple[str, str] | None:
-    """The image into the table, or what is wrong with it: the kind and a message."""
+def _add_images(entries: Sequence[Any], builder: TableBuilder, root: Path, outside: bool,
+                problems: Problems) -> set[Id]:
+    """Images into the table. Returns the ids of those that are declared, but of no use."""
+    images = [_image(entry) for entry in entries]
+    names = [image.file for image in images if isinstance(image, Image)]
+    files = iter(find_files(builder.root, names, root, outside))
+    useless: set[Id] = set()
+    for place, (entry, image) in enumerate(zip(entries, images)):
+        fault = _add_image(image, next(files), builder) if isinstance(image, Image) else image
+        if fault is None:
+            continue
+        known = entry if isinstance(entry, dict) else {}
+        number = _id(known.get("id"))
+        if number is not None and fault[0] != TWICE:
+            useless.add(number)
+        name = known.get("file_name") or known.get("id") or f"number {place}, from 0"
+        problems.found(Problem(*fault, builder.source, name if isinstance(name, str) else shown(name)))
+    return useless
+
+
+def _image(entry: Any) -> Image | Fault:
+    """An entry of "images", or what is wrong with it: the kind and a message."""
     try:
-        number, name = int(image["id"]), str(image["file_name"])
-        height, width = int(image["height"]), int(image["width"])
-        there = (folder / os.fsdecode(os.fsencode(name))).is_file()
-    except (TypeError, KeyError, ValueError, OverflowError, OSError) as error:
-        return "malformed image", f"{type(error).__name__}: {error}; an image needs id, file_name, height and width"
-    if number in builder.rows:
-        return "duplicate image id", f"image id {number} is there twice"
-    if not (0 < height < LARGEST and 0 < width < LARGEST and abs(number) < 2**63):
-        return "malformed image", f"its height {height}, width {width} or id {number} cannot be right"
-    if not there:
-        return "missing image", f"there is no file {folder / name}"
-    builder.add_image(number, name, height, width)
+        if not isinstance(entry, dict):
+            raise ValueError(f"{shown(entry)} is no image")
+        number = identity(entry.get("id"))
+        height, width = (whole(entry.get(key), key, 1, LARGEST) for key in ("height", "width"))
+        if height * width > segments.MOST_PIXELS:
+            raise ValueError(f"height {height} and width {width} are more pixels than can be annotated")
+        text = entry["id"] if isinstance(entry["id"], str) else None
+        return Image(number, entry.get("file_name"), height, width, text)
+    except ValueError as error:
+        return "malformed image", f"{error}; an image needs id, file_name, height and width"
+
+
+def _add_image(image: Image, file: str | Fault, builder: TableBuilder) -> Fault | None:
+    """An image into the table, or what is wrong with it."""
+    if image.id in builder.rows:
+        return TWICE, f"image id {shown(image.id)} is there twice"
+    if not isinstance(file, str):
+        return file
+    builder.add_image(image.id, file, image.height, image.width, text=image.text)
     return None
 
 
-def _add(entry: Any, builder: TableBuilder, labels: dict[int, int], seen: set[int]) -> tuple[str, str] | None:
+def _add_annotations(entries: Sequence[Any], builder: TableBuilder, labels: Mapping[Id, int], useless: set[Id],
+                     crowd: bool, problems: Problems) -> None:
+    """Annotations into the table, but for those of other classes; `crowd`: whether iscrowd counts."""
+    seen: set[Id] = set()
+    worded = any(isinstance(entry, Annotation) and isinstance(entry.id, str) for entry in entries)
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, (Annotation, Broken)):
+            entry = broken(entry, "malformed annotation", NEEDED)
+        if isinstance(entry, Annotation) and entry.image_id in useless and entry.image_id not in builder.rows:
+            continue
+        if labels.get(_id(entry.category_id)) == 0:
+            builder.others += 1
+            continue
+        fault = entry.fault if isinstance(entry, Broken) else _add_object(entry, builder, labels, seen,
+                                                                          crowd and entry.crowd, worded)
+        if fault is None and not entry.dropped:
+            continue
+        row = builder.rows.get(_id(entry.image_id))
+        image = _said(entry.image_id) if row is None else os.fsdecode(builder.files[row])
+        name = f"number {place}, from 0" if entry.id is None else _said(entry.id)
+        if fault is None:
+            message = f"its mask is used without {entry.dropped}"
+            problems.found(Problem("degenerate ring", message, builder.source, image, name, error=False))
+        else:
+            problems.found(Problem(*fault, builder.source, image, name))
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
+def _add_object(entry: Annotation, builder: TableBuilder, labels: Mapping[Id, int], seen: set[Id], crowd: bool,
+                named: bool) -> Fault | None:
     """The annotation into the table, or what is wrong with it: the kind and a message."""
-    if not isinstance(entry, Annotation):
-        fault = entry.get("fault") if isinstance(entry, dict) else None
-        return fault or ("malformed annotation", "it needs image_id, category_id, bbox [x, y, width, height] and "
-                                                   "segmentation")
     if entry.image_id not in builder.rows:
-        return "unknown image", f"there is no image of id {entry.image_id}"
+        return "unknown image", f"there is no image of id {shown(entry.image_id)}"
     if entry.category_id not in labels:
-        return "unknown category", f"category {entry.category_id} is none of {', '.join(map(str, labels))}"
+        return "unknown category", f"category {shown(entry.category_id)} is none of {listed(labels)}"
     if entry.id and entry.id in seen:
-        return "duplicate annotation id", f"annotation id {entry.id} is there twice"
+        return "duplicate annotation id", f"annotation id {shown(entry.id)} is there twice"
     seen.add(entry.id)
     row = builder.rows[entry.image_id]
     height, width = builder.sizes[2 * row], builder.sizes[2 * row + 1]
@@ -191,7 +195,7 @@ def _add(entry: Any, builder: TableBuilder, labels: dict[int, int], seen: set[in
         swapped = misread(box, segments.tight_box(entry.mask, height, width), "xywh")
         return ("box format", f"{fault[1]}; it fits its mask when {WRITTEN['xyxy']} is read for {WRITTEN['xywh']}") \
             if swapped else fault
-    fits = entry.crowd or entry.fits
+    fits = crowd or entry.fits
     if not fits or min(w, h) < THIN:
         pixels, tight = segments.extent(entry.mask, height, width)
         if not pixels:
@@ -200,5 +204,6 @@ def _add(entry: Any, builder: TableBuilder, labels: dict[int, int], seen: set[in
         if fault is not None:
             return fault
     area = segments.area(entry.mask, height, width) if entry.area is None else entry.area
-    builder.add_object(entry.image_id, labels[entry.category_id], box, entry.mask, area, entry.id, entry.crowd)
+    builder.add_object(entry.image_id, labels[entry.category_id], box, entry.mask, area,
+                       entry.id if isinstance(entry.id, int) else 0, crowd, brief(entry.id) if named else "")
     return None

@@ -103,6 +103,8 @@ def _add(drawn: Drawn, builder: TableBuilder, number: int, place: int, size: tup
         return "unknown category", f"{said}; expected one of {', '.join(names)}"
     try:
         mask = _encode(drawn, *size)
+    except segments.NoArea as error:
+        return "empty mask", str(error)
     except ValueError as error:
         return "malformed mask", str(error)
     area, box = segments.extent(mask, *size)

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..tools.text import shown
 from .files import in_threads
-from .values import shown
 
 Fault = tuple[str, str]  # the kind and a message
 

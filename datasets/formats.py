@@ -1,6 +1,7 @@
 """Data sets by the name of their format, as [data] in the configuration gives it."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,16 +12,17 @@ from torch import Tensor
 
 from ..tools.checks import check_class_names
 from ..tools.images import ImageOptions
-from ..tools.text import listed
+from ..tools.text import listed, printable
 from .coco import read_coco
 from .cst import read_cst
 from .folders import read_folders
 from .instances import Instances
 from .labelme import read_labelme
 from .options import ReadOptions
-from .problems import Problems
+from .problems import Problem, Problems, summary
 from .table import Table
-from .table_checks import check_for_training
+from .table_checks import check_for_training, check_left_out
+from .values import Id
 from .via import read_via
 from .voc import read_voc
 
@@ -28,6 +30,7 @@ log = logging.getLogger("maskrcnn")
 
 FORMATS = ("cst", "coco", "voc", "masks", "via", "labelme")
 SPLITS = ("train", "val", "test")
+TOLD = 3  # warnings of a kind about a split as a whole
 FOLDERS: dict[str, Callable[..., Table]] = {"cst": read_cst, "masks": read_folders, "via": read_via,
                                             "labelme": read_labelme}
 
@@ -39,10 +42,10 @@ class Dataset(Protocol):
     def class_names(self) -> list[str]: ...  # of labels 1..K
 
     @property
-    def category_ids(self) -> list[int]: ...  # of labels 1..K, in the annotation file
+    def category_ids(self) -> list[Id]: ...  # of labels 1..K, in the annotation file
 
     @property
-    def image_ids(self) -> list[int]: ...  # of each image, in the annotation file
+    def image_ids(self) -> list[Id]: ...  # of each image, in the annotation file
 
     @property
     def sizes(self) -> np.ndarray: ...  # [N, 2]: height and width of each image
@@ -73,19 +76,37 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
         ValueError: an unknown format or split, or files that break the format.
     """
     problems = problems or Problems(data.broken)
-    before = len(problems.all)
+    before, where = len(problems.all), f"{data.root}, {split} split"
     table = read_table(data, split, problems, class_names)
     if not len(table):
         raise ValueError(f"the {split} split of {data.root} ([data] {split} = {listed(data[split])}) has no images"
                          + (f", after {problems.summary()} were left out" if problems.summary() else ""))
-    if any(problem.error for problem in problems.all[before:]):
-        log.warning("%s, %s split: left out what is broken: %s; `maskrcnn check` lists it", data.root, split,
-                    problems.summary())
-    if any(not problem.error for problem in problems.all[before:]):
-        log.warning("%s, %s split: %s; `maskrcnn check` lists it", data.root, split, problems.summary(error=False))
-    for problem in check_for_training(table, split):
-        log.warning("%s, %s split: %s", data.root, split, problem.message)
+    found = problems.all[before:]
+    errors, of_single, of_all = [p for p in found if p.error], [], []
+    for problem in (p for p in found if not p.error):
+        (of_single if problem.image else of_all).append(problem)
+    if errors:
+        log.warning("%s: left out what is broken: %s; `maskrcnn check` lists it", where, summary(errors))
+    if of_single:
+        log.warning("%s: %s; `maskrcnn check` lists it", where, summary(of_single))
+    check_left_out(table, found, where)
+    objects = sum(bool(problem.annotation) for problem in errors)
+    _report([*of_all, *check_for_training(table, split, objects)], where)
     return Instances(table, problems, ImageOptions(channels, data.value_range, data.orientation), data.cache)
+
+
+def _report(problems: Sequence[Problem], where: str) -> None:
+    """Log warnings about a split as a whole, the first of many of each kind; raise a ValueError for an error."""
+    kinds = Counter(problem.kind for problem in problems)
+    told: Counter[str] = Counter()
+    for problem in problems:
+        if problem.error:
+            raise ValueError(str(problem))
+        told[problem.kind] += 1
+        if told[problem.kind] <= TOLD:
+            log.warning("%s: %s", where, printable(problem.message))
+        elif told[problem.kind] == kinds[problem.kind]:
+            log.warning("%s: %d of %s in all; `maskrcnn check` lists them", where, kinds[problem.kind], problem.kind)
 
 
 def read_table(data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:
@@ -114,5 +135,6 @@ def _read(data: EasyDict, split: str, problems: Problems, class_names: Sequence[
         raise ValueError(f"[data] {split} = {listed(values)}; for format = {data.format} give {what}")
     root = Path(data.root)
     if data.format == "coco":
-        return read_coco(root / values[1], root / values[0], problems, names, options)
+        return read_coco(root / values[1], root / values[0], problems, names, options, root,
+                         all_there=split == "train" and not class_names)
     return FOLDERS[data.format](root, values[0], problems, names, options)

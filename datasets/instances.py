@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..tools.images import DEFAULT, ImageOptions, read_image
 from . import segments
-from .problems import Problem, Problems
+from .problems import Problem, Problems, too_many
 from .table import Table
+from .values import Id
 
 log = logging.getLogger("maskrcnn")
 
 MOST_CACHED = 2**31
-MOST = 0.1  # of the images may be left out while they are loaded; with more, something else is wrong than an image
 
 
 class Instances(torch.utils.data.Dataset):
@@ -35,8 +35,8 @@ class Instances(torch.utils.data.Dataset):
 
     Raises:
         ValueError: at access, an image that is missing, as it was not when the table was made, or more than a tenth of
-            the images left out; and what `problems` raises: an image that cannot be read or has not the annotated
-            size, an empty mask. The message names the file.
+            the images or objects left out; and what `problems` raises: an image that cannot be read or has not the
+            annotated size, an empty mask. The message names the file.
     """
 
     def __init__(self, table: Table, problems: Problems, options: ImageOptions = DEFAULT,
@@ -47,6 +47,7 @@ class Instances(torch.utils.data.Dataset):
         self.pieces: dict[int, list[tuple[int, int, np.ndarray]]] = {}
         self.cached = 0  # bytes of them
         self.left_out: set[int] = set()  # images
+        self.without_mask: set[int] = set()  # objects that are left out
         self.told: set[Problem] = set()
 
     @property
@@ -55,14 +56,14 @@ class Instances(torch.utils.data.Dataset):
         return self.table.class_names
 
     @property
-    def category_ids(self) -> list[int]:
+    def category_ids(self) -> list[Id]:
         """Of labels 1..K, in the annotation file."""
         return self.table.category_ids
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[Id]:
         """Of each image, in the annotation file."""
-        return self.table.image_ids.tolist()
+        return [self.table.image_id(i) for i in range(len(self))]
 
     @property
     def sizes(self) -> np.ndarray:
@@ -88,11 +89,15 @@ class Instances(torch.utils.data.Dataset):
         if empty.any():
             for k in objects[empty]:
                 self._found(table.problem("empty mask", "no pixel of its mask is in the image", i, k))
+                self.without_mask.add(int(k))
+            if too_many(len(self.without_mask), len(table.labels)):
+                raise ValueError(f"{len(self.without_mask)} of {len(table.labels)} objects of {table.root} have an "
+                                 f"empty mask; `maskrcnn check` lists them")
             objects, masks = objects[~empty], masks[~empty]
         return image, {"boxes": torch.from_numpy(table.boxes[objects]),
                        "labels": torch.from_numpy(table.labels[objects].astype(np.int64)),
                        "masks": torch.from_numpy(masks), "iscrowd": torch.from_numpy(table.crowd[objects]),
-                       "area": torch.from_numpy(table.areas[objects]), "image_id": int(table.image_ids[i])}
+                       "area": torch.from_numpy(table.areas[objects]), "image_id": table.image_id(i)}
 
     def _masks(self, i: int, objects: np.ndarray, height: int, width: int) -> np.ndarray:
         if i in self.pieces:
@@ -136,7 +141,7 @@ class Instances(torch.utils.data.Dataset):
     def _leave_out(self, i: int, kind: str, message: str) -> None:
         self._found(self.table.problem(kind, message, i))
         self.left_out.add(i)
-        if len(self.left_out) > max(1, MOST * len(self)):
+        if too_many(len(self.left_out), len(self)):
             raise ValueError(f"{len(self.left_out)} of {len(self)} images of {self.table.root} cannot be used, the "
                              f"last one because {message}; `maskrcnn check` lists them")
 

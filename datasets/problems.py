@@ -1,10 +1,14 @@
 """What is wrong with a data set: raised at the first, or collected."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..tools.text import MOST_IN_LINE, brief, printable, shorten
+
 POLICIES = ("error", "skip")
+MOST = 0.1  # of a split's images or objects may be left out; with more, something else is wrong than these
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,9 @@ class Problem:
     error: bool = True  # or a warning: odd, but training can use it
 
     def __str__(self) -> str:
-        image = f", image {self.image}" if self.image and self.image != self.file else ""
-        annotation = f", annotation {self.annotation}" if self.annotation else ""
-        return f"{self.file}{image}{annotation}: {self.message}"
+        image = f", image {brief(self.image)}" if self.image and self.image != self.file else ""
+        annotation = f", annotation {brief(self.annotation)}" if self.annotation else ""
+        return f"{printable(self.file)}{image}{annotation}: {printable(shorten(self.message, MOST_IN_LINE))}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -50,5 +54,15 @@ class Problems:
 
     def summary(self, error: bool = True) -> str:
         """How many errors, or warnings, there are of each kind: "3 of empty mask, 1 of unknown category"."""
-        counts = Counter(problem.kind for problem in self.all if problem.error is error)
-        return ", ".join(f"{count} of {kind}" for kind, count in counts.most_common())
+        return summary(problem for problem in self.all if problem.error is error)
+
+
+def summary(problems: Iterable[Problem]) -> str:
+    """Return how many problems there are of each kind: "3 of empty mask, 1 of unknown category"."""
+    counts = Counter(problem.kind for problem in problems)
+    return ", ".join(f"{count} of {kind}" for kind, count in counts.most_common())
+
+
+def too_many(left_out: int, total: int) -> bool:
+    """Return whether so much was left out that the rest is of no use: more than a tenth, and more than one."""
+    return left_out > max(1, MOST * total)

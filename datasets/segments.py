@@ -5,12 +5,20 @@ pixel, which is what COCO's files have, in half the bytes and without a rounding
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from faster_coco_eval import mask as rle
 
-FAR = 2**20  # pixels; drawing a polygon takes memory for every pixel along its edge
+from ..tools.text import shown
+from .values import whole
+
+FAR = 2**20  # pixels, of a side or a corner; drawing a polygon takes memory for every pixel along its edge
+MOST_LENGTH = 2**22  # pixels of all edges of an object together
+MOST_PIXELS = 2**31 - 1  # of an image: COCO's codes count them in 32 bits
+DIGITS = 7  # of such a number in a compressed RLE
+FLAT_RING = "a ring without area"
+FLAT = 1e-6  # pixels that a ring goes around, which are none
 
 
 def from_mask(mask: np.ndarray) -> bytes:
@@ -33,45 +41,159 @@ def from_rle(segmentation: dict[str, Any]) -> bytes:
     """COCO's {"size": [h, w], "counts": ...}, compressed (text) or not (a list of numbers).
 
     Raises:
-        ValueError: runs that do not fill the size.
+        ValueError: runs that do not fill the size; KeyError where a part of it is missing.
     """
-    height, width = (int(side) for side in segmentation["size"])
+    height, width = rle_size(segmentation)
     counts = segmentation["counts"]
     if isinstance(counts, (list, tuple)):
-        if sum(counts) != height * width or min(counts, default=0) < 0:
-            raise ValueError(f"runs of {sum(counts)} pixels for a size of {height} x {width}")
-        counts = rle.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)["counts"]
-    code = counts.encode() if isinstance(counts, str) else bytes(counts)
+        counts = rle.frPyObjects({"size": [height, width], "counts": _whole_runs(counts, height, width)},
+                                 height, width)["counts"]
+    if not isinstance(counts, (str, bytes)):
+        raise ValueError(f"counts {shown(counts)} are neither a text nor a list of numbers")
+    code = counts.encode() if isinstance(counts, str) else counts
     length = int(_runs(code).sum())
     if length != height * width:
         raise ValueError(f"runs of {length} pixels for a size of {height} x {width}")
     return b"R" + code
 
 
-def from_polygons(polygons: Sequence[Sequence[float]]) -> bytes:
-    """Rings [x1, y1, x2, y2, ...], at least 3 points each; the mask is their union, as in COCO.
+def rle_size(segmentation: dict[str, Any]) -> tuple[int, int]:
+    """Return height and width of COCO's {"size": [h, w], "counts": ...}.
 
     Raises:
-        ValueError: a ring that is none, or one too far out to be drawn.
+        ValueError: no such size, or one of too many pixels; KeyError where there is none.
     """
-    rings = [np.asarray(ring, np.float64) for ring in polygons]
-    if not rings:
-        raise ValueError("no ring")
-    for ring in rings:
-        if ring.ndim != 1 or len(ring) < 6 or len(ring) % 2:
-            raise ValueError(f"a ring of {ring.size} numbers; a polygon has x and y of at least 3 points")
-    every = np.concatenate(rings)
-    if not np.abs(every).max() <= FAR:  # nor where it is no number
-        raise ValueError(f"a corner at {every[np.abs(every).argmax()]:g} pixels")
+    size = segmentation["size"]
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        raise ValueError(f"size {shown(size)}; expected is [height, width]")
+    height, width = (whole(side, what, 0, FAR) for side, what in zip(size, ("height", "width")))
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"a size of {height} x {width} pixels; at most {MOST_PIXELS} can be encoded")
+    return height, width
+
+
+def _whole_runs(counts: Sequence[float], height: int, width: int) -> list[int]:
+    """Return runs as integers; some tools write 12.0 for 12."""
+    runs = np.asarray(counts)
+    if runs.ndim != 1 or (len(runs) and runs.dtype.kind not in "iuf"):
+        raise ValueError("counts are no list of whole numbers")
+    total = float(runs.sum(dtype=np.float64))
+    wrong = ~((runs >= 0) & (runs == np.rint(runs)))  # also where it is no number
+    if wrong.any() or total != height * width:
+        odd = f", one of them of {runs[wrong.argmax()]:g}" if wrong.any() else ""
+        raise ValueError(f"runs of {total:g} pixels for a size of {height} x {width}{odd}")
+    return runs.astype(np.int64).tolist()
+
+
+class NoArea(ValueError):
+    """No ring goes around anything. Drawn all the same, points on a line may have pixels."""
+
+
+class Rings(NamedTuple):
+    """The outline of an object."""
+
+    good: list[np.ndarray]  # [x1, y1, x2, y2, ...] float64 each
+    dropped: list[str]  # what other rings were, in a few words
+    area: float  # pixels that the good ones go around
+
+
+def rings(segmentation: Sequence[Any]) -> Rings:
+    """Return the rings of a COCO segmentation.
+
+    A ring is a list of numbers, or of pairs [x, y]. One ring alone may be given instead of a list of rings. Rings of
+    fewer than three points, and rings all of whose points lie on a line, are dropped, and described in a few words.
+
+    Raises:
+        ValueError: a ring that is none, or is too far out or too long to be drawn; NoArea where none is left.
+    """
+    if not isinstance(segmentation, (list, tuple)):
+        raise ValueError(f"{shown(segmentation)} is no list of rings")
+    good, dropped, length, area = [], [], 0.0, 0.0
+    for part in _parts(segmentation):
+        ring = _ring(part)
+        farthest = float(np.abs(ring).max()) if len(ring) else 0.0
+        if not farthest <= FAR:  # nor where it is no number
+            raise ValueError(f"a corner at {ring[np.abs(ring).argmax()]:g} pixels")
+        if len(ring) < 6:
+            dropped.append("a ring of fewer than 3 points")
+        elif not (inside := surface(ring)):
+            dropped.append(FLAT_RING)
+        else:
+            area += inside
+            good.append(ring)
+            length += 2 * len(ring) * farthest  # at most
+    if not good:
+        kind = NoArea if FLAT_RING in dropped else ValueError
+        raise kind(f"{', '.join(dropped[:3]) or 'no ring'}; a polygon has at least 3 points that are not on one line")
+    if length > MOST_LENGTH and sum(map(_length, good)) > MOST_LENGTH:
+        raise ValueError(f"outlines of more than {MOST_LENGTH} pixels")
+    return Rings(good, dropped, area)
+
+
+def _parts(segmentation: Sequence[Any]) -> Sequence[Any]:
+    """Return the rings of a segmentation, which may be a single one."""
+    if not segmentation:
+        return segmentation
+    if not isinstance(segmentation[0], (list, tuple, np.ndarray)):
+        return [segmentation]
+    pairs = len(segmentation) >= 3 and all(isinstance(part, (list, tuple)) and len(part) == 2
+                                           and not isinstance(part[0], (list, tuple)) for part in segmentation)
+    return [segmentation] if pairs else segmentation
+
+
+def _ring(part: Any) -> np.ndarray:
+    """Return a ring of numbers or of pairs as [x1, y1, x2, y2, ...], float64."""
+    try:
+        ring = np.asarray(part)
+    except ValueError:  # its parts are of differing lengths
+        ring = np.zeros(())
+    if ring.ndim == 2 and ring.shape[1] == 2:
+        ring = ring.reshape(-1)
+    if ring.ndim != 1 or len(ring) % 2 or (len(ring) and ring.dtype.kind not in "iuf"):
+        what = f"of {len(part)} numbers" if isinstance(part, (list, tuple)) else shown(part)
+        raise ValueError(f"a ring {what}; a polygon has x and y of at least 3 points")
+    return ring.astype(np.float64, copy=False)
+
+
+def surface(ring: np.ndarray) -> float:
+    """Return the pixels that a ring [x1, y1, x2, y2, ...] goes around, 0 where all of its points lie on a line. Of one
+    that crosses itself, some number above 0."""
+    x, y = ring[::2] - ring[0], ring[1::2] - ring[1]
+    area = abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2  # the last edge ends at 0, 0, and adds nothing
+    if area > FLAT:
+        return area
+    far = int((x * x + y * y).argmax())
+    across = float(np.abs(x * y[far] - y * x[far]).max())  # twice the largest triangle on the longest line
+    return across if across > FLAT else 0.0
+
+
+def _length(ring: np.ndarray) -> float:
+    """Return how many pixels the edges of a ring are long, along x and along y."""
+    return float(np.abs(np.diff(ring[::2])).sum() + np.abs(np.diff(ring[1::2])).sum())
+
+
+def from_rings(polygon: Sequence[np.ndarray]) -> bytes:
+    """Rings as `rings` returns them; the mask is their union, as in COCO."""
+    every = np.concatenate(polygon)
     hundredths = np.rint(every * 100)
     exact = bool((hundredths / 100 == every).all())
-    head = np.array([len(rings), *(len(ring) for ring in rings)], np.int32).tobytes()
+    head = np.array([len(polygon), *(len(ring) for ring in polygon)], np.int32).tobytes()
     return (b"H" if exact else b"P") + head + (hundredths.astype(np.int32) if exact else every).tobytes()
 
 
-def corner_box(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, float]:
-    """xyxy around the corners of rings [x1, y1, x2, y2, ...]: without drawing them, and so wherever the image ends."""
-    xs, ys = ([number for ring in polygons for number in ring[first::2]] for first in (0, 1))
+def from_polygons(polygons: Sequence[Any]) -> bytes:
+    """Rings in any form that `rings` takes; those that enclose nothing are dropped.
+
+    Raises:
+        ValueError: see `rings`.
+    """
+    return from_rings(rings(polygons).good)
+
+
+def corner_box(polygon: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
+    """xyxy around the corners of rings [x1, y1, ...]: without drawing them, and so wherever the image ends."""
+    every = np.concatenate(polygon) if len(polygon) > 1 else polygon[0]
+    xs, ys = every[::2].tolist(), every[1::2].tolist()
     return min(xs), min(ys), max(xs), max(ys)
 
 
@@ -155,7 +277,7 @@ def _runs(code: bytes) -> np.ndarray:
         return digits.astype(np.int64)
     starts = np.concatenate([[0], ends[:-1] + 1])
     sizes = ends - starts + 1
-    if not len(ends) or ends[-1] != len(digits) - 1 or sizes.max() > 10 or digits.max() > 63:
+    if not len(ends) or ends[-1] != len(digits) - 1 or sizes.max() > DIGITS or digits.max() > 63:
         raise ValueError("its compressed RLE is damaged")
     digits = digits.astype(np.int64)
     shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, sizes))

@@ -4,15 +4,17 @@ A list of dicts for COCO's 860,000 objects takes gigabytes, and each worker proc
 counting references writes to the pages that a fork shares. Arrays are compact, and stay shared.
 """
 
+import itertools
 import os
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from .problems import Problem
+from .values import Id
 
 
 class Blobs:
@@ -45,11 +47,11 @@ class Table:
     """N images and O objects, those of an image side by side: image i has objects first[i] to first[i + 1]."""
 
     class_names: list[str]  # of labels 1..K
-    category_ids: list[int]  # of labels 1..K in the annotation file
+    category_ids: list[Id]  # of labels 1..K in the annotation file
     root: Path  # image files are relative to it
     files: Blobs  # [N]
     sizes: np.ndarray  # [N, 2] int32: height and width in pixels
-    image_ids: np.ndarray  # [N] int64
+    image_ids: np.ndarray  # [N] int64; for words a number that is no other image's
     first: np.ndarray  # [N + 1] int64
     boxes: np.ndarray  # [O, 4] float32: xyxy in pixels, exclusive x2, y2
     labels: np.ndarray  # [O] int32
@@ -60,6 +62,9 @@ class Table:
     names: Blobs  # [O] or [0]: of the annotations, for messages, where their ids do not say enough
     sources: Blobs  # [N], or [1] for all images: the annotation file
     boxes_as: str = ""  # how the annotation file has boxes: xywh, xyxy, or not at all, as they are made from masks
+    crowd_as: str = ""  # how the annotation file marks crowd: "iscrowd = 1"
+    texts: dict[int, str] = field(default_factory=dict)  # by image: its id in the annotation file, where that is a text
+    others: int = 0  # objects of the file that are of none of the classes, and left out for that
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -67,6 +72,10 @@ class Table:
     def file(self, i: int) -> Path:
         """The file of image i."""
         return self.root / os.fsdecode(self.files[i])
+
+    def image_id(self, i: int) -> Id:
+        """The id of image i as the annotation file writes it."""
+        return self.texts.get(i, int(self.image_ids[i]))
 
     def problem(self, kind: str, message: str, i: int, k: int | None = None, error: bool = True) -> Problem:
         """What is wrong with image i, or with its object k (of all O)."""
@@ -81,14 +90,15 @@ class TableBuilder:
     Args:
         class_names: of labels 1..K. category_ids: of labels 1..K in the annotation file; nothing is 1..K.
         root: the folder of image files. source: the annotation file, where there is one for all images.
-        boxes_as: how that has boxes: xywh, xyxy, or not at all.
+        boxes_as: how that has boxes: xywh, xyxy, or not at all. crowd_as: how it marks crowd.
     """
 
-    def __init__(self, class_names: Sequence[str], category_ids: Sequence[int] | None, root: str | Path,
-                 source: str | Path = "", boxes_as: str = "") -> None:
-        self.class_names, self.root, self.boxes_as = list(class_names), Path(root), boxes_as
+    def __init__(self, class_names: Sequence[str], category_ids: Sequence[Id] | None, root: str | Path,
+                 source: str | Path = "", boxes_as: str = "", crowd_as: str = "") -> None:
+        self.class_names, self.root = list(class_names), Path(root)
+        self.boxes_as, self.crowd_as = boxes_as, crowd_as
         self.category_ids = list(category_ids) if category_ids is not None else list(range(1, len(class_names) + 1))
-        self.rows: dict[int, int] = {}  # image id -> row
+        self.rows: dict[Id, int] = {}  # image id -> row
         self.files: list[bytes] = []
         self.sizes, self.image_ids = array("i"), array("q")
         self.boxes, self.areas = array("f"), array("f")
@@ -97,21 +107,29 @@ class TableBuilder:
         self.source = str(source)
         self.sources: list[bytes] = []
         self.names: list[bytes] = []
+        self.texts: dict[int, str] = {}  # see Table
+        self.worded: list[int] = []  # images whose id is a word
+        self.others = 0
 
-    def add_image(self, image_id: int, file: str, height: int, width: int, source: str | Path = "") -> None:
-        """An image; `file` is relative to the root, `source` its annotation file where each has one of its own. Ids are
-        different, which the caller has checked."""
-        self.image_ids.append(image_id)
-        self.rows[image_id] = len(self.files)
+    def add_image(self, image_id: Id, file: str, height: int, width: int, source: str | Path = "",
+                  text: str | None = None) -> None:
+        """An image; `file` is relative to the root, `source` its annotation file where each has one of its own, `text`
+        the id as the file writes it where that is a text. Ids are different, which the caller has checked."""
+        row = self.rows[image_id] = len(self.files)
+        if isinstance(image_id, str):
+            self.worded.append(row)
+        if text is not None:
+            self.texts[row] = text
+        self.image_ids.append(0 if isinstance(image_id, str) else image_id)
         self.files.append(os.fsencode(file))
         self.sources.append(os.fsencode(source))
         self.sizes.extend((height, width))
 
-    def add_object(self, image_id: int, label: int, box: Sequence[float], mask: bytes, area: float,
+    def add_object(self, image_id: Id, label: int, box: Sequence[float], mask: bytes, area: float,
                    annotation_id: int = 0, crowd: bool = False, name: str = "") -> None:
-        """An object of an image that may come later; `mask` as `maskrcnn.datasets.segments` encodes it; `name` tells
-        where it is annotated, where its id does not. All objects have one, or none."""
-        self.images.append(image_id)
+        """An object of an image that was added, or else it is left out; `mask` as `maskrcnn.datasets.segments` encodes
+        it; `name` tells where it is annotated, where its id does not. All objects have one, or none."""
+        self.images.append(self.rows.get(image_id, -1))
         self.labels.append(label)
         self.boxes.extend(box)
         self.masks += mask
@@ -123,16 +141,19 @@ class TableBuilder:
             self.names.append(os.fsencode(name))
 
     def build(self) -> Table:
-        """The table; objects of images that were never added are left out."""
-        rows = np.fromiter((self.rows.get(image, -1) for image in self.images), np.int64, len(self.images))
+        """The table."""
+        rows = np.array(self.images)
         order = np.argsort(rows, kind="stable")
         order = order[np.searchsorted(rows[order], 0) :]
         first = np.searchsorted(rows[order], np.arange(len(self.files) + 1))
         sources = [os.fsencode(self.source)] if self.source else self.sources
         names = Blobs(self.names).take(order) if self.names else Blobs([])
+        image_ids = np.array(self.image_ids)
+        free = (number for number in itertools.count() if number not in self.rows)
+        image_ids[self.worded] = [next(free) for _ in self.worded]
         boxes, sizes = (np.array(values).reshape(-1, width) for values, width in ((self.boxes, 4), (self.sizes, 2)))
         return Table(self.class_names, self.category_ids, self.root, Blobs(self.files), sizes,
-                     np.array(self.image_ids), first, boxes[order], np.array(self.labels)[order],
+                     image_ids, first, boxes[order], np.array(self.labels)[order],
                      np.array(self.crowd).astype(bool)[order], np.array(self.areas)[order],
                      np.array(self.ids)[order], Blobs(self.masks, self.ends).take(order), names, Blobs(sources),
-                     self.boxes_as)
+                     self.boxes_as, self.crowd_as, self.texts, self.others)

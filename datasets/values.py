@@ -4,11 +4,14 @@ import math
 import re
 from typing import Any
 
+from ..tools.text import shown
+
 WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 BITS = 2**63  # ids are kept in 64 bits
 LARGEST = 3.4e38  # boxes and areas are kept in float32
-SHOWN = 60  # characters of a value in a message
+
+Id = int | str
 
 
 def whole(value: Any, what: str, least: int = 1 - BITS, most: int = BITS - 1) -> int:
@@ -86,20 +89,6 @@ def flag(value: Any, what: str) -> bool:
     if marked not in (0, 1):
         raise ValueError(f"{what} {shown(value)} is neither 0 nor 1")
     return bool(marked)
-
-
-def shown(value: Any) -> str:
-    """Return a value as a message shows it: on one line, short, and harmless in any terminal."""
-    if isinstance(value, (list, tuple)):
-        return f"(a list of {len(value)})"
-    if isinstance(value, dict):
-        return f"(an object with {', '.join(shown(key) for key in list(value)[:3])}{', ...' if len(value) > 3 else ''})"
-    if isinstance(value, int) and abs(value) >= 2**64:
-        return f"(a whole number of {value.bit_length()} bits)"
-    text = repr(value)
-    if isinstance(value, str):
-        text = repr(value[: SHOWN + 1]).encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _whole(value: Any) -> int | None:

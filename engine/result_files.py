@@ -29,11 +29,11 @@ class ResultsWriter:
     of float32 apart.
     """
 
-    def __init__(self, path: str | os.PathLike, category_ids: Sequence[int] | None = None) -> None:
+    def __init__(self, path: str | os.PathLike, category_ids: Sequence[int | str] | None = None) -> None:
         self.path, self.category_ids = Path(path), category_ids
         self._stack, self._separator = ExitStack(), "[\n"
         self._file: TextIO | None = None  # in the block
-        self._images: set[int] = set()
+        self._images: set[int | str] = set()
 
     def __enter__(self) -> "ResultsWriter":
         with ExitStack() as stack:  # were the file not to open, its temporary path would vanish again
@@ -42,7 +42,7 @@ class ResultsWriter:
             self._stack = stack.pop_all()
         return self
 
-    def add(self, image_id: int, detections: Mapping[str, Any]) -> None:
+    def add(self, image_id: int | str, detections: Mapping[str, Any]) -> None:
         """Append one image's detections: see `coco_results`. Raises ValueError for an image that is there already."""
         if self._file is None:
             raise ValueError(f"{self.path} is not open: write in a block, `with ResultsWriter(path) as writer:`")
@@ -69,7 +69,8 @@ class ResultsWriter:
         self._stack.__exit__(*error)
 
 
-def coco_results(detections: Mapping[str, Any], image_id: int, category_ids: Sequence[int] | None = None) -> list[dict]:
+def coco_results(detections: Mapping[str, Any], image_id: int | str,
+                 category_ids: Sequence[int | str] | None = None) -> list[dict]:
     """One image's detections as entries of a COCO result file, ready for `json.dump`.
 
     detections: boxes [D, 4], labels [D], scores [D], optional masks [D, h, w] (or D RLE dicts).
@@ -80,7 +81,8 @@ def coco_results(detections: Mapping[str, Any], image_id: int, category_ids: Seq
     if category_ids is not None:
         if labels and not 1 <= min(labels) <= max(labels) <= len(category_ids):
             raise ValueError(f"labels must lie in 1..{len(category_ids)}, the number of category_ids, got {labels}")
-        labels = [int(category_ids[label - 1]) for label in labels]
+        own = [number if isinstance(number, str) else int(number) for number in category_ids]
+        labels = [own[label - 1] for label in labels]
     columns = [labels, xywh(detections["boxes"]).tolist(), torch.as_tensor(detections["scores"]).tolist()]
     if "masks" in detections:
         masks = detections["masks"]

@@ -40,7 +40,7 @@ def test_settings_that_do_not_fit(tmp_path, changes, split, message):
 
 
 def test_skipping_tells_what_was_left_out(tmp_path, caplog):
-    content = write_coco(tmp_path)
+    content = write_coco(tmp_path, 10)
     content["annotations"][1]["category_id"] = content["annotations"][5]["category_id"] = 8
     content["annotations"][2]["segmentation"] = None
     save_coco(tmp_path, content)
@@ -56,26 +56,42 @@ def test_skipping_tells_what_was_left_out(tmp_path, caplog):
     assert [problem.annotation for problem in problems.all] == ["1001", "1002", "1005"]
 
 
-def test_training_without_objects_is_told(tmp_path, caplog):
+def test_nothing_to_learn_is_an_error(tmp_path, caplog):
     content = write_coco(tmp_path)
     data = section(**coco_data(tmp_path))
     for entry in content["annotations"]:
         entry["iscrowd"] = 1
     save_coco(tmp_path, content)
-    save_coco(tmp_path, {**content, "annotations": []}, "val")
+    save_coco(tmp_path, content, "val")
     (tmp_path / "val").symlink_to(tmp_path / "train")
-    open_dataset(data, "train")
-    assert "train split: none of its 4 images has an object to learn from" in caplog.text
-    caplog.clear()
-    save_coco(tmp_path, {**content, "annotations": []})
-    open_dataset(data, "train")
-    assert "none of its 4 images" in caplog.text
-    caplog.clear()
-    open_dataset(data, "val")
-    content["annotations"][3]["iscrowd"] = 0
-    save_coco(tmp_path, content)
-    open_dataset(data, "train")
+    for split in ("train", "val"):
+        with pytest.raises(ValueError, match=rf"{split}.json: none of the 4 images .* 12 are marked iscrowd = 1.*CVAT"):
+            open_dataset(data, split)
+        with pytest.raises(ValueError, match="CVAT"):
+            open_dataset(section(**coco_data(tmp_path), broken="skip"), split)
+        dataset = open_dataset(section(**coco_data(tmp_path), crowd="objects"), split)
+        assert not dataset.table.crowd.any()
     assert not caplog.records
+    save_coco(tmp_path, {**content, "annotations": []})
+    save_coco(tmp_path, {**content, "annotations": []}, "val")
+    with pytest.raises(ValueError, match="none of the 4 images of the train split has an object to learn from"):
+        open_dataset(data, "train")
+    open_dataset(data, "val")  # as COCO's test images, which have no annotations
+    assert "none of the 4 images of the val split has an object to measure" in caplog.text
+
+
+@pytest.mark.parametrize(("crowds", "told"), [(0, False), (2, False), (3, True), (11, True)])
+def test_much_crowd_is_told(tmp_path, caplog, crowds, told):
+    content = write_coco(tmp_path)
+    for entry in content["annotations"][:crowds]:
+        entry["iscrowd"] = 1
+    save_coco(tmp_path, content)
+    assert open_dataset(section(**coco_data(tmp_path)), "train").table.crowd.sum() == crowds
+    said = [record.getMessage() for record in caplog.records if "CVAT" in record.getMessage()]
+    assert len(said) == told
+    if told:
+        assert f"{crowds} of the 12 objects of the train split are marked iscrowd = 1" in said[0]
+        assert "[data] crowd = objects" in said[0]
 
 
 def test_a_split_without_images(tmp_path):
