@@ -25,8 +25,8 @@ class ResultsWriter:
             writer.add(image_id, detections)
 
     path: of the file. category_ids: the data set's own id of every class; by default the label itself.
-    Boxes are rounded to hundredths of a pixel, as COCO's own are, and scores to the 9 digits that tell any two numbers
-    of float32 apart.
+    Boxes and scores are written with all their digits: on small objects hundredths of a pixel decide at which IoU a
+    detection counts, and the file must give the figures that `evaluate` gives.
     """
 
     def __init__(self, path: str | os.PathLike, category_ids: Sequence[int | str] | None = None) -> None:
@@ -50,8 +50,6 @@ class ResultsWriter:
             raise ValueError(f"{self.path}: image {image_id} was added before")
         lines = []
         for entry in coco_results(detections, image_id, self.category_ids):
-            entry["bbox"] = [round(number, 2) for number in entry["bbox"]]
-            entry["score"] = float(f"{entry['score']:.9g}")
             try:
                 lines.append(json.dumps(entry, allow_nan=False))
             except ValueError:
