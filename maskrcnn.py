@@ -38,6 +38,7 @@ from maskrcnn.tools.checks import check_class_names, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
 from maskrcnn.tools.conventions import warn_differences, warn_frozen
 from maskrcnn.tools.images import ImageOptions, as_image
+from maskrcnn.tools.limits import warn_reached
 from maskrcnn.tools.masks import crop
 from maskrcnn.tools.modes import evaluating
 from maskrcnn.tools.padding import slots, take
@@ -222,6 +223,7 @@ class MaskRCNN(nn.Module):
                          for i, image in enumerate(images[start : start + batch_size], start)]
                 check_images(chunk, len(self.transform.mean), start)
                 results += self(chunk)
+        warn_reached(self, results)
         return results
 
     def checkpoint(self) -> dict[str, Any]:

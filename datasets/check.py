@@ -7,10 +7,12 @@ import numpy as np
 from easydict import EasyDict
 
 from ..tools.images import DEFAULT, ImageOptions, read_image
+from ..tools.limits import Limit, raised
 from . import segments
 from .boxes import off_mask
 from .files import in_threads
 from .formats import FORMATS, SPLITS, read_table
+from .object_counts import check_counts, most_objects
 from .outlines import count_shown, unrelated
 from .problems import Problem, Problems
 from .proposals import propose
@@ -23,7 +25,7 @@ RIM = 2.0  # ... unless the difference is within so many pixels along the edge, 
 
 
 def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int = 3, anchors: int = 5,
-                  progress: Callable[[str, int, int], None] | None = None) -> Report:
+                  progress: Callable[[str, int, int], None] | None = None, limits: Sequence[Limit] = ()) -> Report:
     """What is wrong with a data set, and what is in it. Nothing that is wrong with the data raises.
 
     Args:
@@ -32,6 +34,7 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
         channels: of the images.
         anchors: how many anchor sizes to propose.
         progress: called as progress(split, done, total) after each image.
+        limits: of the configuration, see `maskrcnn.tools.limits`.
 
     Raises:
         ValueError: an unknown format or split.
@@ -57,11 +60,12 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
             continue
         names = table.class_names if split == "train" else names
         lost = sum(bool(problem.error and problem.annotation) for problem in problems.all[before:])
-        for problem in check_table(table, split, lost):
+        for problem in [*check_table(table, split, lost), *check_counts(table, split, limits)]:
             problems.found(problem)
         _check_images(table, split, options, contents, problems, progress)
     return Report(problems.all, {split: summarize(table) for split, table in tables.items()},
-                  _proposal(list(tables.values()), anchors))
+                  _proposal(list(tables.values()), anchors),
+                  raised(limits, max((most_objects(table)[0] for table in tables.values()), default=0)))
 
 
 def _check_images(table: Table, split: str, options: ImageOptions, contents: dict[bytes, tuple[str, str]],

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ..tools.checks import check_class_names
 from ..tools.images import ImageOptions
+from ..tools.limits import Limit
 from ..tools.text import listed, printable
 from .coco import read_coco
 from .cst import read_cst
 from .folders import read_folders
 from .instances import Instances
 from .labelme import read_labelme
+from .object_counts import check_counts
 from .options import ReadOptions
 from .problems import Problem, Problems, summary
 from .table import Table
@@ -61,7 +63,7 @@ class Dataset(Protocol):
 
 
 def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Sequence[str] | None = None,
-                 problems: Problems | None = None) -> Instances:
+                 problems: Problems | None = None, limits: Sequence[Limit] = ()) -> Instances:
     """One split of a data set.
 
     Args:
@@ -71,6 +73,7 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
         class_names: of labels 1..K, where the training split has decided; those of [data] classes otherwise, or of
             the annotations.
         problems: told what is broken; by default it is raised or left out, as [data] broken says.
+        limits: of the configuration; images with more objects than they let through are warned of.
 
     Raises:
         ValueError: an unknown format or split, or files that break the format.
@@ -91,7 +94,7 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
         log.warning("%s: %s; `maskrcnn check` lists it", where, summary(of_single))
     check_left_out(table, found, where)
     objects = sum(bool(problem.annotation) for problem in errors)
-    _report([*of_all, *check_for_training(table, split, objects)], where)
+    _report([*of_all, *check_for_training(table, split, objects), *check_counts(table, split, limits)], where)
     return Instances(table, problems, ImageOptions(channels, data.value_range, data.orientation), data.cache)
 
 

@@ -1,5 +1,7 @@
 """Settings that suit the sizes of a data set's images and objects."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 SMALL = 32.0  # input pixels that the tenth smallest of a hundred objects should have: 8 cells of an FPN's finest level
@@ -27,11 +29,17 @@ def propose(images: np.ndarray, objects: np.ndarray, owners: np.ndarray, anchors
     return {"min_size": [minimum], "max_size": [maximum], "anchor_sizes": _anchor_sizes(sizes, anchors)}
 
 
-def config_lines(proposal: dict[str, list[int]]) -> str:
-    """Lines for a configuration file."""
-    lines = ["[transform]", f"min_size = {proposal['min_size'][0]},", f"max_size = {proposal['max_size'][0]}", "",
-             "[rpn]", f"anchor_sizes = {', '.join(map(str, proposal['anchor_sizes']))}"]
-    return "\n".join(lines) + ("," if len(proposal["anchor_sizes"]) == 1 else "")
+def config_lines(proposal: dict[str, list[int]], limits: Mapping[str, Mapping[str, int]] | None = None) -> str:
+    """Lines for a configuration file, with further sections of `limits`."""
+    sections: dict[str, dict[str, str]] = {"transform": {}, "rpn": {}}
+    for section, key in (("transform", "min_size"), ("transform", "max_size"), ("rpn", "anchor_sizes")):
+        sections[section][key] = ", ".join(map(str, proposal[key]))
+        if len(proposal[key]) == 1 and key != "max_size":
+            sections[section][key] += ","
+    for section, keys in (limits or {}).items():
+        sections.setdefault(section, {}).update({key: str(value) for key, value in keys.items()})
+    return "\n\n".join("\n".join([f"[{section}]", *(f"{key} = {text}" for key, text in keys.items())])
+                       for section, keys in sections.items())
 
 
 def _roots(objects: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What a check of a data set has found, as text and JSON."""
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Report:
     problems: list[Problem]
     splits: dict[str, Summary]
     proposal: dict[str, list[int]]  # anchor_sizes, min_size, max_size; empty where there are no objects
+    limits: dict[str, dict[str, int]] = field(default_factory=dict)  # sections of settings that let all objects through
 
     @property
     def errors(self) -> list[Problem]:
@@ -43,7 +44,8 @@ class Report:
         """For JSON."""
         return {"errors": len(self.errors), "warnings": len(self.problems) - len(self.errors),
                 "problems": [problem.as_dict() for problem in self.problems],
-                "splits": {split: vars(summary) for split, summary in self.splits.items()}, "proposal": self.proposal}
+                "splits": {split: vars(summary) for split, summary in self.splits.items()}, "proposal": self.proposal,
+                "limits": self.limits}
 
     def text(self) -> str:
         """For people."""
@@ -51,7 +53,7 @@ class Report:
         warnings = [problem for problem in self.problems if not problem.error]
         parts += [_problems_text("Errors", self.errors), _problems_text("Warnings", warnings)]
         if self.proposal:
-            parts.append("Settings that suit these sizes:\n\n" + config_lines(self.proposal))
+            parts.append("Settings that suit these sizes:\n\n" + config_lines(self.proposal, self.limits))
         return "\n\n".join(parts).encode("utf-8", "backslashreplace").decode()  # names of files may be no text
 
 

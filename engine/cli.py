@@ -3,10 +3,6 @@ elsewhere."""
 
 import argparse
 import json
-import logging
-import math
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,41 +12,34 @@ from ..datasets.check import check_dataset
 from ..datasets.formats import SPLITS
 from ..tools.config import load_config
 from ..tools.files import atomic, check_writable
+from ..tools.limits import limits_of
+from ..tools.outputs import check_apart
+from ..tools.text import MOST_ITEMS, brief
 from .evaluate import evaluate, progress_bar
 from .predict import predict
 from .processes import rank_and_count
-from .train import TrainingError, train
+from .run import json_ready
+from .terminal import Parser, complain, log_to_terminal, put, reason
+from .train import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 for success, 1 where something failed, 2 for wrong usage."""
     arguments = make_parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError, TrainingError) as error:
-        if _speaks():
-            print(f"maskrcnn {arguments.command}: {_reason(error)}", file=sys.stderr)
+    except Exception as error:
+        complain(arguments.command, reason(error))
         return 1
     except KeyboardInterrupt:
-        print(f"maskrcnn {arguments.command}: interrupted", file=sys.stderr)
+        complain(arguments.command, "interrupted")
         return 130
-
-
-def _speaks() -> bool:
-    """Whether an error of this process is news: before the processes are connected, each finds the same."""
-    return rank_and_count()[1] > 1 or os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def _reason(error: Exception) -> str:
-    """What an error says; of one in a process that loads images, without that process's traceback."""
-    text = str(error)
-    return text.strip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="maskrcnn", description="Mask R-CNN: train, evaluate, predict, check data.")
+    parser = Parser(prog="maskrcnn", description="Mask R-CNN: train, evaluate, predict, check data.")
     parser.add_argument("--version", action="version", version=f"maskrcnn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -93,13 +82,18 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 
 def _overrides(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The sections of --set. Raises ValueError for what is no setting, before the sections become arguments."""
     overrides: dict[str, dict[str, Any]] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         section, dot, key = name.strip().partition(".")
         if not equals or not dot:
-            raise ValueError(f"--set {setting}: write SECTION.KEY=VALUE, e.g. train.epochs=2")
+            raise ValueError(f"--set {brief(setting)}: write SECTION.KEY=VALUE, e.g. train.epochs=2")
         overrides.setdefault(section, {})[key] = value.strip()
+    try:
+        load_config(overrides)
+    except ValueError as error:
+        raise ValueError(f"--set: {error}") from error
     return overrides
 
 
@@ -117,14 +111,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     failures = predict(arguments.weights, arguments.images, arguments.output, arguments.batch_size, arguments.device,
                        arguments.score)
-    for reason in failures.values():
-        print(f"maskrcnn predict: {reason}", file=sys.stderr)
+    reasons = list(failures.values())
+    for text in reasons[:MOST_ITEMS]:
+        complain("predict", text)
+    if len(reasons) > MOST_ITEMS:
+        complain("predict", f"{len(reasons)} of {len(arguments.images)} images could not be read; images.json in "
+                            f"{arguments.output} lists all, under failed")
     return 1 if failures else 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
     cfg = load_config(arguments.config, _overrides(arguments.settings))
-    check_writable(*([arguments.json] if arguments.json else []))
+    if arguments.json:
+        check_apart({"--json": arguments.json}, {"the configuration": arguments.config})
+        check_writable(arguments.json)
     with progress_bar(0, "check") as bar:
         def progress(split: str, done: int, total: int) -> None:
             if done == 1:
@@ -132,11 +132,12 @@ def _check(arguments: argparse.Namespace) -> int:
                 bar.set_description(f"check {split}")
             bar.update(1)
 
-        report = check_dataset(cfg.data, arguments.split, len(cfg.transform.mean), len(cfg.rpn.anchor_sizes), progress)
+        report = check_dataset(cfg.data, arguments.split, len(cfg.transform.mean), len(cfg.rpn.anchor_sizes), progress,
+                               limits_of(cfg))
     if arguments.json:
         with atomic(arguments.json) as part:
             part.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
-    print(report.text())
+    put(report.text())
     return 1 if report.errors else 0
 
 
@@ -144,5 +145,4 @@ def _print(metrics: dict[str, float]) -> None:
     """Metrics as JSON on standard output, of the first process; null where there is no number."""
     if rank_and_count()[0] > 0:
         return
-    print(json.dumps({key: None if isinstance(value, float) and math.isnan(value) else value
-                      for key, value in metrics.items()}, indent=2))
+    put(json.dumps(json_ready(metrics), indent=2))

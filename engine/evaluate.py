@@ -19,6 +19,8 @@ from maskrcnn import MaskRCNN
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.config import Source, load_config
 from ..tools.files import check_writable
+from ..tools.limits import warn_reached
+from ..tools.outputs import check_apart
 from ..tools.text import listed
 from .codes import as_rle
 from .loading import Seeded, transpose
@@ -56,6 +58,7 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
     """
     cfg = load_config(config, overrides)
     check_metrics(cfg.evaluate.metrics)
+    check_apart({"results": results, "report": report}, {"the weights": weights, "the configuration": config})
     device = choose_device(cfg.train.device)
     state = PartialState(cpu=device.type == "cpu")
     model, dataset = together(lambda: _opened(cfg, weights, split, overrides))
@@ -64,6 +67,7 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
     collected, losses = collect(model, dataset, cfg.evaluate.batch_size, f"evaluate {split}", cfg.data.workers)
     metrics = losses | from_first(lambda: figures(collected, cfg.evaluate.metrics, cfg.evaluate.max_detections))
     if state.is_main_process:
+        warn_reached(model, (record.found for record in collected.records))
         if results is not None:
             write_results(results, collected, dataset)
         if report is not None:
@@ -92,6 +96,8 @@ def evaluate_model(model: MaskRCNN, dataset: Dataset, settings: EasyDict, descri
     The model is left in evaluation mode. Random choices in the losses are the same at every call.
     """
     results, losses = collect(model, dataset, settings.batch_size, description, workers)
+    if rank_and_count()[0] == 0:
+        warn_reached(model, (record.found for record in results.records))
     # By the first process alone, since all share the cores.
     return losses | from_first(lambda: figures(results, settings.metrics, settings.max_detections))
 
@@ -197,4 +203,4 @@ def progress_bar(total: int, description: str | None, done: int = 0) -> tqdm:
     then."""
     interval = 0.2 if os.isatty(2) or "ipykernel" in sys.modules else 20
     return tqdm(total=total, desc=description, unit="img", mininterval=interval, initial=done,
-                disable=description is None or rank_and_count()[0] > 0, dynamic_ncols=True)
+                disable=description is None or sys.stderr is None or rank_and_count()[0] > 0, dynamic_ncols=True)

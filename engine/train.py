@@ -21,6 +21,7 @@ from ..datasets.formats import Dataset, open_dataset
 from ..tools.checkpoints import load_checkpoint
 from ..tools.config import Source, load_config
 from ..tools.files import atomic
+from ..tools.limits import limits_of
 from ..tools.visualize import compare, confident, grid
 from .evaluate import choose_device, evaluate_model, progress_bar
 from .loading import make_loader, mixed
@@ -214,10 +215,10 @@ def make_parts(cfg: EasyDict) -> tuple[dict[str, Dataset], MaskRCNN]:
 
 def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
     """The training split, and the others, which have its classes."""
-    channels = len(cfg.transform.mean)
-    splits = {"train": open_dataset(cfg.data, "train", channels)}
+    channels, limits = len(cfg.transform.mean), limits_of(cfg)
+    splits = {"train": open_dataset(cfg.data, "train", channels, limits=limits)}
     for split in ("val", "test"):
-        splits[split] = open_dataset(cfg.data, split, channels, splits["train"].class_names)
+        splits[split] = open_dataset(cfg.data, split, channels, splits["train"].class_names, limits=limits)
     return splits
 
 

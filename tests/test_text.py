@@ -57,8 +57,8 @@ def test_names_of_classes_that_cannot_be_shown(name):
 
 
 def test_names_of_classes_twice():
-    with pytest.raises(ValueError, match="has 'dog ' more than once"):
-        check_class_names(["dog", "cat", "dog "])
+    with pytest.raises(ValueError, match="has 'dog' more than once"):
+        check_class_names(["dog", "cat", "dog"])
 
 
 def test_many_names_of_classes_take_no_time():

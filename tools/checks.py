@@ -76,9 +76,9 @@ def check_class_names(names: Any, num_classes: int | None = None, where: str = "
         if UNSAFE.search(name):
             raise ValueError(f"{where}: name {place} of {len(names)}, {shown(name)}, holds a line break or another "
                              f"character that cannot be shown, escaped here; rename the class")
-        if name.strip() in seen:
+        if name in seen:
             raise ValueError(f"{where} has {shown(name)} more than once; give every class a name of its own")
-        seen.add(name.strip())
+        seen.add(name)
 
 
 def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: int | None = None,

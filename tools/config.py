@@ -11,10 +11,12 @@ from typing import Any
 
 from easydict import EasyDict
 
-from .text import brief, shown
+from .text import UNSAFE, brief, printable, shorten, shown
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "config.ini"
 Source = str | os.PathLike | Mapping[str, Any] | None
+
+LARGEST = 2**20  # characters of a configuration file
 
 # No number of the configuration is negative. These are at least 1, those at most 1, and others at most what a computer
 # can do: a slip of a finger, or a damaged file, is told at once, and not after an hour or with a full memory.
@@ -75,9 +77,14 @@ def dump_config(config: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for section, keys in config.items():
         for key, value in keys.items():
-            if isinstance(value, str) and (value != value.strip() or re.search(r"[\r\n]|(^|\s)#|^;", value)):
-                raise ConfigError(f"[{section}] {key} = {value!r} cannot be written to a file: text must not begin or "
-                                  f"end with a blank, hold a line break, or a # behind a blank")
+            texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+            if any(text != text.strip() or re.search(r"(^|\s)#|^;", text) or UNSAFE.search(text) for text in texts):
+                raise ConfigError(f"[{section}] {key} = {shown(value)} cannot be written to a file: text must not "
+                                  f"begin or end with a blank, hold a line break or another control character, or a # "
+                                  f"behind a blank")
+            if isinstance(value, list) and any(not text or "," in text for text in texts):
+                raise ConfigError(f"[{section}] {key} = {shown(value)} cannot be written to a file: what is in a list "
+                                  f"must not be empty, or hold a comma")
         lines += [f"[{section}]", *(f"{key} = {as_text(value)}".rstrip() for key, value in keys.items()), ""]
     return "\n".join(lines)
 
@@ -93,9 +100,17 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys are case-sensitive
     try:
         with open(path, encoding="utf-8-sig") as file:
-            parser.read_file(file)
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise ConfigError(f"{path} is larger than {LARGEST} characters: give a configuration, an .ini file")
+        if "\0" in text:
+            raise ConfigError(f"{path} is no text: give an .ini file")
+        parser.read_string(text, str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8, or "
+                          f"give an .ini file") from None
+    except configparser.Error as error:
+        raise ConfigError(f"{path}: {shorten(printable(' '.join(str(error).split())), 500)}") from None
     return {section: dict(parser[section]) for section in parser.sections()}
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .outputs import check_ordinary
+
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
@@ -39,6 +41,7 @@ def check_writable(*paths: str | os.PathLike) -> None:
         ValueError: one cannot be made or written to, or a folder is there in place of a file.
     """
     for path in map(Path, paths):
+        check_ordinary(path)
         if path.is_dir():
             raise ValueError(f"{path} cannot be written: it is a folder; name a file in it")
         try:

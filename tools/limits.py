@@ -1,0 +1,114 @@
+"""How many objects of an image the settings let through: no image gets more detections, whatever is in it."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+log = logging.getLogger("maskrcnn")
+
+STEP = 50  # proposed values are multiples of it
+FEW_MORE = 1.25  # detections for each object of the fullest image, as others may be fuller
+CANDIDATES = 4.0  # proposals for each object: several anchors find it, and some find nothing
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A setting that is a limit, [section] key = value; 0 is none."""
+
+    section: str
+    key: str
+    value: int
+    share: float  # what an image needs of it for each of its objects
+    training: bool = False  # it holds in training alone
+
+    def __str__(self) -> str:
+        return f"[{self.section}] {self.key} = {self.value}"
+
+    def enough(self, objects: int) -> int:
+        """Return the value that suits images of at most so many objects."""
+        return -(-int(objects * self.share) // STEP) * STEP
+
+    def stops(self, objects: int) -> bool:
+        """Return True where an image has more objects than this lets through."""
+        return 0 < self.value < objects
+
+
+def limits_of(config: Mapping[str, Any]) -> list[Limit]:
+    """Return the limits of a configuration, from the last step of detection to the first."""
+    rpn, box = config["rpn"], config["box"]
+    return [Limit("box", "max_detections", box["max_detections"], FEW_MORE),
+            Limit("evaluate", "max_detections", config["evaluate"]["max_detections"], FEW_MORE),
+            Limit("box", "pre_nms", box["pre_nms"], CANDIDATES),
+            Limit("rpn", "post_nms_test", rpn["post_nms_test"], CANDIDATES),
+            Limit("rpn", "pre_nms_test", rpn["pre_nms_test"], CANDIDATES),
+            Limit("rpn", "post_nms_train", rpn["post_nms_train"], CANDIDATES, training=True),
+            Limit("rpn", "pre_nms_train", rpn["pre_nms_train"], CANDIDATES, training=True)]
+
+
+def raised(limits: Sequence[Limit], objects: int) -> dict[str, dict[str, int]]:
+    """Return sections of settings that let images of so many objects through: none where no limit stops any, otherwise
+    all that are too low, so that one does not stop what another lets through."""
+    sections: dict[str, dict[str, int]] = {}
+    if any(limit.stops(objects) for limit in limits):
+        for limit in limits:
+            if 0 < limit.value < limit.enough(objects):
+                sections.setdefault(limit.section, {})[limit.key] = limit.enough(objects)
+    return sections
+
+
+def as_settings(sections: Mapping[str, Mapping[str, int]]) -> str:
+    """Return sections as text: "[box] max_detections = 450, [rpn] post_nms_test = 1500"."""
+    return ", ".join(f"[{section}] {key} = {value}" for section, keys in sections.items()
+                     for key, value in keys.items())
+
+
+@dataclass
+class Reached:
+    """Counts images in which detection reached a limit.
+
+    That of [box] max_detections is reached with as many detections. Proposals, and candidates for NMS, are several for
+    each object, and fill up with background where there are few objects: their limits count as reached where half as
+    many detections come out.
+    """
+
+    limits: Sequence[Limit]
+    images: int = 0
+    counts: dict[Limit, int] = field(default_factory=dict)  # images that reached each
+    weakest: float = 0.0  # score: the highest of the lowest in these images
+
+    @classmethod
+    def of(cls, model: Any) -> "Reached":
+        """Return a counter for the detections of a model, of which parts of one's own have limits of their own."""
+        limits = [limit for limit in limits_of(model.config) if limit.section != "evaluate" and not limit.training]
+        return cls([limit for limit in limits if limit.section == "box" or "proposal" not in model.replaced])
+
+    def add(self, scores: Any) -> None:
+        """Add the detections of an image: their scores [D], best first."""
+        self.images += 1
+        needed = {limit: limit.value if limit.share < CANDIDATES else limit.value / 2 for limit in self.limits}
+        reached = [limit for limit, least in needed.items() if 0 < least <= len(scores)]
+        for limit in reached:
+            self.counts[limit] = self.counts.get(limit, 0) + 1
+        if reached:
+            self.weakest = max(self.weakest, float(scores[-1]))
+
+    def message(self) -> str:
+        """Return what a user should know, or nothing where no limit was reached."""
+        if not self.counts:
+            return ""
+        counts = "; ".join(f"{count} of {self.images} images reached {limit}" for limit, count in self.counts.items())
+        doubled: dict[str, dict[str, int]] = {}
+        for limit in self.counts:
+            doubled.setdefault(limit.section, {})[limit.key] = 2 * limit.value
+        return (f"{counts}: objects beyond are not found. Their weakest detections score up to {self.weakest:.2f}; "
+                f"where objects are missing, set {as_settings(doubled)}")
+
+
+def warn_reached(model: Any, detections: Iterable[Mapping[str, Any]]) -> None:
+    """Log on how many images the detections of a model reached a limit, where they did."""
+    reached = Reached.of(model)
+    for found in detections:
+        reached.add(found["scores"])
+    if message := reached.message():
+        log.warning("%s", message)
