@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from easydict import EasyDict
 
-from ..tools.images import DEFAULT, ImageOptions, read_image
+from ..tools.images import DEFAULT, ImageOptions, other_orientation
 from ..tools.limits import Limit, raised
 from . import segments
 from .boxes import off_mask
 from .files import in_threads
 from .formats import FORMATS, SPLITS, read_table
+from .image_checks import Seen, check_seen, look, masks_of
 from .object_counts import check_counts, most_objects
 from .outlines import count_shown, unrelated
 from .problems import Problem, Problems
@@ -73,10 +74,13 @@ def _check_images(table: Table, split: str, options: ImageOptions, contents: dic
     """What concerns single images, and what they show together."""
     outlines = np.zeros(2, int)
     looked = in_threads(lambda i: check_image(table, i, options), range(len(table)))
-    for i, (found, digest, shown) in enumerate(looked):
-        for problem in found:
+    seen: dict[int, Seen] = {}
+    for i, one in enumerate(looked):
+        for problem in one.found:
             problems.found(problem)
-        outlines += shown
+        outlines += one.outlines
+        digest, one.found = one.digest, []
+        seen[i] = one
         here = (split, str(table.file(i)))
         first = contents.setdefault(digest, here) if digest else here
         if first != here:
@@ -84,41 +88,43 @@ def _check_images(table: Table, split: str, options: ImageOptions, contents: dic
                                          i, error=False))
         if progress is not None:
             progress(split, i + 1, len(table))
+    for problem in check_seen(table, options, seen, len(table)):
+        problems.found(problem)
     if unrelated(*outlines.tolist()):
         problems.found(Problem("masks off images", f"{split}: the images change along the outlines of their masks no "
                                                    f"more than elsewhere; are these the masks of other images?",
                                str(table.root)))
 
 
-def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> tuple[list[Problem], bytes, tuple[int, int]]:
-    """What is wrong with image i and its objects; a digest of its file, empty where it cannot be read; and what
-    `maskrcnn.datasets.outlines.count_shown` counts."""
-    found, digest, outlines = [], b"", (0, 0)
+def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> Seen:
+    """What is wrong with image i and its objects, and what the image shows."""
+    seen = Seen()
+    found = seen.found
     height, width = (int(side) for side in table.sizes[i])
     try:
-        image = read_image(table.file(i), options)
-        shape = tuple(image.shape[1:])
-        digest = hashlib.blake2b(table.file(i).read_bytes(), digest_size=16).digest()
+        seen, grey = look(table, i, options)
+        found, shape = seen.found, grey.shape
+        seen.digest = hashlib.blake2b(table.file(i).read_bytes(), digest_size=16).digest()
         if shape != (height, width):
-            turned = "; are they swapped, or is it turned by an EXIF orientation?" if shape == (width, height) else ""
+            turned = other_orientation(table.file(i), options.orientation, (height, width))
+            if not turned and shape == (width, height):
+                turned = "; are they swapped?"
             found.append(table.problem("size mismatch", f"the file has (height, width) {shape}, but is annotated as "
                                                         f"{height, width}{turned}", i))
         else:
-            objects = range(int(table.first[i]), int(table.first[i + 1]))
-            masks = (segments.decode([table.masks[k]], height, width)[0] for k in objects if not table.crowd[k])
-            outlines = count_shown(image.float().mean(0).numpy(), masks)
+            seen.outlines = count_shown(grey, masks_of(table, i))
     except (ValueError, OSError, MemoryError) as error:
         found.append(table.problem("unreadable image", str(error), i))
-    seen: dict[tuple, int] = {}
+    first: dict[tuple, int] = {}
     for k in range(int(table.first[i]), int(table.first[i + 1])):
         code, box = table.masks[k], table.boxes[k].tolist()
         found += _check_object(table, i, k, code, box)
         key = (int(table.labels[k]), *box, code)
-        if key in seen:
-            other = table.problem("", "", i, seen[key]).annotation
+        if key in first:
+            other = table.problem("", "", i, first[key]).annotation
             found.append(table.problem("duplicate object", f"box, class and mask are those of {other}", i, k, False))
-        seen.setdefault(key, k)
-    return found, digest, outlines
+        first.setdefault(key, k)
+    return seen
 
 
 def _check_object(table: Table, i: int, k: int, code: bytes, box: list[float]) -> list[Problem]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ..tools.images import image_size
+from ..tools.images import image_size, other_orientation
 from . import segments
 from .files import in_threads
 from .options import ReadOptions
@@ -88,7 +88,8 @@ def _look(folder: Path, sheet: Sheet, options: ReadOptions) -> tuple[tuple[int, 
     except (ValueError, OSError) as error:  # the latter of a name that no file could have
         return (0, 0), ("unreadable image", str(error))
     if sheet.size not in (None, size):
-        return size, ("size mismatch", f"{path} has (height, width) {size}, but is annotated as {sheet.size}")
+        turned = other_orientation(path, options.orientation, sheet.size)
+        return size, ("size mismatch", f"{path} has (height, width) {size}, but is annotated as {sheet.size}{turned}")
     return size, None
 
 

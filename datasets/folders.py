@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tools.images import image_size, read_plane
+from ..tools.images import image_size, other_orientation, read_plane
 from . import segments
 from .files import image_files, in_threads, sub_folders
 from .options import DEFAULT, ReadOptions
@@ -110,25 +110,27 @@ def _read(item: Item, orientation: str) -> tuple[tuple[int, int], list[tuple[str
     except ValueError as error:
         return (0, 0), [], ("unreadable image", str(error))
     if item.indices is None:
-        return size, [(file.name, _mask(file, *size, orientation)) for file in item.masks], None
+        return size, [(file.name, _mask(file, item.image, size, orientation)) for file in item.masks], None
     try:
         plane = read_plane(item.indices, orientation=orientation)
     except ValueError as error:
         return size, [], ("unreadable mask", str(error))
     if plane.shape != size:
-        return size, [], ("size mismatch", f"{item.indices} has (height, width) {plane.shape}, its image {size}")
+        return size, [], ("size mismatch", f"{item.indices} has (height, width) {plane.shape}, its image {size}"
+                                          f"{other_orientation(item.image, orientation, plane.shape)}")
     indices = np.unique(plane[plane > 0]).tolist()
     return size, [(f"index {index}", segments.from_mask(plane == index)) for index in indices], None
 
 
-def _mask(file: Path, height: int, width: int, orientation: str) -> bytes | Fault:
+def _mask(file: Path, image: Path, size: tuple[int, int], orientation: str) -> bytes | Fault:
     """The mask of one object, or what is wrong with it."""
     jpeg = file.suffix.lower() in (".jpg", ".jpeg")
     try:
         values = read_plane(file, "L" if jpeg else None, any_band=True, orientation=orientation)
     except ValueError as error:
         return "unreadable mask", f"mask {error}"
-    if values.shape != (height, width):
-        return "size mismatch", f"mask {file} has (height, width) {values.shape}, its image {height, width}"
+    if values.shape != size:
+        turned = other_orientation(image, orientation, values.shape)
+        return "size mismatch", f"mask {file} has (height, width) {values.shape}, its image {size}{turned}"
     mask = values >= JPEG_THRESHOLD if jpeg else values > 0
     return segments.from_mask(mask) if mask.any() else ("empty mask", f"mask {file} has no pixel that is not 0")

@@ -17,6 +17,7 @@ from ..tools.text import listed, printable
 from .coco import read_coco
 from .cst import read_cst
 from .folders import read_folders
+from .image_checks import check_first
 from .instances import Instances
 from .labelme import read_labelme
 from .object_counts import check_counts
@@ -94,8 +95,11 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
         log.warning("%s: %s; `maskrcnn check` lists it", where, summary(of_single))
     check_left_out(table, found, where)
     objects = sum(bool(problem.annotation) for problem in errors)
-    _report([*of_all, *check_for_training(table, split, objects), *check_counts(table, split, limits)], where)
-    return Instances(table, problems, ImageOptions(channels, data.value_range, data.orientation), data.cache)
+    options = ImageOptions(channels, data.value_range, data.orientation)
+    of_images = check_first(table, options) if split == "train" else []
+    _report([*of_all, *check_for_training(table, split, objects), *check_counts(table, split, limits),
+             *of_images], where)
+    return Instances(table, problems, options, data.cache)
 
 
 def _report(problems: Sequence[Problem], where: str) -> None:

@@ -1,6 +1,7 @@
 """A data set of any format, once it is read into a table."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tools.images import DEFAULT, ImageOptions, read_image
+from ..tools.images import DEFAULT, ImageOptions, other_orientation, read_image
 from . import segments
 from .problems import Problem, Problems, too_many
 from .table import Table
@@ -123,14 +124,15 @@ class Instances(torch.utils.data.Dataset):
         try:
             image = read_image(self.file(i), self.options)
         except ValueError as error:
-            if not self.file(i).is_file():
+            if not os.path.isfile(self.file(i)):
                 raise  # more is amiss than an image: it was there when the table was made
             self._leave_out(i, "unreadable image", str(error))
             return None
         (height, width), (h, w) = self.table.sizes[i], image.shape[1:]
         if (h, w) != (height, width):
+            turned = other_orientation(self.file(i), self.options.orientation, (int(height), int(width)))
             self._leave_out(i, "size mismatch", f"{self.file(i)} has {h} x {w} pixels (height x width), but is "
-                                                f"annotated as {height} x {width}")
+                                                f"annotated as {height} x {width}{turned}")
             return None
         if self._room():
             grey = self.options.channels == 3 and bool((image == image[:1]).all())

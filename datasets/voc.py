@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tools.images import image_size, read_plane
+from ..tools.images import image_size, other_orientation, read_plane
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
 from .files import in_threads
@@ -148,7 +148,8 @@ def _read(folder: Path, path: Path, classes: dict[str, int], orientation: str) -
     for plane in (places, kinds):
         if plane is not None and plane.shape != size:
             return None, [], [("size mismatch", f"{png} or its fellow in SegmentationClass has (height, width) "
-                                                f"{plane.shape}, the image {size}", 0)]
+                                                f"{plane.shape}, the image {size}"
+                                                f"{other_orientation(path, orientation, plane.shape)}", 0)]
     try:
         root = ElementTree.parse(source).getroot()
         entries = root.findall("object")

@@ -12,6 +12,7 @@ from typing import Any
 from easydict import EasyDict
 
 from .text import UNSAFE, brief, printable, shorten, shown
+from .value_range import parse_range, range_text
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "config.ini"
 Source = str | os.PathLike | Mapping[str, Any] | None
@@ -137,8 +138,18 @@ def _overlay(config: dict[str, dict[str, Any]], source: str | os.PathLike | Mapp
                 raise ConfigError(f"{where}: unknown key {shown(key)} in [{section}]; "
                                   f"{_nearest(key, config[section])}{hint}")
             place = f"{where}: [{section}] {key}"
+            if (section, key) == ("data", "value_range"):
+                value = _value_range(value, where)
             config[section][key] = _convert(value, config[section][key], place)
             _check_range(config[section][key], section, key, place)
+
+
+def _value_range(value: Any, where: str) -> str:
+    """Return [data] value_range as text, in one way of writing it: a run is resumed with the same settings alone."""
+    try:
+        return range_text(parse_range(value))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _check_range(value: Any, section: str, key: str, place: str) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .image_files import check_orientation, check_pages, opened, reason_of, size_of, turned
-from .value_range import SETTING, ValueRange, parse_range, to_unit
+from .image_files import check_orientation, check_pages, exif_orientation, opened, reason_of, size_of, turned
+from .value_range import SETTING, ValueRange, limits_of, parse_range, to_unit
 
 log = logging.getLogger("maskrcnn")
 
@@ -45,6 +45,7 @@ class Pixels:
     stated: int  # its EXIF orientation
     transparent: bool = False  # some pixels are not opaque, and are read as if they were
     reduced: bool = False  # of its 16 bits a colour, Pillow reads the upper 8
+    limits: tuple[float, float] = (0.0, 255.0)  # the values that become 0 and 1
 
 
 DEFAULT = ImageOptions()
@@ -69,9 +70,34 @@ def read_image(path: str | os.PathLike, options: ImageOptions = DEFAULT) -> Tens
 
 
 def read_pixels(path: str | os.PathLike, options: ImageOptions = DEFAULT) -> Pixels:
-    """Read an image file as `read_image` does, but leave its values as they are."""
+    """Read an image file as `read_image` does, but leave its values as they are.
+
+    Raises:
+        ValueError: whatever `read_image` raises.
+    """
     with opened(path) as image:
-        return from_pil(image, options)
+        pixels = from_pil(image, options)
+        return replace(pixels, limits=limits_of(pixels.values, options.value_range))
+
+
+def is_ordinary(path: str | os.PathLike) -> bool:
+    """Return True for an image file of 8 bits a value whose head, which alone is read, has no EXIF orientation. Raises
+    ValueError as `image_size` does."""
+    with opened(path) as image:
+        deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or _is_reduced(image)
+        hidden = image.format == "PNG" and "exif" not in image.info  # what stands behind the pixels is not looked for
+        return not deep and (hidden or exif_orientation(image) == 1)
+
+
+def other_orientation(path: str | os.PathLike, orientation: str, size: tuple[int, int]) -> str:
+    """Return the end of a message about an image file that should have another height and width: the choice of [data]
+    orientation with which it has, if there is one."""
+    other = "stored" if orientation == "exif" else "exif"
+    try:
+        fits = image_size(path, other) == tuple(size) != image_size(path, orientation)
+    except ValueError:
+        return ""
+    return f"; it has that size with [data] orientation = {other}" if fits else ""
 
 
 def image_size(path: str | os.PathLike, orientation: str = "exif") -> tuple[int, int]:

@@ -14,7 +14,11 @@ from .boxes import scale
 from .masks import paste
 from .padding import pad
 
-LEAST_STD = 0.01  # of an image in 0..1: the noise of an empty one should not look like objects
+# Of an image in 0..1, channel by channel: the noise of an empty one should not look like objects. In 8 bits that noise
+# is rounding to one of 256 levels, of which this is 2.5. Deeper images have 257 times as many, and may use so few
+# that all they show would lie below it.
+LEAST_STD = 0.01
+LEAST_STD_DEEP = LEAST_STD / 257
 
 
 @dataclass
@@ -149,6 +153,7 @@ class Transform(nn.Module):
     def _resize(self, image: Tensor, min_size: int) -> Tensor:
         """[C, h, w] uint8 or float -> normalised [C, h', w']."""
         whole = image.dtype == torch.uint8
+        least = _least_std(image) if self.normalize == "image" else None
         image = send(image, self.like.device).to(self.like.dtype)
         if whole:
             image = image / 255
@@ -162,7 +167,7 @@ class Transform(nn.Module):
                                   recompute_scale_factor=True, antialias=self.antialias)[0]
         if self.normalize == "image":
             std, mean = torch.std_mean(image, (1, 2), correction=0, keepdim=True)
-            return (image - mean) / std.clamp(min=LEAST_STD)
+            return (image - mean) / std.clamp(min=least)
         mean, std = (_channels(numbers, image.device, image.dtype) for numbers in (self.mean, self.std))
         return (image - mean) / std
 
@@ -191,6 +196,16 @@ def upload(numbers: Sequence[Any], device: torch.device) -> Tensor:
     it has done all that it was given before."""
     tensor = torch.tensor(numbers)
     return send(tensor.pin_memory() if device.type == "cuda" else tensor, device)
+
+
+def _least_std(image: Tensor) -> Tensor | float:
+    """Return the least standard deviation that an image [C, h, w], uint8 or float in 0..1, is divided by."""
+    if image.dtype not in (torch.float32, torch.float64):
+        return LEAST_STD
+    levels = image * 255
+    of_8_bits = ((levels - levels.round()).abs() < 0.01).all()
+    # In a tensor, as a GPU would have to be waited for.
+    return torch.where(of_8_bits, LEAST_STD, LEAST_STD_DEEP).to(image.dtype)
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from .text import shown
+
 CHOICES = ("dtype", "image")
 LIMITS = {np.dtype(np.uint8): (0.0, 255.0), np.dtype(np.uint16): (0.0, 65535.0)}
 SETTING = "[data] value_range"
@@ -19,10 +21,10 @@ def parse_range(value: Any) -> ValueRange:
     Raises:
         ValueError: anything else; the message names the setting.
     """
-    if value in CHOICES:
+    if isinstance(value, str) and value in CHOICES:
         return value
     parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-    expected = f"{SETTING} = {value!r}: choose dtype, image, or two numbers, the values that are 0 and 1 of an image"
+    expected = f"{SETTING} = {shown(value)}: choose dtype, image, or two numbers, the values that are 0 and 1 of an image"
     if not isinstance(parts, (list, tuple)) or len(parts) != 2 or any(isinstance(part, bool) for part in parts):
         raise ValueError(expected)
     try:
