@@ -24,7 +24,7 @@ def parse_range(value: Any) -> ValueRange:
     if isinstance(value, str) and value in CHOICES:
         return value
     parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-    expected = f"{SETTING} = {shown(value)}: choose dtype, image, or two numbers, the values that are 0 and 1 of an image"
+    expected = f"{SETTING} = {shown(value)}: choose dtype, image, or the two numbers that are 0 and 1 of an image"
     if not isinstance(parts, (list, tuple)) or len(parts) != 2 or any(isinstance(part, bool) for part in parts):
         raise ValueError(expected)
     try:
