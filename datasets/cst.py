@@ -31,9 +31,11 @@ from ..tools.images import image_size, read_plane
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
 from .files import in_threads, sub_folders
+from .find_files import find_files
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
+from .values import shown, whole
 
 SIZES = {"train": 600, "val": 100, "test": 300}  # images per split, as published
 COLUMNS = ["image_id", "object_id", "class", "bbox", "mask_path"]
@@ -74,10 +76,12 @@ def read_cst(root: str | Path, split: str, problems: Problems, class_names: Sequ
         raise ValueError(f"{file} names no image and {folder} has no image folder, expected at least one image")
     builder = TableBuilder(CLASSES, None, folder, file, "xyxy")
     objects = []
-    for name in names:
+    images = find_files(folder, [f"{name}/{name}.jpg" for name in names], Path(root), options.outside)
+    for name, found in zip(names, images):
         image = f"{name}/{name}.jpg"
-        if not (folder / image).is_file():
-            problems.found(Problem("missing image", f"there is no file {folder / image}", str(file), image))
+        if found != image:  # a file of another name is not that of this image
+            fault = found if isinstance(found, tuple) else ("missing image", f"there is no file {folder / image}")
+            problems.found(Problem(*fault, str(file), image))
             continue
         try:
             height, width = image_size(folder / image, options.orientation)
@@ -86,8 +90,9 @@ def read_cst(root: str | Path, split: str, problems: Problems, class_names: Sequ
             continue
         objects += [(row, len(builder.files), image, height, width) for row in rows.get(name, [])]
         builder.add_image(len(builder.files), image, height, width)
-    for (row, number, image, height, width), mask in zip(
-            objects, in_threads(lambda one: _read_mask(folder / one[0].mask, *one[3:], options.orientation), objects)):
+    masks = find_files(folder, [row.mask for row, *_ in objects], Path(root), options.outside, "mask")
+    for (row, number, image, height, width), mask in zip(objects, in_threads(
+            lambda one: _read_mask(folder, one[1], *one[0][3:], options.orientation), list(zip(objects, masks)))):
         fault = mask if isinstance(mask, tuple) else box_fault(row.box, height, width, border=0)
         if fault is None:
             builder.add_object(number, row.label, row.box, mask, segments.area(mask, height, width), row.line,
@@ -113,8 +118,9 @@ def _read_rows(file: Path, problems: Problems) -> dict[str, list[Row]]:
                 row, image = _parse(values, reader.line_num), "{0}/{0}.jpg".format(values["image_id"])
                 number = values["object_id"]
                 if number and (first := lines.setdefault(number, reader.line_num)) != reader.line_num:
-                    problems.found(Problem("duplicate annotation id", f"object_id {number} is there already, in line "
-                                           f"{first}", str(file), image, f"line {reader.line_num}", error=False))
+                    problems.found(Problem("duplicate annotation id", f"object_id {shown(number)} is there already, "
+                                           f"in line {first}", str(file), image, f"line {reader.line_num}",
+                                           error=False))
                 if isinstance(row, Row):
                     of_image.append(row)
                 else:
@@ -127,18 +133,25 @@ def _read_rows(file: Path, problems: Problems) -> dict[str, list[Row]]:
 def _parse(values: dict[str, str], line: int) -> Row | tuple[str, str]:
     """A row, or what is wrong with it: the kind and a message."""
     if values["class"] not in LABELS:
-        return "unknown category", f"unknown class {values['class']!r}, expected one of {', '.join(LABELS)}"
+        return "unknown category", f"unknown class {shown(values['class'])}, expected one of {', '.join(LABELS)}"
     numbers = values["bbox"].split()
-    box = tuple(int(n) for n in numbers if n.isdecimal())
+    try:
+        box = tuple(whole(n, "a number", 0, segments.FAR) for n in numbers if n.isdecimal())
+    except ValueError as error:
+        return "malformed annotation", f"bbox {shown(values['bbox'])}: {error}"
     if not len(box) == len(numbers) == 4:
-        return "malformed annotation", f"bbox {values['bbox']!r}, expected whole numbers 'x1 y1 x2 y2', at least 0"
+        return "malformed annotation", f"bbox {shown(values['bbox'])}, expected whole numbers 'x1 y1 x2 y2', at least 0"
     return Row(line, LABELS[values["class"]], box, values["mask_path"])
 
 
-def _read_mask(path: Path, height: int, width: int, orientation: str) -> bytes | tuple[str, str]:
+def _read_mask(folder: Path, file: str | tuple[str, str], height: int, width: int,
+               orientation: str) -> bytes | tuple[str, str]:
     """The mask of an object, or what is wrong with it: the kind and a message."""
-    if not path.is_file():
-        return "missing mask", f"mask file {path} not found, expected mask_path relative to the split folder"
+    if not isinstance(file, str):
+        kind, message = file
+        message = message.removeprefix("there is no file ")
+        return kind, f"mask file {message} not found, expected mask_path relative to the split folder"
+    path = folder / file
     try:
         mask = read_plane(path, "L", orientation=orientation) >= THRESHOLD
     except ValueError as error:

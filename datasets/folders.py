@@ -2,24 +2,29 @@
 
     <split>/<name>/images/<file>.png, <split>/<name>/masks/*.png     as in the Data Science Bowl 2018
     <split>/PNGImages/<name>.png, <split>/PedMasks/<name>_mask.png   as in Penn-Fudan; images/ and masks/ serve as well
+
+In the second layout names may have folders: images/day1/a.png and masks/day1/a.png.
 """
 
+import os
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from ..tools.images import image_size, other_orientation, read_plane
+from ..tools.images import image_size, other_orientation
 from . import segments
-from .files import image_files, in_threads, sub_folders
+from .files import IMAGES, image_files, in_threads, sub_folders
+from .find_files import inside
+from .mask_files import MaskFault, encode, read_indices, read_object
+from .mask_hints import Look, hints, look_at
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
 
 IMAGE_FOLDERS = ("PNGImages", "JPEGImages", "images")
 MASK_FOLDERS = ("PedMasks", "masks")
-JPEG_THRESHOLD = 128  # JPEG blurs; in other files, every pixel that is not 0 belongs to the object
 
 Fault = tuple[str, str]  # the kind and a message
 
@@ -30,6 +35,16 @@ class Item(NamedTuple):
     image: Path
     masks: list[Path]
     indices: Path | None = None
+
+
+@dataclass
+class Seen:
+    """What an item is."""
+
+    size: tuple[int, int] = (0, 0)  # height and width
+    masks: list[tuple[str, bytes | Fault]] = field(default_factory=list)  # names, and each mask or what is wrong
+    looks: list[Look] = field(default_factory=list)  # of the mask files
+    fault: Fault | None = None  # what is wrong with all
 
 
 def read_folders(root: str | Path, split: str, problems: Problems, class_names: Sequence[str] | None = None,
@@ -48,39 +63,43 @@ def read_folders(root: str | Path, split: str, problems: Problems, class_names: 
     images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
     items = _indexed(folder, images, problems) if images else _one_each(folder, problems)
     builder = TableBuilder(class_names, None, folder)
-    for item, (size, masks, fault) in zip(items, in_threads(lambda item: _read(item, options.orientation), items)):
+    looks = []
+    for item, seen in zip(items, in_threads(lambda item: _read(item, root, folder, options), items)):
         image, source = str(item.image.relative_to(folder)), str(item.indices or item.image.parent.parent / "masks")
-        if fault is not None:
-            problems.found(Problem(*fault, source, image))
+        if seen.fault is not None:
+            problems.found(Problem(*seen.fault, source, image))
             continue
-        number, (height, width) = len(builder.files), size
+        number, (height, width) = len(builder.files), seen.size
         builder.add_image(number, image, height, width, source)
-        for place, (name, mask) in enumerate(masks, 1):
+        for place, (name, mask) in enumerate(seen.masks, 1):
             if isinstance(mask, tuple):
                 problems.found(Problem(*mask, source, image, name))
             else:
                 area, box = segments.extent(mask, height, width)
                 builder.add_object(number, 1, box, mask, area, place, name=name)
+        looks += seen.looks
     if not items:
         raise ValueError(f"{folder} has no images with masks; expected are <name>/images/ and <name>/masks/ in it, or "
                          f"{' or '.join(IMAGE_FOLDERS)} and {' or '.join(MASK_FOLDERS)}")
+    for kind, message in hints(looks):
+        problems.found(Problem(kind, message, str(folder), error=False))
     return builder.build()
 
 
 def _one_each(folder: Path, problems: Problems) -> list[Item]:
     """Images with a mask file for each object."""
     items = []
-    for inside in sub_folders(folder):
-        images = image_files(inside / "images") if (inside / "images").is_dir() else []
+    for inner in sub_folders(folder):
+        images = image_files(inner / "images") if (inner / "images").is_dir() else []
         if len(images) != 1:
-            problems.found(Problem("missing image", f"{inside / 'images'} should hold one image and has {len(images)}",
-                                   str(inside), inside.name))
-        elif not (inside / "masks").is_dir():
-            problems.found(Problem("missing mask", f"there is no folder {inside / 'masks'}; an image without objects "
-                                                   f"has an empty one", str(inside),
+            problems.found(Problem("missing image", f"{inner / 'images'} should hold one image and has {len(images)}",
+                                   str(inner), inner.name))
+        elif not (inner / "masks").is_dir():
+            problems.found(Problem("missing mask", f"there is no folder {inner / 'masks'}; an image without objects "
+                                                   f"has an empty one", str(inner),
                                    str(images[0].relative_to(folder))))
         else:
-            items.append(Item(images[0], image_files(inside / "masks")))
+            items.append(Item(images[0], image_files(inner / "masks")))
     return items
 
 
@@ -89,48 +108,90 @@ def _indexed(folder: Path, images: Path, problems: Problems) -> list[Item]:
     beside = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
     if beside is None:
         raise ValueError(f"{folder} has {images.name}, but no folder {' or '.join(MASK_FOLDERS)}")
-    masks = {path.stem.removesuffix("_mask"): path for path in image_files(beside)}
+    masks = _by_name(beside, "_mask")
     items = []
-    for path in image_files(images):
-        mask = masks.pop(path.stem, None)
-        if mask is None:
-            problems.found(Problem("missing mask", f"there is no file {beside / path.stem}_mask.png", str(beside),
-                                   str(path.relative_to(folder))))
+    for name, paths in _by_name(images).items():
+        found = masks.pop(name, [])
+        file = str(paths[0].relative_to(folder))
+        if len(paths) > 1 or len(found) > 1:
+            those = ", ".join(str(path.relative_to(folder)) for path in [*paths, *found][:6])
+            problems.found(Problem("ambiguous mask", f"{len(paths)} images and {len(found)} masks are called {name}: "
+                                                     f"{those}; give each image and its mask a name of their own",
+                                   str(beside), file))
+        elif not found:
+            problems.found(Problem("missing mask", f"there is no file {beside / name}_mask.png", str(beside), file))
         else:
-            items.append(Item(path, [], mask))
-    for path in masks.values():
-        problems.found(Problem("missing image", f"{images} has no image for {path.name}", str(beside), path.name))
+            items.append(Item(paths[0], [], found[0]))
+    for paths in masks.values():
+        for path in paths:
+            problems.found(Problem("missing image", f"{images} has no image for {path.name}", str(beside),
+                                   str(path.relative_to(beside))))
     return items
 
 
-def _read(item: Item, orientation: str) -> tuple[tuple[int, int], list[tuple[str, bytes | Fault]], Fault | None]:
-    """An image's height and width; each mask's name, and what it is or is wrong with it; what is wrong with all."""
-    try:
-        size = image_size(item.image, orientation)
-    except ValueError as error:
-        return (0, 0), [], ("unreadable image", str(error))
-    if item.indices is None:
-        return size, [(file.name, _mask(file, item.image, size, orientation)) for file in item.masks], None
-    try:
-        plane = read_plane(item.indices, orientation=orientation)
-    except ValueError as error:
-        return size, [], ("unreadable mask", str(error))
-    if plane.shape != size:
-        return size, [], ("size mismatch", f"{item.indices} has (height, width) {plane.shape}, its image {size}"
-                                          f"{other_orientation(item.image, orientation, plane.shape)}")
-    indices = np.unique(plane[plane > 0]).tolist()
-    return size, [(f"index {index}", segments.from_mask(plane == index)) for index in indices], None
+def _by_name(folder: Path, ending: str = "") -> dict[str, list[Path]]:
+    """The image files in a folder and the folders in it, by their path without suffix and ending."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for here, inner, files in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for file in sorted(files):
+            path = Path(here, file)
+            if path.suffix.lower() in IMAGES and not file.startswith("."):
+                found[str(path.relative_to(folder).with_name(path.stem.removesuffix(ending)))].append(path)
+    return found
 
 
-def _mask(file: Path, image: Path, size: tuple[int, int], orientation: str) -> bytes | Fault:
-    """The mask of one object, or what is wrong with it."""
-    jpeg = file.suffix.lower() in (".jpg", ".jpeg")
+def _read(item: Item, root: str | Path, folder: Path, options: ReadOptions) -> Seen:
+    for path in [item.image, *item.masks, *([item.indices] if item.indices else [])]:
+        if not options.outside and not inside(path, root, folder):
+            return Seen(fault=("image outside", f"{path} leads out of {root}, which [data] outside = no forbids"))
     try:
-        values = read_plane(file, "L" if jpeg else None, any_band=True, orientation=orientation)
+        size = image_size(item.image, options.orientation)
     except ValueError as error:
-        return "unreadable mask", f"mask {error}"
-    if values.shape != size:
-        turned = other_orientation(image, orientation, values.shape)
-        return "size mismatch", f"mask {file} has (height, width) {values.shape}, its image {size}{turned}"
-    mask = values >= JPEG_THRESHOLD if jpeg else values > 0
-    return segments.from_mask(mask) if mask.any() else ("empty mask", f"mask {file} has no pixel that is not 0")
+        return Seen(fault=("unreadable image", str(error)))
+    if item.indices is not None:
+        return _read_indices(item.indices, item.image, size, options.orientation)
+    seen = Seen(size)
+    for file in item.masks:
+        mask, look = _read_object(file, item.image, size, options.orientation)
+        seen.masks.append((file.name, mask))
+        seen.looks += [look] if look else []
+    return seen
+
+
+def _read_indices(file: Path, image: Path, size: tuple[int, int], orientation: str) -> Seen:
+    try:
+        indices = read_indices(file, orientation)
+    except MaskFault as error:
+        return Seen(size, fault=("mask without indices", str(error)))
+    except ValueError as error:
+        return Seen(size, fault=("unreadable mask", str(error)))
+    shape = indices.plane.shape
+    if shape != size:
+        turned = other_orientation(image, orientation, shape)
+        return Seen(size, fault=("size mismatch", f"{file} has (height, width) {shape}, its image {size}{turned}"))
+    look = look_at(indices.plane, file.name, indices.void)
+    if look.crumbled:
+        return Seen(size, fault=("mask without indices", f"{file} has {len(indices.names)} values or colours, most of "
+                                                         f"them in crumbs along edges, as JPEG and smoothing leave "
+                                                         f"them: no indices of objects; save the original ones as "
+                                                         f"PNG"))
+    masks = encode(indices.plane)
+    return Seen(size, [(name, masks[index]) for index, name in enumerate(indices.names, 1)], [look])
+
+
+def _read_object(file: Path, image: Path, size: tuple[int, int],
+                 orientation: str) -> tuple[bytes | Fault, Look | None]:
+    """The mask of one object, or what is wrong with it; and a look at it."""
+    try:
+        mask = read_object(file, orientation)
+    except MaskFault as error:
+        return ("several objects", f"mask {error}"), None
+    except ValueError as error:
+        return ("unreadable mask", f"mask {error}"), None
+    if mask.shape != size:
+        turned = other_orientation(image, orientation, mask.shape)
+        return ("size mismatch", f"mask {file} has (height, width) {mask.shape}, its image {size}{turned}"), None
+    if not mask.any():
+        return ("empty mask", f"mask {file} has no pixel that is not 0"), None
+    return segments.from_mask(mask), look_at(mask, file.name)

@@ -1,16 +1,18 @@
 """Annotations of the VGG Image Annotator (robots.ox.ac.uk/~vgg/software/via) in JSON: exported by version 1 or 2, or a
 project of version 2."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .drawn import Drawn, Sheet, make_table
+from ..tools.text import brief, listed
+from .drawn import Drawn, Sheet, label_of, make_table
+from .json_files import read_json
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
-from .shapes import ellipse, polygon, rectangle
+from .shapes import corners, ellipse, polygon, rectangle
 from .table import Table
+from .values import number, shown
 
 FILE = "via_region_data.json"
 CLASS = ("class", "label", "name", "category")  # names of the attribute that is the class, where there are several
@@ -37,13 +39,12 @@ def read_via(root: str | Path, split: str, problems: Problems, class_names: Sequ
         if len(found) != 1:
             raise ValueError(f"no file {path}, and {len(found)} other .json there, of which one could be it")
         path = found[0]
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    content = read_json(path)
     images = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
     if not isinstance(images, dict) or not any(isinstance(e, dict) and "filename" in e for e in images.values()):
-        raise ValueError(f"{path} is no export of VIA: expected are images with filename and regions")
+        newer = isinstance(content, dict) and {"project", "metadata"} <= content.keys()
+        raise ValueError(f"{path} is no export of VIA: expected are images with filename and regions"
+                         + ("; it is a project of version 3: export annotations from version 2" if newer else ""))
     attribute = _class_attribute(images.values(), path)
     sheets = []
     for key, entry in images.items():
@@ -53,7 +54,7 @@ def read_via(root: str | Path, split: str, problems: Problems, class_names: Sequ
                                    str(path), str(key)))
         else:
             sheets.append(sheet)
-    return make_table(folder, sheets, problems, class_names, options)
+    return make_table(folder, sheets, problems, class_names, options, Path(root))
 
 
 def _class_attribute(entries: Iterable[Any], path: Path) -> str | None:
@@ -66,7 +67,7 @@ def _class_attribute(entries: Iterable[Any], path: Path) -> str | None:
         for name in names:
             if name.strip().lower() == wanted:
                 return name
-    raise ValueError(f"{path}: its regions have the attributes {', '.join(names)}; rename the one that is their class "
+    raise ValueError(f"{path}: its regions have the attributes {listed(names)}; rename the one that is their class "
                      f"to class")
 
 
@@ -94,30 +95,60 @@ def _sheet(entry: Any, path: Path, attribute: str | None) -> Sheet | None:
 
 
 def _drawn(region: Any, place: int, attribute: str | None) -> Drawn:
-    name = f"region {place}"
+    drawn = Drawn(f"region {place}", None, [])
     try:
-        rings = [_ring(region["shape_attributes"])]
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        return Drawn(name, None, [], ("malformed mask", f"its shape cannot be drawn: {_said(error)}"))
-    try:
-        return Drawn(name, _class(_attributes(region), attribute), rings)
+        drawn.label = _class(_attributes(region), attribute)
     except ValueError as error:
-        return Drawn(name, None, rings, ("unknown category", str(error)))
+        drawn.fault = "unknown category", str(error)
+        return drawn
+    shape = region.get("shape_attributes") if isinstance(region, dict) else None
+    try:
+        if not isinstance(shape, dict):
+            raise ValueError(f"its shape_attributes are {shown(shape)}; expected is an object")
+        drawn.rings.append(_ring(shape))
+        drawn.corners = shape["name"] not in ("circle", "ellipse")
+    except KeyError as error:
+        drawn.fault = "malformed mask", f"its shape cannot be drawn: it has no {error}"
+    except ValueError as error:
+        drawn.fault = "malformed mask", f"its shape cannot be drawn: {error}"
+    return drawn
 
 
 def _ring(shape: dict[str, Any]) -> list[float]:
+    """The ring of a region.
+
+    Raises:
+        ValueError: a shape that has no area, or odd numbers; KeyError where one is missing.
+    """
     kind = shape["name"]
     if kind in ("polygon", "polyline"):  # an open line is closed
-        return polygon(shape["all_points_x"], shape["all_points_y"])
+        return polygon(_corners(shape))
     if kind == "rect":
-        x, y, width, height = (float(shape[key]) for key in ("x", "y", "width", "height"))
+        x, y, width, height = (number(shape[key], key) for key in ("x", "y", "width", "height"))
+        if width < 0 or height < 0:
+            raise ValueError(f"a rect of width {width:g} and height {height:g}; they should be above 0")
         return rectangle(x, y, x + width, y + height)
     if kind == "circle":
-        return ellipse(float(shape["cx"]), float(shape["cy"]), float(shape["r"]), float(shape["r"]))
+        x, y, radius = (number(shape[key], key) for key in ("cx", "cy", "r"))
+        return ellipse(x, y, radius, radius)
     if kind == "ellipse":
-        x, y, rx, ry, theta = (float(shape.get(key, 0)) for key in ("cx", "cy", "rx", "ry", "theta"))
-        return ellipse(x, y, rx, ry, theta)
-    raise ValueError(f"a {kind} has no area; polygon, polyline, rect, circle and ellipse have one")
+        x, y, rx, ry = (number(shape[key], key) for key in ("cx", "cy", "rx", "ry"))
+        return ellipse(x, y, rx, ry, number(shape.get("theta", 0), "theta"))
+    raise ValueError(f"a {brief(kind)} has no area; polygon, polyline, rect, circle and ellipse have one")
+
+
+def _corners(shape: dict[str, Any]) -> list[tuple[float, float]]:
+    """The corners of a polygon: all_points_x and all_points_y; or pairs [x, y], as some converters write them."""
+    for key in ("all_points", "points"):
+        if key in shape and "all_points_x" not in shape:
+            return corners(shape[key])
+    xs, ys = shape["all_points_x"], shape.get("all_points_y")
+    if ys is None and isinstance(xs, list) and xs and isinstance(xs[0], list):
+        return corners(xs)
+    if not (isinstance(xs, list) and isinstance(ys, list)) or len(xs) != len(ys):
+        raise ValueError(f"all_points_x is {shown(xs)} and all_points_y {shown(ys)}; expected are two lists of one "
+                         f"length")
+    return corners(list(zip(xs, ys)))
 
 
 def _class(attributes: dict[str, Any], attribute: str | None) -> str | None:
@@ -125,15 +156,11 @@ def _class(attributes: dict[str, Any], attribute: str | None) -> str | None:
     if attribute is None or not attributes:
         return None
     if attribute not in attributes:
-        raise ValueError(f"its region has {', '.join(attributes)}, but no {attribute}, the class of other regions")
+        raise ValueError(f"its region has {listed(attributes)}, but no {brief(attribute)}, the class of other regions")
     value = attributes[attribute]
     if isinstance(value, dict):
         checked = [option for option, state in value.items() if state is True or state == "true"]
         if len(checked) != 1:
-            raise ValueError(f"{len(checked)} options are checked ({', '.join(checked)}); one, its class, is expected")
+            raise ValueError(f"{len(checked)} options are checked ({listed(checked)}); one, its class, is expected")
         value = checked[0]
-    return str(value).strip()
-
-
-def _said(error: Exception) -> str:
-    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
+    return label_of(value, f"its {brief(attribute)}")

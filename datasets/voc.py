@@ -3,27 +3,55 @@
 In a folder such as VOC2012: `ImageSets/Segmentation/<list>.txt` names images, `JPEGImages/<name>.jpg` is one,
 `Annotations/<name>.xml` has its objects, and `SegmentationObject/<name>.png` at each pixel the place of its object in
 that file, from 1; 0 is background, and 255 the rim between objects and what hides difficult ones.
-`SegmentationClass/<name>.png` has the classes in the same way, and is compared where it is there.
+`SegmentationClass/<name>.png` has the classes in the same way, and is compared where it is there, and is no
+picture of colours. Names may have folders, which are in each of these: `day1/a` is JPEGImages/day1/a.jpg and
+Annotations/day1/a.xml.
 """
 
+import os
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..tools.images import image_size, other_orientation, read_plane
+from ..tools.images import image_size, other_orientation
+from ..tools.text import brief, listed
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
 from .files import in_threads
+from .find_files import inside
+from .mask_files import MaskFault, read_places
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
+from .values import flag, number, shown
 
 CLASSES = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
            "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
 RIM = 255
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+@dataclass
+class Image:
+    """An image of a list."""
+
+    folder: Path  # such as VOC2012
+    path: Path
+    name: str  # of its annotation and masks: its path in JPEGImages without suffix
+
+    @property
+    def annotation(self) -> Path:
+        """Its XML file."""
+        return self.folder / "Annotations" / f"{self.name}.xml"
+
+    def mask(self, kind: str) -> Path:
+        """Its file in SegmentationObject or SegmentationClass."""
+        return self.folder / kind / f"{self.name}.png"
 
 
 class Object(NamedTuple):
@@ -56,24 +84,24 @@ def read_voc(root: str | Path, lists: Sequence[str], problems: Problems,
     """
     names = list(class_names or CLASSES)
     builder = TableBuilder(names, None, root, boxes_as="xyxy")
-    images = []
+    images: list[Image] = []
     seen: set[Path] = set()
     for entry in lists:
         folder, file = _find_list(Path(root), entry)
-        for name in _names(file):
-            path = _find_image(folder, name)
-            if path is None:
-                problems.found(Problem("missing image", f"there is no file {folder / 'JPEGImages' / name}.jpg",
-                                       str(file), f"{name}.jpg"))
-            elif path in seen:
-                problems.found(Problem("duplicate image", f"{name} is listed twice", str(file), path.name))
+        for name in _names(file, folder):
+            image = _find_image(folder, name, Path(root), options.outside)
+            if not isinstance(image, Image):
+                problems.found(Problem(*image, str(file), f"{name}.jpg"))
+            elif image.path in seen:
+                problems.found(Problem("duplicate image", f"{brief(name)} is listed twice", str(file),
+                                       image.path.name))
             else:
-                seen.add(path)
-                images.append((folder, path))
+                seen.add(image.path)
+                images.append(image)
+    _find_flat(images)
     classes = {name: label for label, name in enumerate(names, 1)}
-    for (folder, path), (size, objects, faults) in zip(
-            images, in_threads(lambda one: _read(*one, classes, options.orientation), images)):
-        source, file = folder / "Annotations" / f"{path.stem}.xml", str(path.relative_to(root))
+    for image, (size, objects, faults) in zip(images, in_threads(lambda one: _read(one, classes, options), images)):
+        source, file = image.annotation, str(image.path.relative_to(root))
         for kind, message, place in faults:
             problems.found(Problem(kind, message, str(source), file, f"object {place}" if place else "",
                                    error=kind != OTHER_SIZE))
@@ -82,7 +110,8 @@ def read_voc(root: str | Path, lists: Sequence[str], problems: Problems,
         number = len(builder.files)
         builder.add_image(number, file, *size, source)
         for o in objects:
-            builder.add_object(number, o.label, o.box, o.mask, o.area, o.place, o.difficult, f"object {o.place}")
+            crowd = o.difficult and options.crowd == "ignore"
+            builder.add_object(number, o.label, o.box, o.mask, o.area, o.place, crowd, f"object {o.place}")
     return builder.build()
 
 
@@ -107,17 +136,53 @@ def _find_list(root: Path, entry: str) -> tuple[Path, Path]:
     return folder, file
 
 
-def _names(file: Path) -> list[str]:
+def _names(file: Path, folder: Path) -> list[str]:
+    """The names in a list. What stands behind one, such as 1 or -1, is left out; but a name may have spaces."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is no text in UTF-8: {error}") from error
-    return [line.split()[0] for line in lines if line.strip()]
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    return [name if " " in name and _files(folder, name) else name.split()[0] for name in names]
 
 
-def _find_image(folder: Path, name: str) -> Path | None:
-    paths = (folder / "JPEGImages" / f"{name}{suffix}" for suffix in (".jpg", ".jpeg", ".png"))
-    return next((path for path in paths if path.is_file()), None)
+def _files(folder: Path, name: str) -> list[Path]:
+    """The files in JPEGImages that a name means; none where no file could have it."""
+    own = [name] if Path(name).suffix.lower() in SUFFIXES else []
+    both = [f"{name}{suffix}" for suffix in SUFFIXES] + [f"{name}{suffix.upper()}" for suffix in SUFFIXES]
+    try:
+        found = [path for path in (folder / "JPEGImages" / file for file in [*both, *own]) if path.is_file()]
+    except (OSError, ValueError):  # of a name that is too long
+        return []
+    return [path for k, path in enumerate(found) if not any(path.samefile(other) for other in found[:k])]
+
+
+def _find_image(folder: Path, name: str, root: Path, outside: bool) -> "Image | tuple[str, str]":
+    """An image of a list, or what is wrong with it: the kind and a message."""
+    found = _files(folder, name)
+    if not found:
+        return "missing image", f"there is no file {folder / 'JPEGImages'}/{brief(name)}.jpg"
+    if len(found) > 1:
+        return "ambiguous image", (f"{' and '.join(brief(path.name) for path in found)} are both {brief(name)}, and "
+                                   f"have one annotation; give each a name of its own")
+    path = Path(os.path.normpath(found[0]))
+    if ".." in Path(name).parts or not path.is_relative_to(root):
+        return "image outside", f"{brief(name)} leads out of {folder / 'JPEGImages'}"
+    if not outside and not inside(path, root):
+        return "image outside", f"{path} leads out of {root}, which [data] outside = no forbids"
+    return Image(folder, path, str(path.relative_to(folder / "JPEGImages").with_suffix("")))
+
+
+def _find_flat(images: "list[Image]") -> None:
+    """Let images in sub-folders whose annotations are in none have them, where no two images share their last name."""
+    counts = Counter((image.folder, os.path.basename(image.name)) for image in images)
+    for image in images:
+        last = os.path.basename(image.name)
+        flat = replace(image, name=last)
+        if counts[image.folder, last] == 1 and not image.annotation.is_file() and flat.annotation.is_file():
+            image.name = last
 
 
 # A fault that harms nothing, as the sizes that count are those of the files.
@@ -126,44 +191,57 @@ OTHER_SIZE = "other size"
 Read = tuple[tuple[int, int] | None, list[Object], list[tuple[str, str, int]]]
 
 
-def _read(folder: Path, path: Path, classes: dict[str, int], orientation: str) -> Read:
+def _read(image: Image, classes: dict[str, int], options: ReadOptions) -> Read:
     """An image's height and width, or None where it has to be left out; its objects; and what is wrong: kind, message,
     and the object's place or 0."""
-    source, png = folder / "Annotations" / f"{path.stem}.xml", folder / "SegmentationObject" / f"{path.stem}.png"
+    source, png, class_png = image.annotation, image.mask("SegmentationObject"), image.mask("SegmentationClass")
     if not source.is_file():
-        return None, [], [("missing annotation", f"there is no file {source}", 0)]
+        return None, [], [("missing annotation", f"there is no file {source}, named as the image with its folders", 0)]
     if not png.is_file():
         return None, [], [("missing mask", f"there is no file {png}; only images with one belong in the lists of "
                                            f"ImageSets/Segmentation", 0)]
+    if not options.outside and not all(inside(path, image.folder) for path in (source, png, class_png)):
+        return None, [], [("image outside", f"its annotation or mask leads out of {image.folder}, which [data] outside "
+                                            f"= no forbids", 0)]
     try:
-        size = image_size(path, orientation)
+        size = image_size(image.path, options.orientation)
     except ValueError as error:
         return None, [], [("unreadable image", str(error), 0)]
     try:
-        places = read_plane(png, orientation=orientation)
-        class_png = folder / "SegmentationClass" / png.name
-        kinds = read_plane(class_png, orientation=orientation) if class_png.is_file() else None
+        places = read_places(png, options.orientation)
+        kinds = _classes(class_png, options.orientation) if class_png.is_file() else None
     except ValueError as error:
         return None, [], [("unreadable mask", str(error), 0)]
     for plane in (places, kinds):
         if plane is not None and plane.shape != size:
+            turned = other_orientation(image.path, options.orientation, plane.shape)
             return None, [], [("size mismatch", f"{png} or its fellow in SegmentationClass has (height, width) "
-                                                f"{plane.shape}, the image {size}"
-                                                f"{other_orientation(path, orientation, plane.shape)}", 0)]
+                                                f"{plane.shape}, the image {size}{turned}", 0)]
     try:
         root = ElementTree.parse(source).getroot()
         entries = root.findall("object")
-    except (ElementTree.ParseError, UnicodeDecodeError, LookupError, ValueError) as error:
+    except (ElementTree.ParseError, LookupError, ValueError, OSError, RecursionError, MemoryError) as error:
         return None, [], [("malformed annotation", f"{source} is no XML: {error}", 0)]
+    if len(entries) > RIM:
+        return None, [], [("malformed annotation", f"{source} has {len(entries)} objects; the indices of "
+                                                   f"SegmentationObject go to {RIM - 1}", 0)]
     found = [_object(entry, place, places, kinds, classes) for place, entry in enumerate(entries, 1)]
     faults = [(*one, place) for place, one in enumerate(found, 1) if not isinstance(one, Object)]
     said = tuple((root.findtext(f"size/{side}") or "").strip() for side in ("height", "width"))
     if all(said) and said != tuple(map(str, size)):
-        faults.append((OTHER_SIZE, f"<size> says (height, width) ({', '.join(said)}), the image has {size}", 0))
+        faults.append((OTHER_SIZE, f"<size> says (height, width) ({listed(said)}), the image has {size}", 0))
     extra = sorted(set(np.unique(places).tolist()) - {0, RIM} - set(range(len(entries) + 1)))
     faults += [("unknown object", f"{png} has the index {index}, but {source} only {len(entries)} objects", index)
                for index in extra]
     return size, [one for one in found if isinstance(one, Object)], faults
+
+
+def _classes(file: Path, orientation: str) -> np.ndarray | None:
+    """The class at each pixel; None where colours stand for them, which every set chooses for itself."""
+    try:
+        return read_places(file, orientation, colors=False)
+    except MaskFault:
+        return None
 
 
 def _object(entry: ElementTree.Element, place: int, places: np.ndarray, kinds: np.ndarray | None,
@@ -171,14 +249,14 @@ def _object(entry: ElementTree.Element, place: int, places: np.ndarray, kinds: n
     """An <object>, or what is wrong with it: the kind and a message."""
     name = (entry.findtext("name") or "").strip()
     if name not in classes:
-        return "unknown category", f"its class {name!r} is none of {', '.join(classes)}"
+        return "unknown category", f"its class {shown(name)} is none of {listed(classes)}"
     try:
-        numbers = [float(entry.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")]
-    except ValueError:
-        return "malformed annotation", "it needs a bndbox of xmin, ymin, xmax and ymax"
+        numbers = [number(entry.findtext(f"bndbox/{key}") or "", key) for key in ("xmin", "ymin", "xmax", "ymax")]
+        difficult = flag(entry.findtext("difficult") or "0", "difficult")
+    except ValueError as error:
+        return "malformed annotation", f"{error}; it needs a bndbox of xmin, ymin, xmax and ymax, and perhaps difficult"
     box = (numbers[0] - 1, numbers[1] - 1, numbers[2], numbers[3])
     plane = places == place
-    difficult = (entry.findtext("difficult") or "").strip() == "1"
     if difficult and not plane.any() and box_fault(box, *places.shape) is None:
         plane = _void(places, box)
     area = int(plane.sum())

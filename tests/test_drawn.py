@@ -155,7 +155,7 @@ def test_via_broken_images(tmp_path):
     table = read_via(tmp_path, "train", problems, ["a"])
     assert [(p.kind, p.image) for p in problems.all] == [
         ("malformed image", "b.png1234"), ("missing image", "c.png"), ("unreadable image", "d.png"),
-        ("unreadable image", "e" * 300), ("duplicate image", "a.png")]
+        ("malformed image", "e" * 300), ("duplicate image", "a.png")]
     assert len(table) == 1
 
 
@@ -223,7 +223,7 @@ def test_labelme_groups_with_a_broken_part(tmp_path, order):
     write_labelme(tmp_path, [*parts[::order], shape("a", POINTS, group=2), shape("b", POINTS, group=1)])
     problems = Problems("skip")
     table = read_labelme(tmp_path, "train", problems)
-    assert [(p.kind, p.annotation) for p in problems.all] == [("malformed mask", {1: "shape 2", -1: "shape 1"}[order])]
+    assert [(p.kind, p.annotation) for p in problems.all] == [("malformed mask", {1: "shape 3", -1: "shape 1"}[order])]
     assert table.labels.tolist() == [1, 2]
     assert table.ids.tolist() == [2, 3]
 
