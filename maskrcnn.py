@@ -80,7 +80,7 @@ class MaskRCNN(nn.Module):
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names is not None else None
         # The numbers of the classes in the data set that the model was trained on, where they are not 1..K.
-        self.category_ids: list[int] | None = None
+        self.category_ids: list[int | str] | None = None
         self.config = cfg = load_config(config)
         if len(cfg.box.delta_weights) != 4 or min(cfg.box.delta_weights) <= 0:
             raise ValueError(f"[box] delta_weights = {cfg.box.delta_weights}; give four positive numbers")

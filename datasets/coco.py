@@ -170,6 +170,8 @@ def _add_annotations(entries: Sequence[Any], builder: TableBuilder, labels: Mapp
 
 
 def _said(value: Any) -> str:
+    if value is None:
+        return ""
     return value if isinstance(value, str) else shown(value)
 
 

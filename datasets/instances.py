@@ -18,6 +18,7 @@ from .values import Id
 log = logging.getLogger("maskrcnn")
 
 MOST_CACHED = 2**31
+BLACK = 1024  # pixels of a side of the image that replaces a broken one, whatever is annotated
 
 
 class Instances(torch.utils.data.Dataset):
@@ -84,7 +85,8 @@ class Instances(torch.utils.data.Dataset):
         height, width = (int(side) for side in table.sizes[i])
         image, objects = self._image(i), np.arange(table.first[i], table.first[i + 1])
         if image is None:
-            image, objects = torch.zeros(self.options.channels, height, width, dtype=torch.uint8), objects[:0]
+            height, width, objects = min(height, BLACK), min(width, BLACK), objects[:0]
+            image = torch.zeros(self.options.channels, height, width, dtype=torch.uint8)
         masks = self._masks(i, objects, height, width)
         empty = ~masks.any((1, 2))
         if empty.any():

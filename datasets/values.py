@@ -72,6 +72,8 @@ def identity(value: Any, what: str = "id") -> int | str:
             raise ValueError(f"{what} {shown(value)} is empty")
         same = WHOLE.fullmatch(value) is not None and abs(int(value)) < BITS and str(int(value)) == value
         return int(value) if same else value
+    if _whole(value) is None:
+        raise ValueError(f"{what} {shown(value)} is neither a whole number nor a text")
     return whole(value, what)
 
 

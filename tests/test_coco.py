@@ -273,3 +273,258 @@ def test_boxes_alone(tmp_path, segmentation):
         x1, y1, x2, y2 = (round(side) for side in box)
         assert mask[y1:y2, x1:x2].all()
         assert mask.sum() == (y2 - y1) * (x2 - x1)
+
+
+@pytest.mark.parametrize(("values", "said"), [
+    ({"category_id": 1.9}, "category_id 1.9"), ({"category_id": True}, "category_id True"),
+    ({"category_id": ["kind 1"]}, "category_id ['kind 1']"),
+    ({"category_id": 2**64}, "category_id 18446744073709551616"), ({"category_id": "9"}, "category 9"),
+    ({"category_id": "one"}, "category 'one'"), ({"image_id": 101.9}, "image_id 101.9"),
+    ({"image_id": None}, "image_id None"), ({"iscrowd": -1}, "iscrowd -1"), ({"iscrowd": 2}, "iscrowd 2"),
+    ({"iscrowd": 0.5}, "iscrowd 0.5"), ({"iscrowd": "yes"}, "iscrowd 'yes'"), ({"area": 1e300}, "area 1e+300"),
+    ({"area": -1}, "area -1"), ({"area": float("nan")}, "area nan"), ({"area": True}, "area True"),
+    ({"area": [600]}, "area [600]"), ({"bbox": [True, 10, 40, 12]}, "bbox True"), ({"bbox": {"x": 1}}, "bbox {'x': 1}"),
+    ({"bbox": [30, 10, 1e39, 12]}, "x 30 to 1e+39"), ({"id": 1004.5}, "id 1004.5"),
+    ({"segmentation": [[30, 10, 70, 10, 70, 22, 30, "22"]]}, "a ring of 8 numbers"),
+    ({"segmentation": [[30, 10, 1], [70, 10, 1], [70, 22, 1]]}, "a ring of 3 numbers"),
+    ({"segmentation": {"size": [60, 80], "counts": [830.5, 12, 3957.5]}}, "one of them of 830.5"),
+    ({"segmentation": {"size": [60, 80], "counts": [-1, 4801]}}, "one of them of -1"),
+    ({"segmentation": {"size": [60, 80], "counts": [[4800]]}}, "no list of whole numbers"),
+    ({"segmentation": {"size": [2**20, 2**20], "counts": [2**40]}}, "1048576 x 1048576"),
+    ({"segmentation": {"size": [60.5, 80], "counts": [4840]}}, "height 60.5"),
+    ({"segmentation": {"size": [60, 80], "counts": "o" * 10**5}}, "damaged"),
+    ({"segmentation": [[(-1) ** k * 2.0**19, k][n] for k in range(400) for n in (0, 1)]}, "outlines of more than"),
+    ({"segmentation": [[64, 64]]}, "fewer than 3 points"),
+    ({"segmentation": [[30, 10, 50, 16, 70, 22]]}, "without area"),
+    ({"segmentation": "abc"}, "'abc' is no list of rings"),
+])
+def test_numbers_are_what_they_must_be(tmp_path, values, said):
+    content = write_coco(tmp_path)
+    change(content, 1004, **values)
+    save_coco(tmp_path, content)
+    table, problems = read(tmp_path, "skip")
+    (problem,) = problems.all
+    assert said in problem.message
+    assert "train.json" in problem.file
+    assert problem.annotation == str(values.get("id", 1004))
+    assert len(table.ids) == 11
+    with pytest.raises(ValueError, match=r"train.json, .*annotation 1004"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("values", [
+    {"category_id": 2.0}, {"category_id": "2"}, {"image_id": "101"}, {"image_id": 101.0}, {"iscrowd": False},
+    {"area": "480"}, {"bbox": ["30", "10", "40", "12"]}, {"segmentation": ring(30, 10, 70, 22)},
+    {"segmentation": [[[30, 10], [70, 10], [70, 22], [30, 22]]]},
+    {"segmentation": [[30, 10], [70, 10], [70, 22], [30, 22]]},
+    {"segmentation": [[30.0, 10, 70, 10, 70, 22, 30, 22], [64, 64], [], [1, 1, 2, 2, 3, 3]]},
+])
+def test_other_ways_to_write_the_same(tmp_path, values):
+    content = write_coco(tmp_path)
+    expected, _ = read(tmp_path)
+    change(content, 1004, **values)
+    save_coco(tmp_path, content)
+    table, problems = read(tmp_path)
+    dropped = [64, 64] in values.get("segmentation", [])
+    assert [problem.kind for problem in problems.all] == ["degenerate ring"] * dropped
+    k = table.ids.tolist().index(1004)
+    assert table.labels[k] == expected.labels[k] == 2
+    assert np.array_equal(table.boxes, expected.boxes)
+    assert np.array_equal(table.areas, expected.areas)
+    for code, other in zip(table.masks, expected.masks):
+        assert np.array_equal(segments.decode([code], 60, 80), segments.decode([other], 60, 80))
+
+
+def test_run_lengths_as_floats(tmp_path):
+    content = write_coco(tmp_path)
+    counts = [30 * 60 + 10, *([12, 48] * 40)[:-1], 60 * 80 - (69 * 60 + 22)]
+    change(content, 1004, segmentation={"size": [60.0, 80.0], "counts": [float(count) for count in counts]})
+    save_coco(tmp_path, content)
+    table, _ = read(tmp_path)
+    mask = np.zeros((60, 80), bool)
+    mask[10:22, 30:70] = True
+    assert np.array_equal(segments.decode([table.masks[4]], 60, 80)[0], mask)
+
+
+@pytest.mark.parametrize("values", [
+    {"height": 60.5}, {"height": 2**20}, {"width": 2**70}, {"height": 2**20 - 1, "width": 2**20 - 1}, {"height": True},
+    {"file_name": "x" * 5000}, {"file_name": "a\0.png"}, {"file_name": "\ud800.png"}, {"file_name": ["1.png"]},
+    {"file_name": None}, {"height": "@"}, {"id": 101.5}, {"id": [101]}, {"id": ""},
+])
+def test_images_that_cannot_be(tmp_path, values):
+    content = write_coco(tmp_path)
+    content["images"][1].update(values)
+    (tmp_path / "train.json").write_text(json.dumps(content).replace('"@"', "7" * 5000))
+    table, problems = read(tmp_path, "skip")
+    assert problems.all[0].kind == "malformed image"
+    assert len(str(problems.all[0])) < 1500
+    assert str(problems.all[0]).isprintable()
+    assert (len(table), len(table.ids)) == (3, 9)
+
+
+def test_numbers_of_5000_digits_spoil_only_their_annotation(tmp_path):
+    content = write_coco(tmp_path)
+    change(content, 1004, category_id="@")
+    (tmp_path / "train.json").write_text(json.dumps(content).replace('"@"', "7" * 5000))
+    table, problems = read(tmp_path, "skip")
+    assert [(p.annotation, p.kind) for p in problems.all] == [("1004", "malformed annotation")]
+    assert len(table.ids) == 11
+
+
+def test_ids_that_are_words(tmp_path):
+    content = write_coco(tmp_path)
+    content["images"][3]["id"] = 0  # some are numbers
+    for image in content["images"][:3]:
+        image["id"] = f"frame_{image['id']}"
+    content["images"][0]["id"] = "007"
+    owners = {100 + i: image["id"] for i, image in enumerate(content["images"])}
+    for entry in content["annotations"]:
+        entry |= {"image_id": owners[entry["image_id"]], "id": f"a{entry['id']}",
+                  "category_id": ("x", "z", 7)[entry["category_id"] - 1]}
+    for entry, number in zip(content["categories"], ("x", "z", 7)):
+        entry["id"] = number
+    content["annotations"][4]["bbox"] = [0, 0, 1, 1]
+    save_coco(tmp_path, content)
+    table, problems = read(tmp_path, "skip")
+    assert [p.annotation for p in problems.all] == ["a1004"]
+    assert table.class_names == ["kind 3", "kind 1", "kind 2"]
+    assert table.category_ids == [7, "x", "z"]
+    assert len(set(table.image_ids.tolist())) == 4
+    assert [table.image_id(i) for i in range(4)] == ["007", "frame_101", "frame_102", 0]
+    assert table.labels.tolist() == [2, 3, 1, 2, 1, 2, 3, 1, 2, 3, 1]
+    assert table.problem("kind", "message", 0, 1).annotation == "a1001"
+    del content["annotations"][4]
+    save_coco(tmp_path, content)
+    dataset = opened(tmp_path)
+    assert dataset.image_ids == ["007", "frame_101", "frame_102", 0]
+    assert dataset[1][1]["image_id"] == "frame_101"
+
+
+def test_ids_of_digits_in_texts_are_numbers(tmp_path):
+    """VIA writes image ids as texts in one place and as numbers in another."""
+    content = write_coco(tmp_path)
+    for image in content["images"]:
+        image["id"] = str(image["id"])
+    save_coco(tmp_path, content)
+    dataset = opened(tmp_path)
+    assert [len(target["boxes"]) for _, target in dataset] == [3] * 4
+    assert dataset.image_ids == ["100", "101", "102", "103"]  # as the file has them
+
+
+def categories(*entries):
+    return [{"id": number, "name": name, "supercategory": above} for number, name, above in entries]
+
+
+def test_a_category_that_is_there_twice(tmp_path):
+    content = write_coco(tmp_path)
+    content["categories"] += categories((0, "kind 1", "none"))
+    save_coco(tmp_path, content)
+    table, problems = read(tmp_path)
+    assert [(p.kind, p.error) for p in problems.all] == [("category twice", False)]
+    assert "0, 1" in problems.all[0].message
+    assert (table.class_names, table.category_ids) == (["kind 1", "kind 2", "kind 3"], [1, 2, 3])
+    assert table.labels.tolist() == [1, 2, 3] * 4
+    change(content, 1003, category_id=0)
+    save_coco(tmp_path, content)
+    for policy in ("error", "skip"):
+        with pytest.raises(ValueError, match=r"train.json: the categories of ids 0, 1 are all called 'kind 1'"):
+            read(tmp_path, policy)
+
+
+@pytest.mark.parametrize("name", ["kind 1", "things"])
+def test_the_root_of_roboflow(tmp_path, name):
+    content = write_coco(tmp_path)
+    for entry in content["categories"]:
+        entry["supercategory"] = name
+    content["categories"].insert(0, categories((0, name, "none"))[0])
+    save_coco(tmp_path, content)
+    table, problems = read(tmp_path)
+    assert [p.kind for p in problems.all] == ["category twice" if name == "kind 1" else "root category"]
+    assert name in problems.all[0].message
+    assert table.class_names == [*([name] if name == "things" else []), "kind 1", "kind 2", "kind 3"]
+    content["annotations"] = []  # as a small validation file may be
+    save_coco(tmp_path, content)
+    assert read(tmp_path)[0].category_ids[-3:] == [1, 2, 3]
+
+
+def test_classes_may_be_some_of_the_categories(tmp_path, caplog):
+    content = write_coco(tmp_path)
+    dataset = opened(tmp_path, classes=["kind 3", "kind 1"])
+    assert (dataset.class_names, dataset.category_ids) == (["kind 3", "kind 1"], [3, 1])
+    assert [target["labels"].tolist() for _, target in dataset] == [[2, 1]] * 4
+    assert "4 objects are left out" in caplog.text
+    assert "kind 2 (4)" in caplog.text
+    with pytest.raises(ValueError, match=r"train.json has no category kind 9; it has kind 1, kind 2, kind 3"):
+        opened(tmp_path, classes=["kind 3", "kind 9"])
+    change(content, 1001, segmentation=None)  # what is wrong with objects of other classes is no matter
+    save_coco(tmp_path, content)
+    assert len(opened(tmp_path, classes=["kind 3", "kind 1"])) == 4
+
+
+def test_validation_may_have_other_categories(tmp_path, caplog):
+    content = write_coco(tmp_path)
+    write_coco(tmp_path, split="val")
+    content["categories"] = categories((7, "kind 3", ""), (8, "kind 2", ""))
+    content["annotations"] = [a | {"category_id": 10 - a["category_id"]} for a in content["annotations"]
+                              if a["category_id"] > 1]
+    save_coco(tmp_path, content, "val")
+    names = opened(tmp_path).class_names
+    data = load_config({"data": coco_data(tmp_path)}).data
+    dataset = open_dataset(data, "val", class_names=names)
+    assert dataset.class_names == names == ["kind 1", "kind 2", "kind 3"]
+    assert dataset.category_ids[1:] == [8, 7]
+    assert dataset.category_ids[0] not in (7, 8)
+    assert [target["labels"].tolist() for _, target in dataset] == [[2, 3]] * 4
+    assert not caplog.records
+    content["categories"][0]["name"] = "Kind 3"  # which the model does not have
+    save_coco(tmp_path, content, "val")
+    assert len(open_dataset(data, "val", class_names=names).table.labels) == 4
+    assert "val split: 4 objects are left out" in caplog.text
+    assert "Kind 3 (4)" in caplog.text
+    content["categories"][1]["name"] = "Kind 2"
+    save_coco(tmp_path, content, "val")
+    with pytest.raises(ValueError, match=r"val.json has no category kind 1, kind 2, kind 3; it has Kind 3, Kind 2"):
+        open_dataset(data, "val", class_names=names)
+
+
+def test_files_outside_of_root(tmp_path):
+    content = write_coco(tmp_path / "set")
+    noise(tmp_path / "elsewhere.png", 60, 80, 5)
+    for image, name in zip(content["images"], ("../../elsewhere.png", str(tmp_path / "elsewhere.png"))):
+        image["file_name"] = name
+    content["images"] = [content["images"][0], *content["images"][2:]]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 101]
+    save_coco(tmp_path / "set", content)
+    assert len(opened(tmp_path / "set")) == 3
+    with pytest.raises(ValueError, match=r"train.json, image .*elsewhere.png: .*\[data\] outside = no forbids"):
+        opened(tmp_path / "set", outside=False)
+
+
+def test_images_of_another_layout(tmp_path):
+    content = write_coco(tmp_path)
+    for image, name in zip(content["images"], ("train\\0.png", "/home/me/1.png", "./2.png", "day1/3.PNG")):
+        image["file_name"] = name
+    save_coco(tmp_path, content)
+    dataset = opened(tmp_path)
+    assert [dataset.file(i).name for i in range(4)] == ["0.png", "1.png", "2.png", "3.png"]
+    content["images"][1]["file_name"] = "day2/0.png"  # there is one 0.png, and nobody knows whose it is
+    save_coco(tmp_path, content)
+    with pytest.raises(ValueError, match="is meant by"):
+        opened(tmp_path)
+
+
+def test_an_image_file_of_two_images_is_told(tmp_path, caplog):
+    content = write_coco(tmp_path)
+    content["images"][1]["file_name"] = "./0.png"
+    save_coco(tmp_path, content)
+    opened(tmp_path)
+    assert "the images of ids 100 and 101 name the same file" in caplog.text
+
+
+def test_a_huge_annotated_size_takes_no_memory(tmp_path):
+    content = write_coco(tmp_path, 12)
+    content["images"][1] |= {"height": 40000, "width": 40000}
+    save_coco(tmp_path, content)
+    image, target = opened(tmp_path, broken="skip")[1]
+    assert image.shape == (3, 1024, 1024)
+    assert len(target["masks"]) == 0

@@ -111,8 +111,8 @@ def _wrong_part(content: Mapping[str, Any]) -> str:
         return f"num_classes is {count}, but box_head.classification has {len(rows.flatten())} outputs, not one more"
     ids = content.get("category_ids")
     if ids is not None and not (isinstance(ids, list) and len(ids) == count == len(set(map(repr, ids)))
-                                and all(isinstance(one, int) and not isinstance(one, bool) for one in ids)):
-        return f"category_ids must be {count} different whole numbers, one a class, and are {shown(ids)}"
+                                and all(isinstance(one, (int, str)) and not isinstance(one, bool) for one in ids)):
+        return f"category_ids must be {count} different whole numbers or texts, one a class, and are {shown(ids)}"
     return ""
 
 
