@@ -3,6 +3,7 @@
 `kind` is box or mask: by what detections and objects are compared.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,12 @@ class Matches(NamedTuple):
     right: np.ndarray
     objects: np.ndarray
 
+    def by_label(self) -> list[np.ndarray]:
+        """Return where the detections of each class are among all: K arrays."""
+        order = np.argsort(self.labels, kind="stable")
+        ends = np.searchsorted(self.labels[order], np.arange(1, len(self.objects)), side="right")
+        return np.split(order, ends)
+
 
 def match_detections(results: Results, kind: str = "box", iou: float = 0.5) -> Matches:
     """Which detections are right, as COCO decides: within an image and a class, best scores first, each takes the
@@ -35,10 +42,20 @@ def match_detections(results: Results, kind: str = "box", iou: float = 0.5) -> M
 def precision_recall(matches: Matches, label: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Precision, recall and least score, [D], of a class's best 1, 2, ..., D detections. Without objects recall is NaN.
     """
-    chosen = matches.labels == label
-    right = np.cumsum(matches.right[chosen])
-    recall = right / matches.objects[label - 1] if matches.objects[label - 1] else np.full(len(right), np.nan)
-    return right / np.arange(1, len(right) + 1), recall, matches.scores[chosen]
+    return _curve(matches, np.flatnonzero(matches.labels == label), int(matches.objects[label - 1]))
+
+
+def precision_recall_of_all(matches: Matches) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What `precision_recall` gives for each class, in their order: fast for many of them."""
+    for places, objects in zip(matches.by_label(), matches.objects.tolist()):
+        yield _curve(matches, places, objects)
+
+
+def _curve(matches: Matches, places: np.ndarray, objects: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and scores of the detections at these places, of a class with so many objects."""
+    right = np.cumsum(matches.right[places])
+    recall = right / objects if objects else np.full(len(right), np.nan)
+    return right / np.arange(1, len(right) + 1), recall, matches.scores[places]
 
 
 def f1_curve(matches: Matches, thresholds: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -48,8 +65,8 @@ def f1_curve(matches: Matches, thresholds: np.ndarray | None = None) -> tuple[np
     """
     thresholds = np.linspace(0, 1, 101) if thresholds is None else np.asarray(thresholds, float)
     curves = []
-    for label, objects in enumerate([matches.objects.sum(), *matches.objects]):
-        chosen = matches.labels == label if label else np.full(len(matches.labels), True)
+    groups = [np.arange(len(matches.labels)), *matches.by_label()]
+    for chosen, objects in zip(groups, [matches.objects.sum(), *matches.objects]):
         right = np.append(0, np.cumsum(matches.right[chosen]))
         count = np.searchsorted(-matches.scores[chosen], -thresholds, side="right")  # detections at or above each
         curves.append(2 * right[count] / (count + objects) if objects else np.full(len(thresholds), np.nan))
@@ -74,6 +91,17 @@ def confusion_matrix(results: Results, score: float, kind: str = "box", iou: flo
     """
     size = len(results.class_names) + 1
     matrix = np.zeros((size, size), np.int64)
+    rows, columns, counts = confusions(results, score, kind, iou)
+    matrix[rows, columns] = counts
+    return matrix
+
+
+def confusions(results: Results, score: float, kind: str = "box", iou: float = 0.5) \
+        -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The entries of `confusion_matrix` that are not 0: rows, columns and values. The whole matrix of ten thousand
+    classes would take 800 MB."""
+    size = len(results.class_names) + 1
+    places = [np.zeros(0, np.int64)]  # row by row
     for record in records_of(results, kind):
         truths, crowds = record.truths["labels"], record.truths["iscrowd"]
         order = np.argsort(-record.found["scores"], kind="stable")
@@ -85,6 +113,6 @@ def confusion_matrix(results: Results, score: float, kind: str = "box", iou: flo
         rows, counted, missed = np.zeros(len(found), int), np.full(len(found), True), ~crowds
         for i, j, _ in take_objects(ious, crowds, (~crowds).astype(int).tolist(), np.array([iou]), preferred=same):
             rows[i], counted[i], missed[j] = truths[j], not crowds[j], False
-        np.add.at(matrix, (rows[counted], found[counted]), 1)
-        np.add.at(matrix, (truths[missed], 0), 1)
-    return matrix
+        places += [rows[counted] * size + found[counted], truths[missed] * size]
+    found, counts = np.unique(np.concatenate(places), return_counts=True)
+    return found // size, found % size, counts

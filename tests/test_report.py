@@ -4,6 +4,8 @@ import base64
 import io
 import math
 import re
+import resource
+import time
 import warnings
 from html.parser import HTMLParser
 
@@ -14,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskrcnn.engine.analysis import best_threshold, confusion_matrix, f1_curve, match_detections, precision_recall
+from maskrcnn.engine.analysis import (
+    best_threshold,
+    confusion_matrix,
+    confusions,
+    f1_curve,
+    match_detections,
+    precision_recall,
+    precision_recall_of_all,
+)
 from maskrcnn.engine.coco_curves import interpolated
 from maskrcnn.engine.metrics import coco_figures, figures
 from maskrcnn.engine.report import write_report
@@ -284,6 +294,42 @@ def test_any_number_of_classes(tmp_path, classes):
     assert len(page.pictures) == 4
     assert max(max(picture.size) for picture in page.pictures) < 1500
     assert all(page.texts.count(name) >= 1 for name in names)
+
+
+def test_thousands_of_classes(tmp_path):
+    """Of many classes the matrix shows those with the most errors: the page of 10,000 takes seconds, not gigabytes."""
+    rng, classes = np.random.default_rng(0), 3000
+    images = [scene(rng, classes) for _ in range(100)]
+    images += [(([A] * 3, [7] * 3, None), ([A] * 3, [2999] * 3, [0.9] * 3))] * 2
+    results = collected(*images, names=[f"class {i}" for i in range(1, classes + 1)])
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    page = report(tmp_path / "report.html", results, values={"box_AP": 0.5}, score=0.0)
+    assert time.process_time() - began < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
+    assert "These are the 50 of 3000 classes with the most errors." in page.texts
+    assert ["class 7", "class 2999", "6"] in rows(tmp_path / "report.html")
+    rows_, columns, counts = confusions(results, 0.0, "mask")
+    dense = confusion_matrix(results, 0.0, "mask")
+    assert dense[7, 2999] == 6
+    assert dense[rows_, columns].tolist() == counts.tolist()
+    assert dense.sum() == counts.sum()
+
+
+def test_precision_and_recall_of_all_classes():
+    matches = match_detections(collected(*(scene(np.random.default_rng(i), 5) for i in range(10)), names=list("abcde")))
+    for label, got in enumerate(precision_recall_of_all(matches), 1):
+        for values, expected in zip(got, precision_recall(matches, label), strict=True):
+            np.testing.assert_array_equal(values, expected)
+
+
+def test_names_that_no_terminal_should_see(tmp_path):
+    """Results may be of names that no data set of this library has."""
+    names = ["two\nlines \x1b[2J", "\udc80" + "x" * 5000]
+    results = collected((([A, B], [1, 2], None), ([A, B], [1, 1], [0.9, 0.8])), names=names)
+    page = report(tmp_path / "report.html", results, title="runs/\udcff\n/best.pt", score=0.5)
+    assert "\x1b" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "two\\nlines \\x1b[2J" in page.texts
+    assert max(max(picture.size) for picture in page.pictures) < 1500
 
 
 @pytest.mark.parametrize("results", [Results(["a"]), collected((([], [], None), ([], [], []))),

@@ -266,3 +266,12 @@ def test_matplotlib_is_neither_imported_for_drawing_nor_its_state_touched(tmp_pa
         assert "matplotlib.pyplot" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "\x1b[31mred", "\udc80", "x" * 5000, "nul\0"])
+def test_names_of_classes_that_cannot_be_shown(name):
+    """They are escaped or cut, and the picture stays as large as the image makes it."""
+    instances = {"boxes": torch.tensor([[5.0, 5, 40, 40]]), "labels": torch.tensor([1]), "scores": torch.tensor([0.5])}
+    picture = draw(torch.zeros(3, 48, 64), instances, [name])
+    assert picture.size == (640, 480)
+    assert draw(torch.zeros(3, 48, 64), instances, ["plain"]).size == picture.size

@@ -8,6 +8,7 @@ from typing import Any
 MOST_ITEMS = 10  # of a list that a message shows
 MOST_LINES = 20  # of a message
 MOST_IN_LINE = 1000  # characters of one of its lines
+MOST_IN_LABEL = 30  # characters of a name in a picture
 MOST_IN_NAME = 200  # characters of a name or a value in it
 
 # What moves a cursor, ends a line, turns the direction of what follows, or is no character at all: control characters,
@@ -32,6 +33,11 @@ def shorten(text: str, most: int = MOST_IN_NAME) -> str:
 def brief(text: Any) -> str:
     """Return a name, a path or another text of any origin as a message can show it: printable, and not long."""
     return printable(shorten(str(text)))
+
+
+def label(name: str) -> str:
+    """Return a name for a place in a picture: printable, and of a long one the beginning."""
+    return printable(name if len(name) <= MOST_IN_LABEL else f"{name[: MOST_IN_LABEL - 3]}...")
 
 
 def listed(items: Iterable[Any], most: int = MOST_ITEMS) -> str:

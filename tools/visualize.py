@@ -18,6 +18,7 @@ from torch import Tensor
 from .boxes import area, iou
 from .files import atomic
 from .images import as_image
+from .text import label, shown
 
 MIN_SIDE = 640  # pixels of the longer side below which text would cover the objects: smaller images are enlarged
 CROWD = 50  # with more instances than this, only boxes as wide as their label get one: others would hide the objects
@@ -40,7 +41,8 @@ def draw(image: Any, instances: Mapping[str, Any], class_names: Sequence[str] | 
     boxes, masks, texts = _instances(instances, class_names, pixels.shape[1:])
     palette = [_color(number) for number in (range(len(texts)) if colors is None else colors)]
     if not 0 <= alpha <= 1 or len(palette) != len(texts):
-        raise ValueError(f"alpha must lie in 0..1, got {alpha}, and colors be one per box, {len(texts)}, got {colors}")
+        raise ValueError(f"alpha must lie in 0..1, got {alpha}, and colors be one per box, {len(texts)}, got "
+                         f"{shown(colors)}")
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     factor = math.ceil(MIN_SIDE / max(picture.size))
     picture = ImageOps.scale(picture, factor, Image.Resampling.BICUBIC)
@@ -153,8 +155,9 @@ def _instances(instances: Mapping[str, Any], class_names: Sequence[str] | None, 
                              f"got {list(values.shape)}")
     labels = known["labels"].tolist()
     if class_names is not None and labels and not 1 <= min(labels) <= max(labels) <= len(class_names):
-        raise ValueError(f"labels must lie in 1..{len(class_names)}, the number of class_names, got {labels}")
-    texts = [str(label) if class_names is None else class_names[label - 1] for label in labels]
+        raise ValueError(f"labels must lie in 1..{len(class_names)}, the number of class_names, got {shown(labels)}")
+    texts = [str(number) if class_names is None else class_names[number - 1] for number in labels]
+    texts = [label(text) for text in texts]
     if "scores" in known:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, known["scores"].tolist())]
     if "iscrowd" in known:
