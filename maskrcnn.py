@@ -43,7 +43,7 @@ from maskrcnn.tools.masks import crop
 from maskrcnn.tools.modes import evaluating
 from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.parts import check_backbone, check_box_outputs, check_features, check_mask_logits, check_parts
-from maskrcnn.tools.text import listed
+from maskrcnn.tools.text import listed, shown
 from maskrcnn.tools.transform import Batch, Transform
 from maskrcnn.tools.weights import Foreign, check_fit, load_foreign, load_pretrained, load_state, open_weights
 
@@ -75,7 +75,7 @@ class MaskRCNN(nn.Module):
                  mask_head: nn.Module | None = None) -> None:
         super().__init__()
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes = {num_classes!r}; give the number of foreground classes, at least 1")
+            raise ValueError(f"num_classes = {shown(num_classes)}; give the number of foreground classes, at least 1")
         check_class_names(class_names, num_classes)
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names is not None else None
@@ -215,7 +215,7 @@ class MaskRCNN(nn.Module):
         if isinstance(images, (str, os.PathLike)) or not isinstance(images, Sequence):
             raise ValueError(f"predict takes a list of images, got {type(images).__name__}; for one give [image]")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"predict: batch_size = {batch_size!r} should be an integer of at least 1")
+            raise ValueError(f"predict: batch_size = {shown(batch_size)} should be an integer of at least 1")
         results = []
         with evaluating(self), torch.no_grad():
             for start in range(0, len(images), batch_size):
@@ -250,7 +250,7 @@ class MaskRCNN(nn.Module):
         """
         unknown = [name for name in parts if name not in PARTS]
         if unknown:
-            raise ValueError(f"load: there is no part {', '.join(unknown)}; parts are {', '.join(PARTS)}")
+            raise ValueError(f"load: there is no part {listed(unknown)}; parts are {', '.join(PARTS)}")
         content = open_weights(path)
         if isinstance(content, Foreign):
             model = cls(content.model_classes, load_config(*content.settings(), config), "", **parts)

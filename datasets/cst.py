@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..tools.images import image_size, read_plane
+from ..tools.text import listed
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
 from .files import in_threads, sub_folders
@@ -69,7 +70,7 @@ def read_cst(root: str | Path, split: str, problems: Problems, class_names: Sequ
         if not path.exists():
             raise ValueError(f"{path} not found, expected {split}/ and annotation/{file.name} in {root}")
     if class_names is not None and list(class_names) != CLASSES:
-        raise ValueError(f"the classes of the CST-Dataset are {', '.join(CLASSES)}, not {', '.join(class_names)}")
+        raise ValueError(f"the classes of the CST-Dataset are {', '.join(CLASSES)}, not {listed(class_names)}")
     rows = _read_rows(file, problems)
     names = [*rows, *(path.name for path in sub_folders(folder) if path.name not in rows)]
     if not names:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..tools.images import image_size, other_orientation
+from ..tools.text import listed
 from . import segments
 from .files import IMAGES, image_files, in_threads, sub_folders
 from .find_files import inside
@@ -55,7 +56,7 @@ def read_folders(root: str | Path, split: str, problems: Problems, class_names: 
         ValueError: a missing folder, not one class, or no images; and what `problems` raises.
     """
     if not class_names or len(class_names) != 1:
-        raise ValueError(f"[data] classes = {', '.join(class_names or [])}; mask folders have objects of one class: "
+        raise ValueError(f"[data] classes = {listed(class_names or [])}; mask folders have objects of one class: "
                          f"give its name")
     folder = Path(root) / split
     if not folder.is_dir():

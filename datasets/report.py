@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from ..tools.text import listed
 from .problems import Problem
 from .proposals import config_lines
 from .table import Table
 
 SHOWN = 10  # of each kind in the text; JSON has all
+CLASSES = 100  # of a split in the text
 PERCENTILES = (1, 10, 50, 90, 99)
 
 
@@ -72,7 +74,7 @@ def _split_text(split: str, summary: Summary) -> str:
     lines = [f"{split}: {summary.images} images, {summary.empty} of them without objects; {summary.objects} objects, "
              f"{summary.crowd} of them crowd or difficult"]
     classes = sorted(summary.classes.items(), key=lambda pair: -pair[1])
-    lines += textwrap.wrap(", ".join(f"{name} {count}" for name, count in classes), 100, initial_indent="  ",
+    lines += textwrap.wrap(listed((f"{name} {count}" for name, count in classes), CLASSES), 100, initial_indent="  ",
                            subsequent_indent="  ")
     if summary.sizes:
         sizes = ", ".join(f"{share} {size:g}" for share, size in summary.sizes.items())

@@ -131,7 +131,7 @@ def _find_list(root: Path, entry: str) -> tuple[Path, Path]:
     lists = folder / "ImageSets" / "Segmentation"
     file = lists / f"{name}.txt"
     if not file.is_file():
-        there = ", ".join(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
+        there = listed(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
         raise ValueError(f"no list {file}; there are {there}")
     return folder, file
 

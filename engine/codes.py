@@ -8,6 +8,7 @@ import torch
 from faster_coco_eval import mask as rle
 
 from ..datasets import segments
+from ..tools.text import shown
 
 
 def as_codes(masks: Any, what: str) -> tuple[list[bytes], tuple[int, int] | None]:
@@ -31,7 +32,7 @@ def as_codes(masks: Any, what: str) -> tuple[list[bytes], tuple[int, int] | None
             raise ValueError(f"{what}: mask {place} is no RLE of size [h, w] and counts: "
                              f"{type(error).__name__}: {error}") from None
     if len(sizes) > 1:
-        raise ValueError(f"{what}: masks must all have the size of the image, got sizes {sorted(sizes)}")
+        raise ValueError(f"{what}: masks must all have the size of the image, got sizes {shown(sorted(sizes))}")
     return codes, next(iter(sizes), None)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..tools.text import listed
 from .coco_curves import coco_curves
 from .codes import encode_masks
 from .result_files import coco_results, read_results
@@ -39,7 +40,7 @@ def check_metrics(metrics: Sequence[str]) -> None:
     """Raises ValueError for names that [evaluate] metrics does not know."""
     known = ("coco", "boundary", "voc07", "voc")
     if not metrics or set(metrics) - set(known):
-        raise ValueError(f"[evaluate] metrics = {', '.join(metrics)}; choose among {', '.join(known)}")
+        raise ValueError(f"[evaluate] metrics = {listed(metrics)}; choose among {', '.join(known)}")
 
 
 def figures(results: Results, metrics: Sequence[str] = ("coco",), max_detections: int = 100) -> dict[str, float]:

@@ -14,6 +14,7 @@ import torch
 
 from ..datasets import segments
 from ..tools.files import atomic
+from ..tools.text import shown
 from .codes import encode_masks, is_codes
 from .results import Results, xywh
 
@@ -128,7 +129,7 @@ def _entries(path: str | os.PathLike, what: str, entries: Any, *keys: str) -> li
     for place, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         if not isinstance(entry, dict) or set(keys) - set(entry):
             raise ValueError(f"{path}: number {place} (from 0) of {what} must have {', '.join(keys)}, got "
-                             f"{sorted(entry) if isinstance(entry, dict) else type(entry).__name__}")
+                             f"{shown(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__}")
     return entries
 
 
@@ -141,13 +142,13 @@ def _by_image(path: str | os.PathLike, what: str, entries: list, images: Mapping
     shared = {key for key in ("segmentation", "keypoints") if not entries or any(entry.get(key) for entry in entries)}
     points = {len(entry["keypoints"]) for entry in entries if entry.get("keypoints")} or {51}
     if len(points) > 1:
-        raise ValueError(f"{path}: keypoints of all {what} must be as many numbers, got {sorted(points)}")
+        raise ValueError(f"{path}: keypoints of all {what} must be as many numbers, got {shown(sorted(points))}")
     for place, entry in enumerate(entries):
         where = f"{path}: number {place} (from 0) of {what}"
         if entry["image_id"] not in images:
-            raise ValueError(f"{where}: there is no image of id {entry['image_id']!r} in the annotations")
+            raise ValueError(f"{where}: there is no image of id {shown(entry['image_id'])} in the annotations")
         if entry["category_id"] not in labels:
-            raise ValueError(f"{where}: there is no category of id {entry['category_id']!r} in the annotations")
+            raise ValueError(f"{where}: there is no category of id {shown(entry['category_id'])} in the annotations")
         if any(not entry.get(key) for key in shared):
             raise ValueError(f"{where} has no {' and '.join(sorted(shared))}, as others have")
         sides[entry["image_id"]].append(_converted(entry, where, images[entry["image_id"]]))

@@ -18,6 +18,7 @@ import torch
 from faster_coco_eval import mask as rle
 from torch import Tensor
 
+from ..tools.text import listed, shown
 from .codes import as_codes, as_rle, is_codes
 
 Self = TypeVar("Self", bound="Results")
@@ -107,7 +108,7 @@ class Results:
 
     def __init__(self, class_names: Sequence[str]) -> None:
         if isinstance(class_names, str) or len(class_names) == 0 or len(set(class_names)) != len(class_names):
-            raise ValueError(f"class_names must be a non-empty list of different names, got {class_names!r}")
+            raise ValueError(f"class_names must be a non-empty list of different names, got {shown(class_names)}")
         self.class_names = list(class_names)
         self.records = Records()
         self._detected: dict[str, bool] = {}  # whether masks and keypoints are, known from the first target with them
@@ -146,8 +147,8 @@ class Results:
     def _unpacked(self, states: Iterable[Mapping[str, Any]]) -> Iterator[Record]:
         for place, state in enumerate(states):
             if list(state["class_names"]) != self.class_names:
-                raise ValueError(f"state {place} is of the classes {', '.join(state['class_names'])}; these results "
-                                 f"are of {', '.join(self.class_names)}")
+                raise ValueError(f"state {place} is of the classes {listed(state['class_names'])}; these results "
+                                 f"are of {listed(self.class_names)}")
             yield from map(unpacked, state["records"])
 
     def _insert(self, records: Iterable[Record]) -> None:
@@ -239,7 +240,7 @@ def _checked(record: Mapping[str, Any], what: str, classes: int, *keys: str) -> 
     known = {key: record[key] if key == "masks" and is_codes(record[key]) else torch.as_tensor(record[key])
              for key in wanted}
     for key in {"boxes", "labels", "scores"} & {"boxes", "labels", *keys} - set(known):
-        raise ValueError(f"{what}: {key} missing, got {sorted(record)}")
+        raise ValueError(f"{what}: {key} missing, got {shown(sorted(record))}")
     count = len(known["boxes"])
     ranks = {"boxes": (2, ", 4"), "masks": (3, ", h, w"), "keypoints": (3, ", n, 3")}
     for key, values in known.items():
@@ -249,8 +250,9 @@ def _checked(record: Mapping[str, Any], what: str, classes: int, *keys: str) -> 
         if len(shape) != rank or shape[0] != count or shape[-1] != {"boxes": 4, "keypoints": 3}.get(key, shape[-1]):
             raise ValueError(f"{what}: {key} must be [{count}{rest}], one per box, got {shape}")
         if key in ("boxes", "scores", "keypoints", "area") and not bool(torch.isfinite(values).all()):
-            raise ValueError(f"{what}: {key} must be finite numbers, got {values.tolist()}")
+            raise ValueError(f"{what}: {key} must be finite numbers, got {shown(values.tolist())}")
     labels = known["labels"]
     if count and not 1 <= int(labels.min()) <= int(labels.max()) <= classes:
-        raise ValueError(f"{what}: labels must lie in 1..{classes}, the number of class_names, got {labels.tolist()}")
+        raise ValueError(f"{what}: labels must lie in 1..{classes}, the number of class_names, got "
+                         f"{shown(labels.tolist())}")
     return known

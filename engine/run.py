@@ -16,6 +16,7 @@ from maskrcnn import MaskRCNN
 from ..tools.checkpoints import load_checkpoint
 from ..tools.config import dump_config, load_config, plain
 from ..tools.files import atomic
+from ..tools.text import listed
 from ..tools.visualize import plot_history
 
 log = logging.getLogger("maskrcnn")
@@ -151,7 +152,7 @@ def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
                for section in cfg for key in cfg[section]
                if key not in free[section] and saved[section][key] != cfg[section][key]]
     if changed:
-        raise ValueError(f"{folder} cannot be resumed with other settings: {'; '.join(changed)}. Give the "
+        raise ValueError(f"{folder} cannot be resumed with other settings: {listed(changed)}. Give the "
                          f"configuration that it was started with, or start anew without --resume")
 
 
@@ -160,8 +161,8 @@ def check_same_data(saved: Mapping[str, Any], model: MaskRCNN, images: int, fold
     before = saved["class_names"], saved["training"]["images"]
     if before != (model.class_names, images):
         raise ValueError(f"{folder} cannot be resumed with other data: it had {before[1]} training images of "
-                         f"{', '.join(before[0] or [])}, and now there are {images} of "
-                         f"{', '.join(model.class_names or [])}. Start anew without --resume")
+                         f"{listed(before[0] or [])}, and now there are {images} of "
+                         f"{listed(model.class_names or [])}. Start anew without --resume")
 
 
 def saved_state(run: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from easydict import EasyDict
 
 from ..datasets.augment import Augmentation
+from ..tools.text import listed
 from .metrics import check_metrics
 
 
@@ -30,7 +31,7 @@ def check_settings(cfg: EasyDict) -> None:
     needed = next((kind for kind in ("voc07", "voc", "boundary") if kind in name.partition("/")[0]), "coco")
     if name != "last" and needed not in cfg.evaluate.metrics:
         raise ValueError(f"[evaluate] best_metric = {name} needs {needed} among metrics, which are "
-                         f"{', '.join(cfg.evaluate.metrics)}")
+                         f"{listed(cfg.evaluate.metrics)}")
 
 
 def check_train_settings(settings: Mapping[str, Any]) -> None:
@@ -51,7 +52,7 @@ def check_best_metric(cfg: EasyDict, class_names: Sequence[str]) -> None:
     wanted = cfg.evaluate.best_metric.partition("/")[2]
     if wanted and wanted not in class_names:
         raise ValueError(f"[evaluate] best_metric = {cfg.evaluate.best_metric}: there is no class {wanted!r}, but "
-                         f"{', '.join(class_names)}")
+                         f"{listed(class_names)}")
 
 
 def best_metric(cfg: EasyDict) -> str:

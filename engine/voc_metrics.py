@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..tools.text import listed
 from .results import Results, any_of, overlaps, records_of
 
 VARIANTS = ("voc07", "voc")
@@ -41,7 +42,7 @@ def voc_figures(results: Results, kinds: Sequence[str] = ("box", "mask"), varian
     iou: least IoU of a match.
     """
     if set(variants) - set(VARIANTS) or set(kinds) - {"box", "mask"} or not 0 < iou <= 1:
-        raise ValueError(f"variants {', '.join(variants)} must be among voc07 and voc, kinds {', '.join(kinds)} among "
+        raise ValueError(f"variants {listed(variants)} must be among voc07 and voc, kinds {listed(kinds)} among "
                          f"box and mask, and iou {iou} in 0..1")
     found: dict[str, float] = {}
     for kind in dict.fromkeys(kinds):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .text import UNSAFE, shown
+from .text import UNSAFE, listed, shown
 
 LONGEST_NAME = 200  # characters of the name of a class
 # A box may reach this many pixels over the border of its image: rounding in annotation tools does.
@@ -98,7 +98,7 @@ def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: 
             raise ValueError(f"targets[{i}] is a {type(target).__name__}; expected a dict of boxes, labels, masks")
         missing = [key for key in ("boxes", "labels") if key not in target]
         if missing:
-            raise ValueError(f"targets[{i}] lacks {' and '.join(missing)}; it has {', '.join(map(str, target))}")
+            raise ValueError(f"targets[{i}] lacks {' and '.join(missing)}; it has {listed(target)}")
         _check_boxes(target["boxes"], i, image.shape[1], image.shape[2])
         _check_labels(target["labels"], i, len(target["boxes"]), num_classes)
         if "masks" in target:
@@ -107,7 +107,7 @@ def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: 
             _check_crowd(target["iscrowd"], i, len(target["boxes"]))
         seed = target.get("seed", 0)
         if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
-            raise ValueError(f"targets[{i}]['seed'] is {seed!r}; expected an integer of 64 bits")
+            raise ValueError(f"targets[{i}]['seed'] is {shown(seed)}; expected an integer of 64 bits")
     with_masks = [("masks" in target) for target in targets]
     if not all(with_masks) and (masks_needed or any(with_masks)):
         raise ValueError(f"targets[{with_masks.index(False)}] lacks masks; every image of a batch needs them "

@@ -18,6 +18,7 @@ DEFAULTS = Path(__file__).resolve().parent.parent / "config.ini"
 Source = str | os.PathLike | Mapping[str, Any] | None
 
 LARGEST = 2**20  # characters of a configuration file
+LONGEST_TEXT = 4096  # characters of a text in it: no path is longer
 
 # No number of the configuration is negative. These are at least 1, those at most 1, and others at most what a computer
 # can do: a slip of a finger, or a damaged file, is told at once, and not after an hour or with a full memory.
@@ -214,7 +215,10 @@ def _convert(value: Any, default: Any, place: str) -> Any:
     if value is None:
         return ""
     if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value)
+        text = os.fspath(value)
+        if not isinstance(text, str) or len(text) > LONGEST_TEXT:
+            raise ConfigError(f"{place} = {shown(text)} should be text of at most {LONGEST_TEXT} characters")
+        return text
     raise ConfigError(f"{place} = {shown(value)} should be text")
 
 

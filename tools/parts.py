@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .text import shown
+
 
 def check_parts(parts: Mapping[str, Any], num_classes: int, masks: bool) -> list[str]:
     """The names of the parts that are given, not None: modules, for as many classes as the model.
@@ -18,7 +20,7 @@ def check_parts(parts: Mapping[str, Any], num_classes: int, masks: bool) -> list
         if inspect.isclass(part):
             raise ValueError(f"{name} = {part.__name__} is a class; give a module of it: {name}={part.__name__}(...)")
         if not isinstance(part, nn.Module):
-            raise ValueError(f"{name} = {part!r} is a {type(part).__name__}; give a torch.nn.Module")
+            raise ValueError(f"{name} = {shown(part)} is a {type(part).__name__}; give a torch.nn.Module")
         if name.startswith("mask_") and not masks:
             raise ValueError(f"{name} is given, but [mask] enabled = no; set it to yes, or leave {name} out")
         classes = getattr(part, "num_classes", num_classes)

@@ -146,7 +146,7 @@ def _instances(instances: Mapping[str, Any], class_names: Sequence[str] | None, 
     keys = ("boxes", "labels", "scores", "masks", "iscrowd")
     known = {key: torch.as_tensor(instances[key]).detach().cpu() for key in keys if key in instances}
     if "boxes" not in known or "labels" not in known:
-        raise ValueError(f"instances need boxes and labels, got {sorted(instances)}")
+        raise ValueError(f"instances need boxes and labels, got {shown(sorted(instances))}")
     count = len(known["boxes"])
     for key, values in known.items():
         wanted = {"boxes": [count, 4], "masks": [count, *size]}.get(key, [count])
