@@ -33,10 +33,11 @@ from maskrcnn.pooling.choose import choose_pool
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
-from maskrcnn.tools.checkpoints import check_checkpoint, save_checkpoint, saved_config
+from maskrcnn.tools.checkpoints import is_checkpoint, save_checkpoint, saved_config
 from maskrcnn.tools.checks import check_class_names, check_images, check_targets
 from maskrcnn.tools.config import Source, load_config, plain
 from maskrcnn.tools.conventions import warn_differences, warn_frozen
+from maskrcnn.tools.foreign import Foreign
 from maskrcnn.tools.images import ImageOptions, as_image
 from maskrcnn.tools.limits import warn_reached
 from maskrcnn.tools.masks import crop
@@ -45,7 +46,7 @@ from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.parts import check_backbone, check_box_outputs, check_features, check_mask_logits, check_parts
 from maskrcnn.tools.text import listed, shown
 from maskrcnn.tools.transform import Batch, Transform
-from maskrcnn.tools.weights import Foreign, check_fit, load_foreign, load_pretrained, load_state, open_weights
+from maskrcnn.tools.weights import check_fit, load_foreign, load_pretrained, load_state, no_checkpoint, open_weights
 
 __all__ = ["MaskRCNN", "__version__"]
 PARTS = ("backbone", "proposal", "box_pool", "mask_pool", "box_head", "mask_head")
@@ -256,7 +257,8 @@ class MaskRCNN(nn.Module):
             model = cls(content.model_classes, load_config(*content.settings(), config), "", **parts)
             load_foreign(model, content)
             return model.eval()
-        check_checkpoint(content, path)
+        if not is_checkpoint(content):
+            raise no_checkpoint(content, path)
         absent = [name for name in content.get("replaced", []) if parts.get(name) is None]
         if absent:
             raise ValueError(f"{path} was saved from a model with parts of its own: give "

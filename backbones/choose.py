@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from ..tools.text import shown
 from .fpn import FPN
 from .resnet import VARIANTS, BasicBlock, ResNet
 from .single import C4, DC5
@@ -19,10 +20,10 @@ def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int,
         ValueError: names that are not known, or a neck or setting that the trunk cannot have.
     """
     if neck not in ("fpn", "c4", "dc5"):
-        raise ValueError(f"[backbone] neck = {neck!r}; choose fpn, c4 or dc5")
+        raise ValueError(f"[backbone] neck = {shown(neck)}; choose fpn, c4 or dc5")
     if neck != "fpn" and name not in VARIANTS:
         raise ValueError(f"[backbone] neck = {neck} needs a trunk whose last stage can be set apart, "
-                         f"{', '.join(VARIANTS)}; not {name!r}")
+                         f"{', '.join(VARIANTS)}; not {shown(name)}")
     if dilate_first_block and neck != "dc5":
         raise ValueError(f"[backbone] dilate_first_block = yes is for neck = dc5: neck = {neck} dilates no block")
     if norm == "":
@@ -42,8 +43,8 @@ def choose_backbone(name: str, neck: str, width: int, norm: str, freeze_at: int,
     elif name == "vgg16":
         trunk = VGG16(width, "none" if norm == "frozen" else norm, freeze_at, in_channels)
     else:
-        raise ValueError(f"[backbone] name = {name!r}; choose {', '.join(VARIANTS)}, vgg16, or timm/ and the name of "
-                         f"a model of timm")
+        raise ValueError(f"[backbone] name = {shown(name)}; choose {', '.join(VARIANTS)}, vgg16, or timm/ and the name "
+                         f"of a model of timm")
     plain = len(trunk.strides) == 1
     if neck == "fpn" and not plain:
         return FPN(trunk, pyramid_channels, pyramid_norm)

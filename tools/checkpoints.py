@@ -21,7 +21,7 @@ from .text import brief, shown
 CHECKPOINT_KEYS = {"num_classes", "class_names", "config", "model"}
 # No checkpoint has more of these: classes, characters of a setting, settings of a section or numbers of a list.
 MOST_CLASSES = 100_000
-MOST_TEXT = 10_000
+MOST_TEXT = 4096
 MOST_SETTINGS = 10_000
 
 
@@ -110,10 +110,16 @@ def _wrong_part(content: Mapping[str, Any]) -> str:
     if rows is not None and "box_head" not in replaced and rows.shape != (count + 1,):
         return f"num_classes is {count}, but box_head.classification has {len(rows.flatten())} outputs, not one more"
     ids = content.get("category_ids")
-    if ids is not None and not (isinstance(ids, list) and len(ids) == count == len(set(map(repr, ids)))
-                                and all(isinstance(one, (int, str)) and not isinstance(one, bool) for one in ids)):
+    if ids is not None and not (isinstance(ids, list) and len(ids) == count and all(map(_is_id, ids))
+                                and len(set(ids)) == count):
         return f"category_ids must be {count} different whole numbers or texts, one a class, and are {shown(ids)}"
     return ""
+
+
+def _is_id(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MOST_TEXT
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**60
 
 
 def _is_section(name: Any, keys: Any) -> bool:

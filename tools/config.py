@@ -35,7 +35,7 @@ AT_MOST_ONE = {"rpn": ("positive_iou", "negative_iou", "crowd_overlap", "positiv
                "augment": ("flip", "flip_vertical", "brightness", "contrast", "saturation", "hue", "copy_paste"),
                "train": ("momentum", "gamma", "warmup_start_factor", "ema")}
 
-AT_MOST = {"transform": {"min_size": 20_000, "max_size": 20_000, "scale": 100, "size_divisor": 4096},
+AT_MOST = {"transform": {"min_size": 20_000, "max_size": 20_000, "scale": 100, "size_divisor": 2048},
            "backbone": {"width": 4096, "freeze_at": 5}, "fpn": {"channels": 16_384},
            "rpn": {"convs": 100, "samples": 10**6, "pre_nms_train": 10**6,
                    "pre_nms_test": 10**6, "post_nms_train": 10**5, "post_nms_test": 10**5},

@@ -70,9 +70,9 @@ def find_state(content: Any, source: str) -> dict[str, Tensor]:
         state = state[inside[0]]
     if not isinstance(state, Mapping) or not (library_of(state) or any(
             isinstance(value, (Tensor, np.ndarray)) for value in state.values())):
-        what = f"the entries {listed(state)}" if isinstance(state, Mapping) and state else f"{shown(state)}"
-        raise ValueError(f"{source} holds no weights: {what}, and none is a state dict. It is neither a checkpoint of "
-                         f"this library nor a dict of names and tensors")
+        what = f"a dict of {listed(state)}" if isinstance(state, Mapping) and state else shown(state)
+        raise ValueError(f"{source} holds no weights, but {what}: it is neither a checkpoint of this library nor a "
+                         f"dict of names and tensors, or one with such a dict as its model or state_dict")
     return _plain_names(state, source)
 
 

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 from .text import brief
 
 MOST_DEPTH = 40  # of containers in each other
+MOST_CONTAINERS = 300_000
+MOST_STEPS = 2_000_000  # of a pickle's program: some 40 for each tensor
 MOST_ARGUMENTS = 10
 MOST_BITS = 256  # of an integer
 PER_BYTE = 4  # bytes, or entries of containers, that a byte of a file may become
@@ -22,7 +24,11 @@ SPARE = 2**20  # and so many beside
 
 
 class Refused(Exception):
-    """What a file holds, in words, and may not."""
+    """What a file names or describes, in words, and may not."""
+
+
+class Excess(ValueError):
+    """A file asks for far more than its size, or for what takes ages."""
 
 
 class Budget:
@@ -32,10 +38,10 @@ class Budget:
         self.left = PER_BYTE * size + SPARE
 
     def charge(self, amount: int) -> None:
-        """Count so many bytes or entries. Raises Refused where they are more than a file of this size should hold."""
+        """Count so many bytes or entries. Raises Excess where they are more than a file of this size should hold."""
         self.left -= amount
         if self.left < 0:
-            raise Refused("small file that asks for a lot of memory")
+            raise Excess("it is a small file that asks for a lot of memory")
 
 
 class StandIn:
@@ -59,7 +65,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def __init__(self, file: Any, stand_ins: Mapping[str, Any], refer: Callable[[Any], Any] | None) -> None:
         super().__init__(file, encoding="latin1")
-        self.stand_ins, self.refer = stand_ins, refer
+        self.stand_ins, self.refer, self.steps = stand_ins, refer, 0
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -136,11 +142,27 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     dispatch[pickle.BUILD[0]] = load_build
 
 
+def _counted(step: Callable[[Any], None]) -> Callable[[Any], None]:
+    """A step of a pickle's program, of which there may not be any number."""
+
+    def counted(unpickler: _Unpickler) -> None:
+        unpickler.steps += 1
+        if unpickler.steps > MOST_STEPS:
+            raise Excess(f"it takes more than {MOST_STEPS} steps to read")
+        step(unpickler)
+
+    return counted
+
+
+for _code, _step in _Unpickler.dispatch.items():
+    _Unpickler.dispatch[_code] = _counted(_step)
+
+
 def _key(key: Any) -> Any:
     small = isinstance(key, int) and key.bit_length() <= 60
     if small or key is None or isinstance(key, (str, bytes)):
         return key
-    raise Refused(f"dictionary or set of keys of type {type(key).__name__}")
+    raise Excess(f"it holds a dictionary or set of {type(key).__name__}, and not of names")
 
 
 def _put(target: Any, items: list) -> None:
@@ -170,7 +192,8 @@ def finish(value: Any, budget: Budget) -> Any:
     """A value with all stand-ins in it made into what they stand for.
 
     Raises:
-        Refused: containers that hold themselves, in each other too deep, or many times over.
+        Refused: something that is no plain data.
+        Excess: containers that hold themselves, are in each other too deep, or many times over.
     """
     made, size = _finish(value, budget, {}, 0)
     budget.charge(size)
@@ -181,16 +204,18 @@ def _finish(value: Any, budget: Budget, done: dict[int, tuple[Any, int] | None],
     """What a value becomes, and the number of its parts, those of a shared one counted each time. `done` holds this of
     what was seen, by its id; None while it is being made."""
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise Refused(f"number of {value.bit_length()} bits")
+        raise Excess(f"it holds a number of {value.bit_length()} bits")
     if not isinstance(value, (StandIn, dict, list, tuple)):
         return value, 1
     if id(value) in done:
         before = done[id(value)]
         if before is None:
-            raise Refused(f"{type(value).__name__} that holds itself")
+            raise Excess(f"it holds a {type(value).__name__} that holds itself")
         return before
+    if len(done) > MOST_CONTAINERS:
+        raise Excess(f"it holds more than {MOST_CONTAINERS} containers")
     if depth > MOST_DEPTH:
-        raise Refused(f"structure of more than {MOST_DEPTH} levels")
+        raise Excess(f"it holds containers in each other, more than {MOST_DEPTH} deep")
     done[id(value)] = None
     if isinstance(value, StandIn):
         done[id(value)] = result = value.make(), 1
@@ -199,7 +224,7 @@ def _finish(value: Any, budget: Budget, done: dict[int, tuple[Any, int] | None],
     parts = [_finish(entry, budget, done, depth + 1) for entry in entries]
     size = 1 + sum(count for _, count in parts)
     if size > budget.left:
-        raise Refused("small file that asks for a lot of memory")
+        raise Excess("it is a small file that asks for a lot of memory")
     if isinstance(value, dict):
         made: Any = type(value)(zip(value, (part for part, _ in parts)))
     else:

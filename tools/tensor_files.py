@@ -153,7 +153,7 @@ def _from_zip(path: Path, budget: Budget) -> Any:
             raise ValueError("it is a zip archive, but none that torch.save wrote")
         folder = pickles[0].removesuffix("data.pkl")
         if folder + "constants.pkl" in entries:
-            raise Refused("TorchScript program. Save the state_dict() of the model that it was made of")
+            raise ValueError("it is a TorchScript program. Save the state_dict() of the model that it was made of")
         if folder + "byteorder" in entries and archive.read(folder + "byteorder") != b"little":
             raise ValueError("it was written on a machine of other byte order")
         storages: dict[Any, _Storage] = {}
@@ -211,6 +211,9 @@ def load_torch(path: Path) -> Any:
     try:
         if zipfile.is_zipfile(path):
             return _from_zip(path, budget)
+        with open(path, "rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                raise ValueError("it is damaged, or was not written or downloaded to its end")
         return _from_stream(io.BytesIO(path.read_bytes()), budget)
     except Refused as error:
         what = str(error)
@@ -221,6 +224,8 @@ def load_torch(path: Path) -> Any:
                          f"other objects could run code") from None
     except Exception as error:  # damaged files end in errors of any kind
         reason = brief(error)
-        if isinstance(error, LookupError):
+        if isinstance(error, EOFError):
+            reason = "it was not written or downloaded to its end"
+        elif isinstance(error, LookupError):
             reason = f"it is damaged ({type(error).__name__} {reason})"
         raise ValueError(f"{path} is no readable checkpoint: {reason or type(error).__name__}") from error

@@ -21,7 +21,7 @@ from .published import COCO_NAMES, COCO_ROWS, is_published, select_classes
 from .text import brief, listed, shown
 
 __all__ = ["CLASS_LAYERS", "check_fit", "from_detectron2", "from_torchvision", "load_foreign", "load_matching",
-           "load_pretrained", "load_state", "open_weights", "to_torchvision"]
+           "load_pretrained", "load_state", "no_checkpoint", "open_weights", "to_torchvision"]
 
 log = logging.getLogger("maskrcnn")
 
@@ -101,6 +101,21 @@ def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
         refuse_others(state, os.fspath(path))
         return Foreign(os.fspath(path), library, state, library == "torchvision" and is_published(path))
     return state
+
+
+def no_checkpoint(state: Mapping[str, Any], path: str | os.PathLike) -> ValueError:
+    """The error for weights without the configuration that makes a model of them, which says what to do."""
+    library, name = library_of(state), brief(os.fspath(path))
+    if not library:
+        refuse_others(state, os.fspath(path))
+    parts = {"own": "the weights of a model", "trunk": "the weights of a trunk"}
+    hint = f"it holds {parts[library]} alone: build one, MaskRCNN(num_classes, config, pretrained={name!r})" \
+        if library else f"it holds {listed(state, 3)}"
+    try:
+        check_checkpoint(state, path)
+    except ValueError as error:
+        return ValueError(f"{error}; {hint}")
+    return ValueError(f"{name}: {hint}")
 
 
 def load_foreign(model: Any, weights: Foreign) -> None:
