@@ -17,18 +17,21 @@ from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.tools.boxes import decode, encode
 from maskrcnn.tools.config import load_config
 from maskrcnn.tools.conversion import from_detectron2
+from maskrcnn.tools.fitting import load_state
 from maskrcnn.tools.foreign import Foreign
 from maskrcnn.tools.matching import match
 from maskrcnn.tools.transform import Transform
 
 COCO = ROOT / "examples" / "coco"
 MODELS = {"r50-c4": ((3, 4, 6, 3), 1, 64, True), "r50-fpn": ((3, 4, 6, 3), 1, 64, False),
-          "r101-fpn": ((3, 4, 23, 3), 1, 64, False), "x101-fpn": ((3, 4, 23, 3), 32, 256, False)}
+          "r101-fpn": ((3, 4, 23, 3), 1, 64, False), "x101-fpn": ((3, 4, 23, 3), 32, 256, False),
+          "r50-dc5": ((3, 4, 6, 3), 1, 64, False), "r50-fpn-lsj": ((3, 4, 6, 3), 1, 64, False)}
 
 
 def their_state(name, classes=80):
     """A random state dict with detectron2's names and shapes, as its configuration of this model has them."""
     blocks, groups, inner, c4 = MODELS[name]
+    single, lsj = not name.endswith(("fpn", "lsj")), name.endswith("lsj")
     generator = torch.Generator().manual_seed(0)
     state = {}
 
@@ -40,7 +43,7 @@ def their_state(name, classes=80):
             for part in ("weight", "bias", "running_mean", "running_var"):
                 state[f"{key}.norm.{part}"] = torch.rand(shape[0], generator=generator) + 0.5
 
-    prefix = "backbone" if c4 else "backbone.bottom_up"
+    prefix = "backbone" if single else "backbone.bottom_up"
     layer(f"{prefix}.stem.conv1", 64, 3, 7, 7, bias=False, norm=True)
     channels = 64
     for stage, count in enumerate(blocks):
@@ -53,19 +56,25 @@ def their_state(name, classes=80):
             layer(f"{where}.{block}.conv2", width, width // groups, 3, 3, bias=False, norm=True)
             layer(f"{where}.{block}.conv3", out, width, 1, 1, bias=False, norm=True)
             channels = out
-    if not c4:
+    if not single:
         for level in range(2, 6):
-            layer(f"backbone.fpn_lateral{level}", 256, 256 * 2 ** (level - 2), 1, 1)
-            layer(f"backbone.fpn_output{level}", 256, 256, 3, 3)
-    deep, anchors = (1024, 15) if c4 else (256, 3)
-    layer("proposal_generator.rpn_head.conv", deep, deep, 3, 3)
+            layer(f"backbone.fpn_lateral{level}", 256, 256 * 2 ** (level - 2), 1, 1, bias=not lsj, norm=lsj)
+            layer(f"backbone.fpn_output{level}", 256, 256, 3, 3, bias=not lsj, norm=lsj)
+    deep, anchors = (1024, 15) if c4 else (2048, 15) if single else (256, 3)
+    for conv in (".conv0", ".conv1") if lsj else ("",):  # StandardRPNHead with conv_dims [-1, -1], or [-1]
+        layer(f"proposal_generator.rpn_head.conv{conv}", deep, deep, 3, 3)
     layer("proposal_generator.rpn_head.objectness_logits", anchors, deep, 1, 1)
     layer("proposal_generator.rpn_head.anchor_deltas", 4 * anchors, deep, 1, 1)
     if not c4:
-        layer("roi_heads.box_head.fc1", 1024, 256 * 49)
-        layer("roi_heads.box_head.fc2", 1024, 1024)
+        pooled = 2048 if single else 256
+        for conv in range(1, 5) if lsj else ():  # conv_dims [256] * 4, fc_dims [1024]
+            layer(f"roi_heads.box_head.conv{conv}", 256, 256, 3, 3, bias=False, norm=True)
+        layer("roi_heads.box_head.fc1", 1024, pooled * 49)
+        if not lsj:
+            layer("roi_heads.box_head.fc2", 1024, 1024)
         for conv in range(1, 5):
-            layer(f"roi_heads.mask_head.mask_fcn{conv}", 256, 256, 3, 3)
+            layer(f"roi_heads.mask_head.mask_fcn{conv}", 256, pooled if conv == 1 else 256, 3, 3, bias=not lsj,
+                  norm=lsj)
     pooled = 2048 if c4 else 1024
     layer("roi_heads.box_predictor.cls_score", classes + 1, pooled)
     layer("roi_heads.box_predictor.bbox_pred", 4 * classes, pooled)
@@ -83,10 +92,10 @@ def test_every_weight_has_its_place(name):
     state = their_state(name)
     converted = from_detectron2(state)
     assert {key: value.shape for key, value in converted.items()} == {
-        key: value.shape for key, value in model.state_dict().items()}
+        key: value.shape for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
     constants = 3
     assert len(converted) == len(state) - constants
-    model.load_state_dict(converted)
+    load_state(model, converted, "them")
     file, changes = Foreign("a.pkl", "detectron2", state).settings()
     assert (file, changes) == (COCO / f"detectron2-{name}.ini", {})
 
@@ -117,7 +126,9 @@ def test_unknown_keys_are_listed():
 
 @pytest.mark.parametrize(("name", "mean", "std"), [
     ("r50-fpn", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)), ("r50-c4", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),
-    ("x101-fpn", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395))])
+    ("x101-fpn", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)),
+    ("r50-dc5", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),
+    ("r50-fpn-lsj", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))])
 def test_pixels_are_blue_green_red_in_0_to_255(name, mean, std):
     """MODEL.PIXEL_MEAN and PIXEL_STD count in INPUT.FORMAT BGR: the first convolution sees the same numbers."""
     cfg = load_config(COCO / f"detectron2-{name}.ini")
@@ -128,6 +139,73 @@ def test_pixels_are_blue_green_red_in_0_to_255(name, mean, std):
     converted = from_detectron2({"backbone.bottom_up.stem.conv1.weight": weight})["backbone.trunk.conv1.weight"]
     ours = (image - torch.tensor(cfg.transform.mean).view(3, 1, 1)) / torch.tensor(cfg.transform.std).view(3, 1, 1)
     assert torch.allclose(torch.nn.functional.conv2d(ours, converted), want, rtol=1e-4, atol=1e-4 * want.abs().max())
+
+
+def their_dilated_stage(state, x):
+    """res5 with RES5_DILATION 2 and STRIDE_IN_1X1: every block has stride 1 and dilates its 3x3, the first too; norms
+    are frozen, eps 1e-5."""
+    def unit(key, x, **how):
+        x = torch.nn.functional.conv2d(x, state[f"{key}.weight"], **how)
+        weight, bias, mean, var = (state[f"{key}.norm.{part}"].view(-1, 1, 1)
+                                   for part in ("weight", "bias", "running_mean", "running_var"))
+        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+
+    for block in range(3):
+        where = f"backbone.res5.{block}"
+        shortcut = unit(f"{where}.shortcut", x) if block == 0 else x
+        y = unit(f"{where}.conv1", x).relu()
+        y = unit(f"{where}.conv2", y, padding=2, dilation=2).relu()
+        x = (unit(f"{where}.conv3", y) + shortcut).relu()
+    return x
+
+
+def test_their_dilated_stage(caplog, tmp_path):
+    """MODEL.RESNETS.RES5_DILATION. Without the setting they compute something else, and a warning says so."""
+    state = {key: value.clone() for key, value in their_state("r50-dc5").items()}
+    torch.save({"model": state}, tmp_path / "dc5.pth")
+    x = torch.rand(1, 1024, 12, 15)
+    want = their_dilated_stage(state, x)
+    model = MaskRCNN(80, COCO / "detectron2-r50-dc5.ini", tmp_path / "dc5.pth").eval()
+    assert not caplog.records
+    with torch.no_grad():
+        got = model.backbone.trunk.layer4(x)
+    assert got.shape == want.shape == (1, 2048, 12, 15)
+    assert torch.allclose(got, want, rtol=1e-4, atol=1e-5 * float(want.abs().max()))
+    other = load_config(COCO / "detectron2-r50-dc5.ini", {"backbone": {"dilate_first_block": False}})
+    model = MaskRCNN(80, other, tmp_path / "dc5.pth").eval()
+    with torch.no_grad():
+        assert not torch.allclose(model.backbone.trunk.layer4(x), want, rtol=1e-2)
+    assert "[backbone] dilate_first_block: yes, yours no" in caplog.text
+    with pytest.raises(ValueError, match=r"dilate_first_block = yes is for neck = dc5"):
+        MaskRCNN(1, {"backbone": {"dilate_first_block": True}})
+
+
+def test_weights_for_another_neck(tmp_path):
+    torch.save({"model": their_state("r50-dc5")}, tmp_path / "dc5.pth")
+    with pytest.raises(ValueError, match=r"do not fit[\s\S]*weights for examples/coco/detectron2-r50-dc5.ini: give"):
+        MaskRCNN(80, COCO / "detectron2-r50-c4.ini", tmp_path / "dc5.pth")
+
+
+@pytest.mark.parametrize("mean", [None, (103.53, 116.28, 123.675), (123.675, 116.28, 103.53)])
+@pytest.mark.parametrize("asked", ["auto", "bgr", "rgb"])
+def test_weights_of_red_green_blue(tmp_path, caplog, asked, mean):
+    """INPUT.FORMAT: asked for, or by the mean of each channel that older files hold; the warning names the setting."""
+    state = their_state("r50-fpn")
+    if mean is not None:
+        state["pixel_mean"], state["pixel_std"] = torch.tensor(mean).view(3, 1, 1), torch.ones(3, 1, 1)
+    torch.save({"model": state}, tmp_path / "a.pth")
+    channels = ("rgb" if mean and mean[0] > mean[2] else "bgr") if asked == "auto" else asked
+    model = MaskRCNN(80, load_config(COCO / "detectron2-r50-fpn.ini", {"model": {"weights_channels": asked}}),
+                     tmp_path / "a.pth")
+    stem = state["backbone.bottom_up.stem.conv1.weight"]
+    assert torch.equal(model.backbone.trunk.conv1.weight, stem if channels == "rgb" else stem.flip(1))
+    told = asked != "auto" and mean is not None and asked != ("rgb" if mean[0] > mean[2] else "bgr")
+    assert ("weights_channels" in caplog.text) == told
+    caplog.clear()
+    MaskRCNN(80, {"model": {"weights_channels": asked}}, tmp_path / "a.pth")
+    assert "set [model] weights_channels" in caplog.text
+    with pytest.raises(ValueError, match=r"\[model\] weights_channels = 'gbr'; choose auto, bgr or rgb"):
+        MaskRCNN(80, {"model": {"weights_channels": "gbr"}}, tmp_path / "a.pth")
 
 
 def test_the_background_is_their_last_class():
@@ -160,7 +238,7 @@ def test_their_anchors_go_by_size_and_then_by_ratio():
 
 
 @pytest.mark.parametrize(("name", "early"), [("r50-fpn", True), ("r101-fpn", True), ("r50-c4", True),
-                                             ("x101-fpn", False)])
+                                             ("x101-fpn", False), ("r50-dc5", True), ("r50-fpn-lsj", True)])
 def test_the_stride_of_their_blocks(name, early):
     """MODEL.RESNETS.STRIDE_IN_1X1."""
     trunk = MaskRCNN(1, COCO / f"detectron2-{name}.ini").backbone.trunk
@@ -171,8 +249,9 @@ def test_the_stride_of_their_blocks(name, early):
 def test_settings(name):
     """MODEL.RPN, ROI_HEADS, ROI_BOX_HEAD and ROI_MASK_HEAD of detectron2's defaults and of the model's own file."""
     cfg, c4 = load_config(COCO / f"detectron2-{name}.ini"), name.endswith("c4")
-    assert (cfg.rpn.pre_nms_train, cfg.rpn.pre_nms_test) == ((12000, 6000) if c4 else (2000, 1000))
-    assert (cfg.rpn.post_nms_train, cfg.rpn.post_nms_test) == ((2000, 1000) if c4 else (1000, 1000))
+    single = c4 or name.endswith("dc5")
+    assert (cfg.rpn.pre_nms_train, cfg.rpn.pre_nms_test) == ((12000, 6000) if single else (2000, 1000))
+    assert (cfg.rpn.post_nms_train, cfg.rpn.post_nms_test) == ((2000, 1000) if single else (1000, 1000))
     assert (cfg.rpn.nms_iou, cfg.rpn.smooth_l1_beta) == (0.7, 0.0)
     assert 0 < cfg.rpn.min_size == cfg.box.min_size < 1e-3  # what has no area is dropped: boxes.nonempty()
     assert (cfg.rpn.samples, cfg.rpn.positive_fraction) == (256, 0.5)

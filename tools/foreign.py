@@ -188,6 +188,11 @@ class Foreign:
         mean = self._pixels("pixel_mean")
         return "rgb" if mean is not None and mean[0] > mean[2] else "bgr"
 
+    @property
+    def tells_channels(self) -> bool:
+        """Whether the file says which order of channels it is for."""
+        return self._pixels("pixel_mean") is not None
+
     def _pixels(self, key: str) -> list[float] | None:
         value = self.state.get(key)
         if not isinstance(value, Tensor) or value.numel() != 3 or not value.any():

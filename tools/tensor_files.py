@@ -221,7 +221,8 @@ def load_torch(path: Path) -> Any:
             if what in {f"torch._utils.{name}" for name in names}:
                 raise ValueError(f"{path} is refused: it holds a {kind} tensor; {CURES[kind]}") from None
         raise ValueError(f"{path} is refused: it holds a pickled {what}. Only tensors and plain data are loaded, as "
-                         f"other objects could run code") from None
+                         f"other objects could run code; where it is yours, load it with its own library and save its "
+                         f"state_dict() alone") from None
     except Exception as error:  # damaged files end in errors of any kind
         reason = brief(error)
         if isinstance(error, EOFError):

@@ -144,7 +144,11 @@ def load_foreign(model: Any, weights: Foreign) -> None:
         raise ValueError(f"{error}\nThese are weights for {described(file, changes)}: give that config") from error
     advice = (PUBLISHED if weights.published else ADVICE).format(file=described(file, changes))
     if weights.library == "detectron2":
-        advice += CHANNELS.format(channels=weights.channels())
+        asked, told = model.config.model.weights_channels, weights.channels()
+        advice += CHANNELS.format(channels=told if asked == "auto" else asked)
+        if weights.tells_channels and asked not in ("auto", told):
+            log.warning("%s: [model] weights_channels = %s, but its pixel_mean is that of %s images", brief(source),
+                        asked, told)
     warn_differences(source, load_config(file, changes), model.config, model.replaced, advice)
 
 
