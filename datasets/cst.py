@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..tools.images import image_size, read_plane
-from ..tools.text import listed
+from ..tools.text import listed, shown
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
 from .files import in_threads, sub_folders
@@ -36,7 +36,7 @@ from .find_files import find_files
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
-from .values import shown, whole
+from .values import whole
 
 SIZES = {"train": 600, "val": 100, "test": 300}  # images per split, as published
 COLUMNS = ["image_id", "object_id", "class", "bbox", "mask_path"]

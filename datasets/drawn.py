@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..tools.images import image_size, other_orientation
-from ..tools.text import listed
+from ..tools.text import listed, shown
 from . import segments
 from .boxes import BORDER
 from .files import in_threads
 from .find_files import find_files
+from .labels import other_classes
 from .options import ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
-from .values import shown, whole
 
 Fault = tuple[str, str]  # the kind and a message
+UNKNOWN = "unknown category"
 
 
 class Piece(NamedTuple):
@@ -63,6 +64,7 @@ class Sheet:
 def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_names: Sequence[str] | None,
                options: ReadOptions, root: Path) -> Table:
     """The table of what was drawn. Image ids count from 0; classes are the given ones, or all that occur, sorted.
+    Objects of other classes than the given ones are left out, with a warning.
 
     Raises:
         ValueError: no class at all; and what `problems` raises.
@@ -70,6 +72,7 @@ def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_
     names = list(class_names or _classes(folder, sheets, problems))
     builder = TableBuilder(names, None, folder)
     seen: set[str] = set()
+    others: Counter[str] = Counter()  # objects of classes that were not asked for
     files = _files(folder, sheets, options, root)
     looked = in_threads(lambda one: _look(folder, *one, options), list(zip(sheets, files)))
     for sheet, file, (size, fault) in zip(sheets, files, looked):
@@ -85,9 +88,15 @@ def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_
         builder.add_image(number, image, *size, sheet.source)
         for place, drawn in enumerate(sheet.objects, 1):
             broken = _add(drawn, builder, number, place, size)
-            for error, found in [(True, broken), *((False, note) for note in drawn.notes)]:
+            other = bool(drawn.label) and broken is not None and broken[0] == UNKNOWN
+            if other:
+                others[drawn.label] += 1
+            for error, found in [(not other, broken), *((False, note) for note in drawn.notes)]:
                 if found is not None:
                     problems.found(Problem(*found, str(sheet.source), image, drawn.name, error))
+    builder.others = others.total()
+    for problem in other_classes(others, folder):
+        problems.found(problem)
     return builder.build()
 
 
@@ -139,7 +148,7 @@ def _add(drawn: Drawn, builder: TableBuilder, number: int, place: int, size: tup
     label = names[0] if drawn.label is None and len(names) == 1 else drawn.label
     if label not in names and not drawn.crowd:
         said = "it has no class" if not label else f"its class {shown(label)} is unknown"
-        return "unknown category", f"{said}; expected one of {listed(names)} ([data] classes, or those of training)"
+        return UNKNOWN, f"{said}; expected one of {listed(names)} ([data] classes, or those of training)"
     try:
         mask = _encode(drawn, *size)
         area, box = segments.extent(mask, *size)
@@ -186,21 +195,3 @@ def _encode(drawn: Drawn, height: int, width: int) -> bytes:
         place = mask[max(0, y) :, max(0, x) :][: part.shape[0], : part.shape[1]]
         place |= part[: place.shape[0], : place.shape[1]]
     return segments.from_mask(mask)
-
-
-def label_of(value: Any, what: str) -> str:
-    """Return the name of a class: a text, without spaces around it, or a whole number.
-
-    Raises:
-        ValueError: anything else, such as a list; the message names `what`.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, (bool, float)):
-        raise ValueError(f"{what} is {shown(value)}; expected is a text")
-    try:
-        return str(whole(value, what))
-    except ValueError:
-        raise ValueError(f"{what} is {shown(value)}; expected is a text") from None

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from ..tools.image_files import opened
+from ..tools.text import shown
 from . import segments
-from .drawn import Drawn, Fault, Piece, Sheet, label_of, make_table
+from .drawn import Drawn, Fault, Piece, Sheet, make_table
 from .files import image_files, sub_folders
 from .json_files import read_json
+from .labels import label_of
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .shapes import TooFewCorners, corners, ellipse, polygon, rectangle
 from .table import Table
-from .values import shown, whole
+from .values import whole
 
 IGNORED, BACKGROUND = "__ignore__", "_background_"  # LabelMe's own labels
 FOUR_CORNERS = ("rotation", "oriented_rectangle", "quadrilateral")  # X-AnyLabeling's, LabelMe's, X-AnyLabeling's
@@ -101,8 +103,8 @@ def _drawn(shape: Any, place: int) -> Drawn:
     except ValueError as error:
         return Drawn(name, None, [], ("malformed mask", str(error)))
     if label == BACKGROUND:
-        return Drawn(name, None, [], ("unknown category", f"its label {BACKGROUND} is LabelMe's for what is no object; "
-                                                          f"delete the shape"))
+        return Drawn(name, None, [], ("background", f"its label {BACKGROUND} is LabelMe's for what is no object; "
+                                                    f"delete the shape"))
     drawn = Drawn(name, label, [], crowd=label == IGNORED)
     try:
         _draw(drawn, shape)

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .values import number, shown
+from ..tools.text import shown
+from .values import number
 
 POINTS = 72  # on a circle: it is true to a thousandth of its radius
 

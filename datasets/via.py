@@ -5,14 +5,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..tools.text import brief, listed
-from .drawn import Drawn, Sheet, label_of, make_table
+from ..tools.text import brief, listed, shown
+from .drawn import Drawn, Sheet, make_table
 from .json_files import read_json
+from .labels import label_of
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .shapes import corners, ellipse, polygon, rectangle
 from .table import Table
-from .values import number, shown
+from .values import number
 
 FILE = "via_region_data.json"
 CLASS = ("class", "label", "name", "category")  # names of the attribute that is the class, where there are several

@@ -8,50 +8,32 @@ picture of colours. Names may have folders, which are in each of these: `day1/a`
 Annotations/day1/a.xml.
 """
 
-import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ..tools.images import image_size, other_orientation
-from ..tools.text import brief, listed
+from ..tools.text import brief, listed, shown
 from . import segments
 from .boxes import WRITTEN, box_fault, misread
 from .files import in_threads
 from .find_files import inside
+from .labels import other_classes
 from .mask_files import MaskFault, read_places
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
-from .values import flag, number, shown
+from .values import flag, number
+from .voc_files import Image, find_flat, find_image, find_list, read_names
 
 CLASSES = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
            "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
 RIM = 255
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
-@dataclass
-class Image:
-    """An image of a list."""
-
-    folder: Path  # such as VOC2012
-    path: Path
-    name: str  # of its annotation and masks: its path in JPEGImages without suffix
-
-    @property
-    def annotation(self) -> Path:
-        """Its XML file."""
-        return self.folder / "Annotations" / f"{self.name}.xml"
-
-    def mask(self, kind: str) -> Path:
-        """Its file in SegmentationObject or SegmentationClass."""
-        return self.folder / kind / f"{self.name}.png"
+UNKNOWN = "unknown category"
 
 
 class Object(NamedTuple):
@@ -63,6 +45,7 @@ class Object(NamedTuple):
     difficult: bool
     mask: bytes
     area: int  # in pixels
+    painted: int | None = None  # the index of most of its pixels in SegmentationClass
 
 
 def read_voc(root: str | Path, lists: Sequence[str], problems: Problems,
@@ -77,7 +60,8 @@ def read_voc(root: str | Path, lists: Sequence[str], problems: Problems,
         root: a folder such as VOC2012, or the one around it.
         lists: such as "train", or "VOC2007/trainval" where root has several such folders.
         problems: told what is broken, which is then left out.
-        class_names: of the set; VOC's twenty where there are none.
+        class_names: of the set; VOC's twenty where there are none. Objects of other classes than these are left out,
+            with a warning.
 
     Raises:
         ValueError: no such folder or list; and what `problems` raises.
@@ -87,9 +71,9 @@ def read_voc(root: str | Path, lists: Sequence[str], problems: Problems,
     images: list[Image] = []
     seen: set[Path] = set()
     for entry in lists:
-        folder, file = _find_list(Path(root), entry)
-        for name in _names(file, folder):
-            image = _find_image(folder, name, Path(root), options.outside)
+        folder, file = find_list(Path(root), entry)
+        for name in read_names(file, folder):
+            image = find_image(folder, name, Path(root), options.outside)
             if not isinstance(image, Image):
                 problems.found(Problem(*image, str(file), f"{name}.jpg"))
             elif image.path in seen:
@@ -98,91 +82,46 @@ def read_voc(root: str | Path, lists: Sequence[str], problems: Problems,
             else:
                 seen.add(image.path)
                 images.append(image)
-    _find_flat(images)
+    find_flat(images)
     classes = {name: label for label, name in enumerate(names, 1)}
+    others: Counter[str] = Counter()  # objects of classes that were not asked for
+    painted: Counter[tuple[int, bool]] = Counter()  # by label, and whether SegmentationClass has that at its pixels
+    odd: list[tuple[int, Object, Path, str]] = []  # where it has another
     for image, (size, objects, faults) in zip(images, in_threads(lambda one: _read(one, classes, options), images)):
         source, file = image.annotation, str(image.path.relative_to(root))
         for kind, message, place in faults:
+            unchosen = kind == UNKNOWN and class_names is not None
             problems.found(Problem(kind, message, str(source), file, f"object {place}" if place else "",
-                                   error=kind != OTHER_SIZE))
+                                   error=kind != OTHER_SIZE and not unchosen))
+            if unchosen:
+                others[message.partition(" is none of ")[0].removeprefix("its class ")] += 1
         if size is None:
             continue
         number = len(builder.files)
         builder.add_image(number, file, *size, source)
         for o in objects:
-            crowd = o.difficult and options.crowd == "ignore"
-            builder.add_object(number, o.label, o.box, o.mask, o.area, o.place, crowd, f"object {o.place}")
+            if o.painted is not None:
+                painted[o.label, o.painted == o.label] += 1
+            if o.painted in (None, o.label):
+                _add(builder, number, o, options)
+            else:
+                odd.append((number, o, source, file))
+    for number, o, source, file in odd:
+        if painted[o.label, False] > painted[o.label, True]:  # the set counts its classes in another order
+            _add(builder, number, o, options)
+            continue
+        there = names[o.painted - 1] if o.painted <= len(names) else o.painted
+        problems.found(Problem("wrong class", f"its class is {names[o.label - 1]}, but SegmentationClass has {there} "
+                                              f"at its pixels", str(source), file, f"object {o.place}"))
+    builder.others = others.total()
+    for problem in other_classes(others, root):
+        problems.found(problem)
     return builder.build()
 
 
-def _find_list(root: Path, entry: str) -> tuple[Path, Path]:
-    """The VOC folder and the file of a list."""
-    inner, _, name = entry.rpartition("/")
-    folder = root / inner
-    if not folder.is_dir():
-        raise ValueError(f"no folder {folder}")
-    if not (folder / "ImageSets").is_dir():
-        found = sorted(path.parent for path in folder.glob("*/ImageSets"))
-        if len(found) != 1:
-            raise ValueError(f"{folder} has no folder ImageSets" + (
-                f"; say which of {', '.join(path.name for path in found)}: {found[-1].name}/{name}" if found else
-                ", and none of its folders has; expected is the layout of PASCAL VOC"))
-        folder = found[0]
-    lists = folder / "ImageSets" / "Segmentation"
-    file = lists / f"{name}.txt"
-    if not file.is_file():
-        there = listed(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
-        raise ValueError(f"no list {file}; there are {there}")
-    return folder, file
-
-
-def _names(file: Path, folder: Path) -> list[str]:
-    """The names in a list. What stands behind one, such as 1 or -1, is left out; but a name may have spaces."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8: {error}") from error
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    names = [line.strip() for line in lines if line.strip()]
-    return [name if " " in name and _files(folder, name) else name.split()[0] for name in names]
-
-
-def _files(folder: Path, name: str) -> list[Path]:
-    """The files in JPEGImages that a name means; none where no file could have it."""
-    own = [name] if Path(name).suffix.lower() in SUFFIXES else []
-    both = [f"{name}{suffix}" for suffix in SUFFIXES] + [f"{name}{suffix.upper()}" for suffix in SUFFIXES]
-    try:
-        found = [path for path in (folder / "JPEGImages" / file for file in [*both, *own]) if path.is_file()]
-    except (OSError, ValueError):  # of a name that is too long
-        return []
-    return [path for k, path in enumerate(found) if not any(path.samefile(other) for other in found[:k])]
-
-
-def _find_image(folder: Path, name: str, root: Path, outside: bool) -> "Image | tuple[str, str]":
-    """An image of a list, or what is wrong with it: the kind and a message."""
-    found = _files(folder, name)
-    if not found:
-        return "missing image", f"there is no file {folder / 'JPEGImages'}/{brief(name)}.jpg"
-    if len(found) > 1:
-        return "ambiguous image", (f"{' and '.join(brief(path.name) for path in found)} are both {brief(name)}, and "
-                                   f"have one annotation; give each a name of its own")
-    path = Path(os.path.normpath(found[0]))
-    if ".." in Path(name).parts or not path.is_relative_to(root):
-        return "image outside", f"{brief(name)} leads out of {folder / 'JPEGImages'}"
-    if not outside and not inside(path, root):
-        return "image outside", f"{path} leads out of {root}, which [data] outside = no forbids"
-    return Image(folder, path, str(path.relative_to(folder / "JPEGImages").with_suffix("")))
-
-
-def _find_flat(images: "list[Image]") -> None:
-    """Let images in sub-folders whose annotations are in none have them, where no two images share their last name."""
-    counts = Counter((image.folder, os.path.basename(image.name)) for image in images)
-    for image in images:
-        last = os.path.basename(image.name)
-        flat = replace(image, name=last)
-        if counts[image.folder, last] == 1 and not image.annotation.is_file() and flat.annotation.is_file():
-            image.name = last
+def _add(builder: TableBuilder, number: int, o: Object, options: ReadOptions) -> None:
+    crowd = o.difficult and options.crowd == "ignore"
+    builder.add_object(number, o.label, o.box, o.mask, o.area, o.place, crowd, f"object {o.place}")
 
 
 # A fault that harms nothing, as the sizes that count are those of the files.
@@ -248,8 +187,10 @@ def _object(entry: ElementTree.Element, place: int, places: np.ndarray, kinds: n
             classes: dict[str, int]) -> Object | tuple[str, str]:
     """An <object>, or what is wrong with it: the kind and a message."""
     name = (entry.findtext("name") or "").strip()
+    if not name:
+        return "malformed annotation", "it has no name, which is its class"
     if name not in classes:
-        return "unknown category", f"its class {shown(name)} is none of {listed(classes)}"
+        return UNKNOWN, f"its class {shown(name)} is none of {listed(classes)}"
     try:
         numbers = [number(entry.findtext(f"bndbox/{key}") or "", key) for key in ("xmin", "ymin", "xmax", "ymax")]
         difficult = flag(entry.findtext("difficult") or "0", "difficult")
@@ -269,13 +210,12 @@ def _object(entry: ElementTree.Element, place: int, places: np.ndarray, kinds: n
         swapped = misread(box, segments.tight_box(mask, height, width), "xyxy")
         return ("box format", f"{fault[1]}; it fits its mask when {WRITTEN['xywh']} is read for {WRITTEN['xyxy']}") \
             if swapped else fault
+    painted = None
     if kinds is not None:
         seen, counts = np.unique(kinds[plane], return_counts=True)
         most = int(seen[counts.argmax()])
-        if most not in (0, RIM, classes[name]):
-            other = next((key for key, label in classes.items() if label == most), str(most))
-            return "wrong class", f"its class is {name}, but SegmentationClass has {other} at its pixels"
-    return Object(place, classes[name], box, difficult, mask, area)
+        painted = None if most in (0, RIM) else most
+    return Object(place, classes[name], box, difficult, mask, area, painted)
 
 
 def _void(places: np.ndarray, box: Sequence[float]) -> np.ndarray:

@@ -54,10 +54,11 @@ def write_voc(root, names=("a", "b", "c"), split="train"):
             places[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] = place
             kinds[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1] = place
         for where, plane in (("SegmentationObject", places), ("SegmentationClass", kinds)):
-            (folder / where).mkdir(parents=True, exist_ok=True)
+            path = folder / where / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
             picture = Image.fromarray(plane, "P")
             picture.putpalette(list(range(256)) * 3)
-            picture.save(folder / where / f"{name}.png")
+            picture.save(path)
         save_xml(folder, name, [(kind, (x1 + 1, y1 + 1, x2, y2)) for kind, (x1, y1, x2, y2) in zip(VOC, boxes)])
     lists = folder / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True, exist_ok=True)
@@ -78,8 +79,9 @@ def save_xml(folder, name, objects, difficult=0, size=(50, 70)):
         box = ElementTree.SubElement(entry, "bndbox")
         for key, value in zip(("xmin", "ymin", "xmax", "ymax"), corners):
             ElementTree.SubElement(box, key).text = str(value)
-    (folder / "Annotations").mkdir(exist_ok=True)
-    ElementTree.ElementTree(top).write(folder / "Annotations" / f"{name}.xml")
+    path = folder / "Annotations" / f"{name}.xml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ElementTree.ElementTree(top).write(path)
 
 
 def voc_data(root):

@@ -241,7 +241,7 @@ def test_damaged_voc(tmp_path):
     report = check(voc_data(tmp_path))
     assert [(kind, Path(image).name, place) for kind, image, place in found(report)] == sorted([
         ("missing image", "none.jpg", ""), ("missing mask", "b.jpg", ""), ("malformed annotation", "c.jpg", ""),
-        ("unknown category", "d.jpg", "object 1"), ("box outside", "d.jpg", "object 2"),
+        ("unknown category", "d.jpg", "object 1"), ("box outside", "d.jpg", "object 2"), ("other classes", "", ""),
         ("wrong class", "e.jpg", "object 1"), ("missing mask", "f.jpg", "object 3"),
         ("unknown object", "g.jpg", "object 2"), ("mask off box", "h.jpg", "object 2"),
         ("other size", "i.jpg", ""), ("no objects", "", ""), ("duplicate image", "a.jpg", "")])

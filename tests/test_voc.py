@@ -24,7 +24,8 @@ def opened(root, split="train", **more):
 def problems_of(root, *lists):
     problems = Problems("skip")
     table = read_voc(root, lists or ["train"], problems, ["cat", "dog"])
-    return table, [(p.kind, Path(p.file).name, Path(p.image).name, p.annotation) for p in problems.all]
+    return table, [(p.kind, Path(p.file).name, Path(p.image).name, p.annotation) for p in problems.all
+                   if p.kind != "other classes"]
 
 
 def test_items(tmp_path):
@@ -192,3 +193,101 @@ def test_lists_with_missing_and_repeated_names(tmp_path):
     table, problems = problems_of(tmp_path)
     assert len(table) == 2
     assert problems == [("missing image", "train.txt", "none.jpg", ""), ("duplicate image", "train.txt", "a.jpg", "")]
+
+
+def with_folders(root):
+    """Two images of one last name, in two folders: the second has its objects the other way round."""
+    folder = write_voc(root, ("day1/a", "day2/a"))
+    save_xml(folder, "day2/a", [("dog", BOXES[0][1]), ("cat", BOXES[1][1])])
+    (folder / "SegmentationClass/day2/a.png").unlink()
+    return folder
+
+
+def test_names_with_folders(tmp_path):
+    folder = with_folders(tmp_path)
+    dataset = opened(tmp_path)
+    assert [dataset.file(i) for i in range(2)] == [folder / f"JPEGImages/day{k}/a.jpg" for k in (1, 2)]
+    assert [target["labels"].tolist() for _, target in dataset] == [[1, 2], [2, 1]]
+    (folder / "Annotations/day1/a.xml").rename(folder / "Annotations/a.xml")  # it may be that of either
+    (folder / "SegmentationObject/day1/a.png").rename(folder / "SegmentationObject/a.png")
+    table, problems = problems_of(tmp_path)
+    assert len(table) == 1
+    assert problems == [("missing annotation", "a.xml", "a.jpg", "")]
+    (folder / "ImageSets/Segmentation/train.txt").write_text("day1/a\n")
+    assert len(opened(tmp_path)) == 1  # and here it is the only one
+
+
+def test_images_of_one_name(tmp_path):
+    folder = write_voc(tmp_path)
+    noise(folder / "JPEGImages/b.png", 50, 70, 8)
+    table, problems = problems_of(tmp_path)
+    assert [Path(bytes(table.files[i]).decode()).name for i in range(len(table))] == ["a.jpg", "c.jpg"]
+    assert problems == [("ambiguous image", "train.txt", "b.jpg", "")]
+
+
+@pytest.mark.parametrize("line", ["b  1", "b.jpg", "./b", "b\t-1"])
+def test_lists_written_otherwise(tmp_path, line):
+    folder = write_voc(tmp_path, ("b", "a b"))
+    (folder / "ImageSets/Segmentation/train.txt").write_text(f"{line}\n a b \n")
+    assert [path.name for path in map(opened(tmp_path).file, range(2))] == ["b.jpg", "a b.jpg"]
+
+
+@pytest.mark.parametrize("name", ["../a", "x" * 5000, "a\0b", "/etc/hostname"])
+def test_lists_with_names_of_no_file(tmp_path, name):
+    folder = write_voc(tmp_path)
+    noise(folder / "a.jpg", 50, 70, 1)
+    (folder / "ImageSets/Segmentation/train.txt").write_text(f"{name}\na\n")
+    with pytest.raises(ValueError, match=r"train.txt, image .*(there is no file|leads out of)") as caught:
+        opened(tmp_path)
+    assert len(str(caught.value)) < 1500
+    assert len(problems_of(tmp_path)[0]) == 1
+
+
+@pytest.mark.parametrize(("corners", "message"), [
+    (("inf", 7, 25, 30), "xmin 'inf' is no number"), ((6, "nan", 25, 30), "ymin 'nan' is no number"),
+    ((6, 7, "1e300", 30), "xmax '1e300' is no finite number"), ((6, 7, 25, "3_0"), "ymax '3_0' is no number"),
+    ((6, 7, 25, "9" * 5000), "ymax '9999"), ((6, 7, "", 30), "xmax '' is no number"),
+])
+def test_odd_numbers(tmp_path, corners, message):
+    save_xml(write_voc(tmp_path), "b", [("cat", corners), BOXES[1]])
+    with pytest.raises(ValueError, match=f"b.xml, image .*b.jpg, annotation object 1: .*{message}") as caught:
+        opened(tmp_path)
+    assert len(str(caught.value)) < 1500
+    assert len(problems_of(tmp_path)[0].ids) == 5
+
+
+def test_odd_difficult(tmp_path):
+    save_xml(write_voc(tmp_path), "b", BOXES, difficult="-1")
+    with pytest.raises(ValueError, match=r"annotation object 1: difficult '-1' is neither 0 nor 1"):
+        opened(tmp_path)
+
+
+def test_crowd_as_objects(tmp_path):
+    save_xml(write_voc(tmp_path), "b", BOXES, difficult=1)
+    assert not any(target["iscrowd"].any() for _, target in opened(tmp_path, crowd="objects"))
+
+
+def test_some_of_the_classes(tmp_path, caplog):
+    write_voc(tmp_path)
+    assert [target["labels"].tolist() for _, target in opened(tmp_path, classes=["dog"])] == [[1]] * 3
+    assert "3 objects are left out, whose classes are none of the model's classes: 'cat' (3)" in caplog.text
+
+
+def test_masks_in_colours(tmp_path):
+    """CVAT and Datumaro paint indices with VOC's colours, and classes with colours of their own."""
+    folder = write_voc(tmp_path)
+    expected = opened(tmp_path)[0][1]["masks"]
+    colors = np.zeros((256, 3), np.uint8)
+    colors[[1, 2, 255]] = (128, 0, 0), (0, 128, 0), (224, 224, 192)
+    save(folder, "a", colors[plane(folder, "a")])
+    save(folder, "a", (colors + 3)[plane(folder, "a", "SegmentationClass")], "SegmentationClass")
+    assert np.array_equal(opened(tmp_path)[0][1]["masks"], expected)
+
+
+def test_files_outside(tmp_path):
+    folder = write_voc(tmp_path / "root")
+    (folder / "JPEGImages/b.jpg").rename(tmp_path / "b.jpg")
+    (folder / "JPEGImages/b.jpg").symlink_to(tmp_path / "b.jpg")
+    assert len(opened(tmp_path / "root")) == 3
+    with pytest.raises(ValueError, match=r"b.jpg leads out of .*which \[data\] outside = no forbids"):
+        opened(tmp_path / "root", outside="no")

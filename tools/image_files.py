@@ -16,6 +16,8 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
+from .embedded import embedded_image, is_embedded
+
 ORIENTATIONS = ("exif", "stored")  # the choices of [data] orientation
 ORIENTATION = 0x0112  # EXIF's key
 LARGEST = "MASKRCNN_MAX_IMAGE_PIXELS"  # environment variable: pixels from which on an image is refused; 0: none
@@ -50,7 +52,7 @@ def opened(source: str | os.PathLike | IO[bytes],
     """Open an image file, or its content, that has one page. What is raised within the block is said to be its fault.
 
     Args:
-        source: a file's path, or an open binary file.
+        source: a file's path, or an open binary file. An annotation file of LabelMe is opened as the image in it.
         fault: the text of the error, with places for the `name` of the file and the `reason`.
 
     Raises:
@@ -62,7 +64,7 @@ def opened(source: str | os.PathLike | IO[bytes],
         if isinstance(source, (str, bytes, os.PathLike)):
             _check_file(source)
         set_largest()
-        with Image.open(source) as image:
+        with Image.open(embedded_image(source) if is_embedded(source) else source) as image:
             if image.format in DRAWINGS:
                 raise ValueError(f"it is a drawing ({image.format}), which has no pixels; save it as PNG")
             check_pages(image)
