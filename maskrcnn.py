@@ -234,7 +234,8 @@ class MaskRCNN(nn.Module):
                 "replaced": self.replaced, "model": self.state_dict()}
 
     def save(self, path: str | os.PathLike) -> None:
-        """The checkpoint into one file, written atomically."""
+        """The checkpoint into one file, written atomically; its folder is made where it is not there yet."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, self.checkpoint())
 
     @classmethod

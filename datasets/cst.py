@@ -16,17 +16,20 @@ folder. An image folder that no row names is an image without objects.
 """
 
 import csv
+import glob
 import math
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..tools.files import lock, remove_abandoned
 from ..tools.images import image_size, read_plane
 from ..tools.text import listed, shown
 from . import segments
@@ -184,7 +187,8 @@ def generate(root: str | Path, sizes: dict[str, int] = SIZES, seed: int = 0, pro
             return Path(root)
         raise FileExistsError(f"{root} is neither a complete CST-Dataset nor an empty folder, expected one or no file")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+    remove_leftovers(target)
+    with _temporary_folder(target) as temporary:
         finished = Path(temporary) / target.name  # inside, as the temporary folder is readable by its owner only
         _write_set(finished, sizes, seed, progress or (lambda done, total: None))
         with suppress(OSError):
@@ -195,6 +199,40 @@ def generate(root: str | Path, sizes: dict[str, int] = SIZES, seed: int = 0, pro
             if not is_complete(target):  # else another process was first
                 raise
     return Path(root)
+
+
+@contextmanager
+def _temporary_folder(target: Path) -> Iterator[str]:
+    """A folder beside `target`, locked for as long as this block lasts, at whose end it vanishes."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except OSError:  # Windows opens no folders
+            yield folder
+            return
+        lock(handle)
+        try:
+            Path(folder).mkdir(exist_ok=True)  # where another process took it for a leftover, before it was locked
+            yield folder
+        finally:
+            os.close(handle)
+
+
+def remove_leftovers(root: str | Path) -> None:
+    """Remove what processes that were killed while they generated a set have left beside it, see
+    `maskrcnn.tools.files.remove_abandoned`. Folders that hold anything else are left alone."""
+    target = Path(root).resolve()
+    with suppress(OSError):
+        remove_abandoned(path for path in target.parent.glob(f".{glob.escape(target.name)}-*")
+                         if path.is_dir() and _is_leftover(path, target.name))
+
+
+def _is_leftover(folder: Path, name: str) -> bool:
+    """Whether a folder has nothing but what `generate` writes: a part of a set, in a folder of its name."""
+    inside = [path.name for path in folder.iterdir()]
+    if inside not in ([], [name]):
+        return False
+    return not inside or {path.name for path in (folder / name).iterdir()} <= {*SIZES, "annotation"}
 
 
 def _write_set(folder: Path, sizes: dict[str, int], seed: int, progress: Callable) -> None:

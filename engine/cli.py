@@ -3,6 +3,7 @@ elsewhere."""
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,22 +20,38 @@ from .evaluate import evaluate, progress_bar
 from .predict import predict
 from .processes import rank_and_count
 from .run import json_ready
+from .signals import Stopped, first_of_all, stoppable
 from .terminal import Parser, complain, log_to_terminal, put, reason
 from .train import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0 for success, 1 where something failed, 2 for wrong usage."""
+    """Run one command; returns its exit status: 0 for success, 1 where something failed, 2 for wrong usage, and 143 or
+    130 where SIGTERM or SIGINT has stopped it."""
     arguments = make_parser().parse_args(argv)
     log_to_terminal()
     try:
-        return arguments.run(arguments)
+        with stoppable(arguments.command):
+            return arguments.run(arguments)
+    except Stopped as stop:
+        if first_of_all():
+            complain(arguments.command, f"{stop}{_resume(arguments, stop.kept)}")
+        return stop.status
     except Exception as error:
         complain(arguments.command, reason(error))
         return 1
     except KeyboardInterrupt:
         complain(arguments.command, "interrupted")
         return 130
+
+
+def _resume(arguments: argparse.Namespace, kept: str) -> str:
+    """What a training that was stopped has saved, and how to go on with it."""
+    if arguments.command != "train":
+        return ""
+    settings = ["--set", *arguments.settings] if arguments.settings else []
+    command = shlex.join(["maskrcnn", "train", arguments.config, "--resume", *settings])
+    return f"{kept and ', '}{kept}. Go on with: {command}"
 
 
 def make_parser() -> argparse.ArgumentParser:

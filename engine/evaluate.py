@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,8 @@ from ..tools.limits import warn_reached
 from ..tools.outputs import check_apart
 from ..tools.text import listed
 from .codes import as_rle
-from .loading import Seeded, transpose
+from .failures import TrainingError, explained, less_in_evaluation
+from .loading import Seeded, begin, quiet, transpose
 from .metrics import check_metrics, figures
 from .processes import from_first, gather, rank_and_count, together
 from .report import write_report
@@ -55,10 +56,18 @@ def evaluate(config: Source, weights: str | os.PathLike, split: str = "test",
 
     Raises:
         ValueError: files that do not fit or cannot be written, or a checkpoint for other classes.
+        MachineError: too little memory, or a process that was killed.
     """
     cfg = load_config(config, overrides)
     check_metrics(cfg.evaluate.metrics)
     check_apart({"results": results, "report": report}, {"the weights": weights, "the configuration": config})
+    with explained(less_in_evaluation(cfg), cfg.data.workers):
+        return evaluate_checkpoint(cfg, weights, split, results, report, overrides)
+
+
+def evaluate_checkpoint(cfg: EasyDict, weights: str | os.PathLike, split: str, results: str | os.PathLike | None,
+                        report: str | os.PathLike | None, overrides: dict[str, Any]) -> dict[str, float]:
+    """Everything that `evaluate` does with a configuration."""
     device = choose_device(cfg.train.device)
     state = PartialState(cpu=device.type == "cpu")
     model, dataset = together(lambda: _opened(cfg, weights, split, overrides))
@@ -119,11 +128,21 @@ def collect(model: MaskRCNN, dataset: Dataset, batch_size: int, description: str
                 detections, parts = model(images, targets)
                 losses[number] = len(images), dict(zip(parts, torch.stack(list(parts.values())).tolist()))
                 for place, (target, found) in enumerate(zip(targets, detections), number * batch_size):
+                    check_found(found, dataset.file(place))
                     mine.add(target, {key: value.cpu() for key, value in found.items()}, place)
                 bar.update(min(len(images) * rank_and_count()[1], len(dataset) - bar.n))
 
     together(collect_own)
     return shared(mine), mean_losses({number: batch for part in gather(losses) for number, batch in part.items()})
+
+
+def check_found(found: Mapping[str, Tensor], file: os.PathLike) -> None:
+    """Raise TrainingError for detections that are no numbers: no figure would tell."""
+    for key in ("boxes", "scores"):
+        if not found[key].isfinite().all():
+            raise TrainingError(f"the {key} of what was detected in {file} are not finite: the model has diverged. "
+                                f"Look at the annotations; a lower [train] learning_rate, a longer warm-up "
+                                f"(warmup_epochs) or clip_norm may help, in a new run. What was saved before is kept")
 
 
 @contextmanager
@@ -166,8 +185,9 @@ def own_batches(dataset: Dataset, batch_size: int, workers: int = 0) \
     starts = range(rank * batch_size, len(dataset), processes * batch_size)
     plan = [[(i, i) for i in range(start, min(start + batch_size, len(dataset)))] for start in starts]
     loader = DataLoader(Seeded(dataset), batch_sampler=plan, num_workers=workers, collate_fn=transpose,
+                        worker_init_fn=quiet(),
                         generator=torch.Generator().manual_seed(0))  # its own, so as not to draw from torch's
-    for start, (images, targets, _) in zip(starts, loader):
+    for start, (images, targets, _) in zip(starts, begin(loader)):
         yield start // batch_size, (images, targets)
 
 

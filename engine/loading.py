@@ -5,7 +5,7 @@ loads or computes it, nor from what came before. So one process and several do t
 interrupted goes on as if it had not been.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from ..datasets.augment import Augmentation, Augmented
 from ..datasets.formats import Dataset
 from .processes import rank_and_count
+from .signals import blocked, leave_to_parent, watched
 
 Item = tuple[int, int]  # the number of an image, and the seed of its changes and samples
 
@@ -113,10 +114,21 @@ def make_loader(dataset: Dataset, cfg: EasyDict) -> tuple[DataLoader, Passes]:
     fill = cfg.transform.mean if cfg.transform.normalize == "fixed" else ()
     changed = Augmented(dataset, Augmentation(**cfg.augment, fill=fill))
     loader = DataLoader(Seeded(changed), batch_sampler=passes, num_workers=cfg.data.workers,
-                        collate_fn=transpose, persistent_workers=cfg.data.workers > 0,
+                        collate_fn=transpose, persistent_workers=cfg.data.workers > 0, worker_init_fn=quiet(),
                         pin_memory=torch.cuda.is_available() and cfg.train.device != "cpu",
                         generator=torch.Generator().manual_seed(0))  # its own, so as not to draw from torch's
     return loader, passes
+
+
+def quiet() -> Callable[[int], None] | None:
+    """What a process that loads images begins with: where this one handles signals, it leaves them to this one."""
+    return leave_to_parent if watched() else None
+
+
+def begin(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader, whose processes are started without a moment in which a signal could reach them."""
+    with blocked():
+        return iter(loader)
 
 
 def transpose(items: Sequence[tuple]) -> tuple[list, ...]:

@@ -17,6 +17,7 @@ from ..tools.images import read_image
 from ..tools.limits import Reached
 from ..tools.visualize import confident, draw
 from .evaluate import choose_device, progress_bar
+from .failures import explained
 from .result_files import ResultsWriter
 
 log = logging.getLogger("maskrcnn")
@@ -24,6 +25,7 @@ log = logging.getLogger("maskrcnn")
 LONGEST_NAME = 200  # bytes of the name of a picture, without what tells equal ones apart
 
 
+@explained("Lower the batch size (--batch-size), or [transform] min_size and max_size", workers=0)
 def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], output: str | os.PathLike,
             batch_size: int = 4, device: str = "auto", score_threshold: float | None = None) -> dict[str, str]:
     """Detect objects in image files.
@@ -73,7 +75,7 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
                 reached.add(found["scores"])
                 detections = {key: value.cpu() for key, value in found.items()}
                 shown = confident(detections, 0.5 if score_threshold is None else 0.0)
-                with atomic(output / f"{names[i]}.png") as part:
+                with atomic(output / f"{names[i]}.png", make_folder=False) as part:
                     draw(image, shown, model.class_names).save(part, format="PNG")
                 results.add(i, detections)
                 count += len(detections["scores"])
@@ -86,7 +88,7 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
     if message := reached.message():
         log.warning("%s", message)
     failed = [{"file_name": file, "reason": reason} for file, reason in failures.items()]
-    with atomic(output / "images.json") as part:
+    with atomic(output / "images.json", make_folder=False) as part:
         part.write_text(json.dumps({"images": listed, "categories": categories, "failed": failed}), encoding="utf-8")
     return failures
 

@@ -7,8 +7,11 @@ import atexit
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import nn
+
+from .failures import TrainingError
 
 Value = TypeVar("Value")
 
@@ -40,14 +43,14 @@ def gather(value: Any) -> list[Any]:
 def together(task: Callable[[], Value]) -> Value:
     """What a task returns in this process, once it has succeeded in all of them, which have to call it.
 
-    Where it raises ValueError or OSError, what users can mend, the first process in which it did raises that; the
-    others exit without a word (SystemExit), where they would have waited for it, or said the same.
+    Where it raises ValueError, OSError or TrainingError, what users can mend, the first process in which it did raises
+    that; the others exit without a word (SystemExit), where they would have waited for it, or said the same.
     """
     result: Any = None
     error: Exception | None = None
     try:
         result = task()
-    except (ValueError, OSError) as caught:
+    except (ValueError, OSError, TrainingError) as caught:
         error = caught
     failed = gather(error is not None)
     if any(failed):
@@ -62,6 +65,15 @@ def from_first(task: Callable[[], Value]) -> Value:
     if count > 1:
         dist.broadcast_object_list(values, src=0)
     return values[0]  # type: ignore[return-value]
+
+
+def highest(number: int, device: torch.device) -> int:
+    """The highest of the numbers that the processes have, in all of them, which have to call it."""
+    if rank_and_count()[1] == 1:
+        return number
+    value = torch.tensor([number], device=device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
 
 
 def share_buffers(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from maskrcnn import MaskRCNN
 
 from ..tools.checkpoints import load_checkpoint
 from ..tools.config import dump_config, load_config, plain
-from ..tools.files import atomic
+from ..tools.files import WriteError, atomic, lock, remove_leftovers
 from ..tools.text import listed
 from ..tools.visualize import plot_history
 
@@ -72,9 +72,8 @@ def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
         if resume and (folder / "config.ini").is_file():
             log.info("run folder: %s", folder)
             check_same_settings(saved_settings(folder), cfg, folder)
-        for part in folder.glob(".part-*"):  # of writing that was killed
-            part.unlink(missing_ok=True)
-        with atomic(folder / "config.ini") as part:
+        remove_leftovers(folder)
+        with atomic(folder / "config.ini", make_folder=False) as part:
             part.write_text(dump_config(plain(cfg)), encoding="utf-8")
     except BaseException:
         held.release()
@@ -97,20 +96,28 @@ class Hold:
     nothing is locked, and what other processes are sent of it holds nothing."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
         self.handle: int | None = None
         try:
-            import fcntl
-
             self.handle = os.open(folder, os.O_RDONLY)
-            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            HOLDS.add(self)
-        except BlockingIOError:
-            raise ValueError(f"{folder} is in use: another process trains into it") from None
-        except (ImportError, OSError):
-            pass
+        except OSError:  # Windows opens no folders
+            return
+        HOLDS.add(self)
+        if lock(self.handle) is False:
+            self.release()
+            raise ValueError(f"{folder} is in use: another process trains into it")
 
-    def __getstate__(self) -> dict[str, None]:
-        return {"handle": None}
+    def is_there(self) -> bool:
+        """Whether the folder is still in its place, and no other one."""
+        if self.handle is None:
+            return self.folder.is_dir()
+        try:
+            return os.path.samestat(os.stat(self.folder), os.fstat(self.handle))
+        except OSError:
+            return False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "handle": None}
 
     def release(self) -> None:
         """Let other processes, or this one, train into the folder. Forked copies must have been closed."""
@@ -140,6 +147,15 @@ def _release_all() -> None:
 # could not be resumed.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_release_all)
+
+
+def check_folder(run: Path) -> None:
+    """Raises WriteError where the folder of a run that this process holds is gone, or is another one."""
+    if run.is_dir() and all(hold.is_there() for hold in HOLDS if hold.folder == run and hold.handle is not None):
+        return
+    what = "another one has taken its place" if run.exists() else "it was deleted or moved"
+    raise WriteError(f"the run folder {run} is no longer there: {what}. Nothing was written. Put it back and go on "
+                     f"with --resume, or start anew without it")
 
 
 def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
@@ -187,14 +203,16 @@ def saved_state(run: Path) -> dict[str, Any] | None:
 
 def write_log(run: Path, history: list[dict[str, Any]]) -> None:
     """log.jsonl and history.png."""
-    with atomic(run / "log.jsonl") as part:
+    check_folder(run)
+    with atomic(run / "log.jsonl", make_folder=False) as part:
         part.write_text("".join(json.dumps(json_ready(record)) + "\n" for record in history), encoding="utf-8")
     plot_history(history, run / "history.png")
 
 
 def write_metrics(run: Path, metrics: Mapping[str, float]) -> None:
     """metrics.json, which ends a run, until it is resumed for more epochs."""
-    with atomic(run / "metrics.json") as part:
+    check_folder(run)
+    with atomic(run / "metrics.json", make_folder=False) as part:
         part.write_text(json.dumps(json_ready(metrics), indent=2) + "\n", encoding="utf-8")
 
 

@@ -6,14 +6,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel
 
 from maskrcnn import MaskRCNN
 
 from ..tools.checkpoints import load_checkpoint, save_checkpoint
-from .processes import gather, share_buffers
-from .run import best_epoch, check_same_data, write_log
+from .failures import TrainingError
+from .processes import from_first, gather, share_buffers
+from .run import best_epoch, check_folder, check_same_data, write_log
 
 log = logging.getLogger("maskrcnn")
 
@@ -50,6 +52,7 @@ class State:
     accelerator: Accelerator
     images: int  # of the training split
     progress: Progress = field(default_factory=Progress)
+    files: list[Path] = field(default_factory=list)  # the images of this process's last step
 
     @property
     def judged(self) -> MaskRCNN:
@@ -66,14 +69,37 @@ class State:
         self.progress.totals = totals if self.accelerator.is_main_process else dict.fromkeys(totals, 0.0)
         return totals
 
-    def save(self, run: Path, metric: str) -> None:
-        """last.pt, from which training goes on; behind an epoch also the log, and best.pt if its `metric` is best.
+    def check(self) -> None:
+        """Raise TrainingError where the state is no longer finite: the last step may have done that, whose loss was
+        finite before."""
+        parts = {"weights are": not_finite(self.model),
+                 "moving average is": [] if self.average is None else not_finite(self.average.module),
+                 "optimizer's state is": _moments_not_finite(self.optimizer)}
+        for what, names in parts.items():
+            if names:
+                raise TrainingError(f"the {what} not finite in epoch {self.progress.epoch}, behind step "
+                                    f"{self.progress.step}: {first_of(names)}. {advice(self.files)}")
 
-        All processes have to call it.
+    def save(self, run: Path, metric: str) -> None:
+        """Share and write the state. All processes have to call it, and all fail where the first one cannot write it.
         """
         self.share()
+        from_first(lambda: self.write(run, metric))
+
+    def write(self, run: Path, metric: str) -> None:
+        """Write last.pt, from which training goes on; behind an epoch also the log, and best.pt where its `metric` is
+        best.
+
+        Only the first process does, once all have shared their state.
+
+        Raises:
+            TrainingError: the state is not finite; what was saved before is kept.
+            WriteError: the disk is full, or the folder is gone.
+        """
         if not self.accelerator.is_main_process:
             return
+        self.check()
+        check_folder(run)
         progress, scaler = self.progress, self.accelerator.scaler
         ended = len(progress.history)
         (run / "metrics.json").unlink(missing_ok=True)  # of fewer epochs, whose last.pt is about to be replaced
@@ -107,9 +133,48 @@ class State:
         except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise ValueError(f"{run / 'last.pt'} does not fit the model and optimizer of this training: {error}. It "
                              f"cannot be resumed from; start anew without --resume") from error
+        if names := not_finite(self.model):
+            raise ValueError(f"{run / 'last.pt'}: the weights are not finite ({first_of(names)}), as this training has "
+                             f"diverged. It cannot be resumed from; start anew without --resume, with a lower [train] "
+                             f"learning_rate, a longer warm-up (warmup_epochs) or clip_norm")
         if not self.accelerator.is_main_process:
             self.progress.totals = dict.fromkeys(self.progress.totals, 0.0)
         elif self.progress.history:
             load_checkpoint(run / "best.pt")  # the end of the training, hours away perhaps, may need it
             write_log(run, self.progress.history)  # the interruption may have come before
         log.info("resumed in epoch %d, behind step %d", self.progress.epoch, self.progress.step)
+
+
+def not_finite(model: torch.nn.Module) -> list[str]:
+    """The names of weights and running statistics that hold NaN or infinity."""
+    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
+    return _names_not_finite(state)
+
+
+def _moments_not_finite(optimizer: Any) -> list[str]:
+    """The same of an optimizer's tensors, by the place of their parameter."""
+    tensors = {f"{name} of the optimizer's parameter {place}": value
+               for place, values in optimizer.state_dict()["state"].items()
+               for name, value in values.items() if isinstance(value, torch.Tensor) and value.is_floating_point()}
+    return _names_not_finite(tensors)
+
+
+def _names_not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    if not tensors:
+        return []
+    device = next(iter(tensors.values())).device
+    finite = torch.stack([value.isfinite().all().to(device) for value in tensors.values()])  # waited for once
+    return [name for name, fine in zip(tensors, finite.tolist()) if not fine]
+
+
+def first_of(names: list[str], count: int = 3) -> str:
+    """The first of some names, and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
+
+
+def advice(files: list[Path]) -> str:
+    """What to do where a training has diverged in a step of these images."""
+    shown = first_of([str(file) for file in files], 10)
+    images = f"Images of this step: {shown}. Look at their annotations" if files else "Look at the annotations"
+    return (f"{images}; a lower [train] learning_rate, a longer warm-up (warmup_epochs) or clip_norm may help, in a "
+            f"new run. The last state that was saved is kept, but the same settings lead from it to the same end")

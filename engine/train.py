@@ -1,11 +1,9 @@
-"""Train a model: one visible loop, in one process or many, that can be interrupted at any moment and resumed."""
+"""Train a model, in one process or many, in a way that can be interrupted at any moment and resumed."""
 
 import logging
 import math
-import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +21,19 @@ from ..tools.config import Source, load_config
 from ..tools.files import atomic
 from ..tools.limits import limits_of
 from ..tools.visualize import compare, confident, grid
+from .epoch import Loop, keep, train_epoch
 from .evaluate import choose_device, evaluate_model, progress_bar
-from .loading import make_loader, mixed
-from .optimize import make_average, make_optimizer, set_rate
+from .failures import TrainingError, explained, less_in_training
+from .loading import make_loader
+from .optimize import make_average, make_optimizer
 from .processes import from_first, together
-from .run import begin_run, best_epoch, read_metrics, saved_state, write_metrics
+from .run import begin_run, best_epoch, check_folder, read_metrics, saved_state, write_metrics
 from .scalars import Scalars
 from .settings import best_metric, check_best_metric, check_settings, finished
-from .state import State
+from .signals import Stopped, later
+from .state import State, advice
 
 log = logging.getLogger("maskrcnn")
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on: the loss is no longer a finite number."""
 
 
 def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) -> dict[str, float]:
@@ -56,11 +53,20 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
 
     Raises:
         ValueError: configuration, data or weights that do not fit.
-        TrainingError: the loss became NaN or infinite; the message names the images of that step.
+        TrainingError: the loss, or what has been learned, became NaN or infinite; the message names the images of
+            that step. last.pt and best.pt stay what they were before.
+        MachineError: too little memory, or a process that was killed.
+        OSError: the disk is full, or the run folder is gone.
     """
     started = time.perf_counter()
     cfg = load_config(config, overrides)
     check_settings(cfg)
+    with explained(less_in_training(cfg), cfg.data.workers):
+        return train_and_test(cfg, resume, started)
+
+
+def train_and_test(cfg: EasyDict, resume: bool, started: float) -> dict[str, float]:
+    """Everything that `train` does with a configuration; `started` is the time of its beginning."""
     accelerator = make_accelerator(cfg)
     torch.manual_seed(cfg.train.seed)
     from_first(lambda: prepare_data(cfg))
@@ -83,56 +89,33 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
     """
     settings, accelerator = cfg.train, accelerator or make_accelerator(cfg)
     loader, passes = make_loader(train_set, cfg)
-    steps, metric = len(passes.steps()), best_metric(cfg)
     prepare_model(model.to(accelerator.device), settings)
     average = make_average(model, settings)
     net, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
     state = State(model, optimizer, average, accelerator, len(train_set))
     if saved is not None:
         together(lambda: state.restore(saved, run))
-    progress = state.progress
     scalars = together(lambda: Scalars(run, settings.tensorboard and accelerator.is_main_process))
-    while not finished(progress.history, cfg):
-        net.train()
-        passes.epoch, passes.start = progress.epoch, progress.step
-        before = (progress.epoch - 1) * steps
-        batches, began = iter(loader), time.perf_counter() - progress.seconds
-        with progress_bar(steps * settings.batch_size, f"epoch {progress.epoch}/{settings.epochs}",
-                          progress.step * settings.batch_size) as bar:
-            for step in range(progress.step, steps):
-                rate = set_rate(optimizer, before + step, steps, settings)
-                for number in range(settings.accumulate):
-                    images, targets, files = next(batches)
-                    torch.manual_seed(mixed(settings.seed, progress.epoch, step, passes.piece(number)))
-                    with nullcontext() if number + 1 == settings.accumulate else accelerator.no_sync(net):
-                        losses = net(images, targets)
-                        parts = torch.stack(list(losses.values()))
-                        loss = parts.sum()
-                        # Read once: every time a GPU would have to be waited for.
-                        values = dict(zip(["loss", *losses], torch.cat([loss[None], parts]).tolist()))
-                        if not math.isfinite(values["loss"]):
-                            raise TrainingError(_not_finite(values, files, progress.epoch, step))
-                        accelerator.backward(loss / settings.accumulate)
-                    progress.add(values, len(images))
-                if settings.clip_norm > 0:
-                    accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                if average is not None:
-                    average.update_parameters(model)
-
-                progress.step, progress.seconds = step + 1, time.perf_counter() - began
-                scalars.add({"train/step_loss": values["loss"], "lr": rate}, before + step + 1)
-                bar.update(settings.batch_size)
-                bar.set_postfix_str(f"loss {values['loss']:.3f}, lr {rate:.2g}", refresh=False)
-                if settings.save_steps and progress.step % settings.save_steps == 0 and progress.step < steps:
-                    state.save(run, metric)
-        record = {"epoch": progress.epoch, "lr": rate, **end_epoch(state, val_set, cfg, steps * settings.batch_size)}
-        progress.end_epoch(record)
-        state.save(run, metric)
-        scalars.add(record, before + steps)
+    loop = Loop(net, state, loader, passes, scalars, cfg, run)
+    try:
+        while not finished(state.progress.history, cfg):
+            rate = train_epoch(loop)
+            finish_epoch(loop, val_set, rate)
+    except Stopped as stop:  # between two steps, or while validating
+        stop.kept = keep(loop)
+        raise
     accelerator.unwrap_model(net, keep_fp32_wrapper=False)  # gives the model its own forward back
-    return progress.history
+    return state.progress.history
+
+
+def finish_epoch(loop: Loop, val_set: Dataset, rate: float) -> None:
+    """Validate, where that is due, and write the state and the record of an epoch."""
+    state, images = loop.state, loop.steps * loop.cfg.train.batch_size
+    record = {"epoch": state.progress.epoch, "lr": rate, **end_epoch(state, val_set, loop.cfg, images)}
+    with later():
+        state.progress.end_epoch(record)
+        state.save(loop.run, best_metric(loop.cfg))
+        loop.scalars.add(record, loop.steps * record["epoch"])
 
 
 def conclude(model: MaskRCNN, splits: Mapping[str, Dataset], history: list[dict[str, Any]], cfg: EasyDict, run: Path,
@@ -143,6 +126,7 @@ def conclude(model: MaskRCNN, splits: Mapping[str, Dataset], history: list[dict[
     """
     trained, first = time.perf_counter(), accelerator.is_main_process
     used = torch.cuda.max_memory_allocated() / 2**20 if accelerator.device.type == "cuda" else None
+    from_first(lambda: check_folder(run))
     model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
     from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
     test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test")
@@ -163,13 +147,23 @@ def conclude(model: MaskRCNN, splits: Mapping[str, Dataset], history: list[dict[
 
 def end_epoch(state: State, val_set: Dataset, cfg: EasyDict, images: int) -> dict[str, Any]:
     """The record of an epoch of so many images: its losses and, where due, those and the metrics of the validation
-    split."""
+    split. Raises TrainingError where the state, or a validation loss, is not finite."""
     totals, seconds, epoch = state.share(), state.progress.seconds, state.progress.epoch
+    from_first(state.check)
     due = epoch % cfg.evaluate.every == 0 or epoch == cfg.train.epochs
     validation = evaluate_model(state.judged, val_set, cfg.evaluate, "validate", cfg.data.workers) if due else {}
+    together(lambda: check_losses(validation, epoch))
     return {"train/seconds": seconds, "train/images_per_second": images / seconds,
             **{f"train/{name}": total / images for name, total in totals.items()},
             **{f"val/{name}": value for name, value in validation.items()}}
+
+
+def check_losses(validation: Mapping[str, float], epoch: int) -> None:
+    """Raise TrainingError where a validation loss is not finite. A metric may be: of classes without objects."""
+    losses = {name: value for name, value in validation.items() if name.startswith("loss") and not math.isfinite(value)}
+    if losses:
+        parts = ", ".join(f"{name} = {value:g}" for name, value in losses.items())
+        raise TrainingError(f"the validation loss is not finite in epoch {epoch}: {parts}. {advice([])}")
 
 
 def prepare_model(model: MaskRCNN, settings: EasyDict) -> None:
@@ -225,6 +219,8 @@ def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
 def prepare_data(cfg: EasyDict) -> None:
     """Generate the CST-Dataset where the configuration asks for it and its folder is not there yet, or empty."""
     root = Path(cfg.data.root)
+    if cfg.data.format == "cst":
+        cst.remove_leftovers(root)
     if cfg.data.format == "cst" and (not root.exists() or (root.is_dir() and not any(root.iterdir()))):
         with progress_bar(sum(cst.SIZES.values()), f"generate {cfg.data.root}") as bar:
             cst.generate(cfg.data.root, progress=lambda done, total: bar.update(done - bar.n))
@@ -236,12 +232,5 @@ def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int =
     found = model.predict([image for image, _ in items])
     pictures = [compare(image, target, confident(detections), dataset.class_names)
                 for (image, target), detections in zip(items, found)]
-    with atomic(path) as part:
+    with atomic(path, make_folder=False) as part:
         grid(pictures, 1).save(part, format="PNG")
-
-
-def _not_finite(losses: Mapping[str, float], files: list[Path], epoch: int, step: int) -> str:
-    parts = ", ".join(f"{name} = {value:g}" for name, value in losses.items() if name != "loss")
-    names = ", ".join(os.fspath(file) for file in files)
-    return (f"the loss is not finite in epoch {epoch}, step {step + 1}: {parts}. Images of this step: {names}. "
-            f"Look at their annotations; a lower learning_rate, a longer warm-up or clip_norm may help")

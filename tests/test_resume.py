@@ -305,18 +305,41 @@ def test_no_partial_file_is_loaded(data, whole, tmp_path):
         train(settings(data, run), resume=True)
 
 
+def killed(config, folder, name, kills, seed=14, timeout=600):
+    """What tests/killed.py prints of a training that is killed so many times."""
+    (folder / f"{name}.ini").write_text(dump_config(load_config(config)))
+    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(folder / f"{name}.ini"), str(kills),
+               str(seed)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
+                          capture_output=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("killed") == kills
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_a_few_moments(data, tmp_path, workers):
+    """With nothing saved within an epoch but what SIGTERM and SIGINT save."""
+    for name, kills in (("whole", 0), ("killed", 4)):
+        config = settings(data, tmp_path / name, epochs=4, save_steps=0)
+        config["data"]["workers"] = workers if kills else 0
+        printed = killed(config, tmp_path, name, kills, seed=14)
+    assert "SIGTERM" in printed
+    assert "SIGINT" in printed
+    equal_runs(tmp_path / "killed", tmp_path / "whole")
+    assert not list((tmp_path / "killed").glob(".part-*"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
 def test_killed_at_twenty_moments(data, tmp_path):
-    """SIGKILL at random moments and in the middle of writing files; the run then equals one that was left alone."""
+    """Signals at random moments and SIGKILL in the middle of writing files; the run then equals one that was left
+    alone."""
     for name, kills in (("whole", 0), ("killed", 20)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(settings(data, tmp_path / name, epochs=15)))
-        script = str(Path(__file__).with_name("killed.py"))
-        command = [sys.executable, script, str(tmp_path / f"{name}.json"), str(kills), "3"]
-        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
-                              capture_output=True, timeout=600)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("killed") == 20
-    assert done.stdout.count("killed in write") >= 5
+        printed = killed(settings(data, tmp_path / name, epochs=15), tmp_path, name, kills)
+    assert printed.count("killed in write") >= 5
+    assert all(f"by {name}" in printed for name in ("SIGKILL", "SIGTERM", "SIGINT"))
     equal_runs(tmp_path / "killed", tmp_path / "whole")
     assert not list((tmp_path / "killed").glob(".part-*"))

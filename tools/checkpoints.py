@@ -26,15 +26,16 @@ MOST_SETTINGS = 10_000
 
 
 def save_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    """Tensors and plain data into one file, atomically: after a crash the file is the old one or the new one."""
-    with atomic(path) as part:
+    """Tensors and plain data into one file of a folder that is there, atomically: after a crash the file is the old one
+    or the new one. Raises OSError where it cannot be written."""
+    with atomic(path, make_folder=False) as part:
         try:
             if Path(path).suffix == ".safetensors":
                 plain = json.dumps({key: value for key, value in content.items() if key != "model"})
                 safetensors.torch.save_file(_separate(content["model"]), part, {"maskrcnn": plain})
             else:
                 torch.save(dict(content), part)
-        except RuntimeError as error:  # torch's own way of saying that the disk is full
+        except (RuntimeError, safetensors.SafetensorError) as error:  # their own way of saying that the disk is full
             raise OSError(f"cannot write {path}: {str(error).strip().partition(chr(10))[0]}") from error
 
 

@@ -1,0 +1,133 @@
+"""An epoch of training: one visible loop over its steps, which may be left between any two of them."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from easydict import EasyDict
+from torch.utils.data import DataLoader
+
+from .evaluate import progress_bar
+from .failures import TrainingError
+from .loading import Passes, begin, mixed
+from .optimize import set_rate
+from .processes import highest, rank_and_count
+from .scalars import Scalars
+from .settings import best_metric
+from .signals import Stopped, asked, later, watched
+from .state import State, advice, first_of
+
+
+@dataclass
+class Loop:
+    """What the steps of a training need."""
+
+    net: torch.nn.Module  # the model, in what accelerate has wrapped it
+    state: State
+    loader: DataLoader
+    passes: Passes
+    scalars: Scalars
+    cfg: EasyDict
+    run: Path
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return len(self.passes.steps())
+
+
+def train_epoch(loop: Loop) -> float:
+    """Train from where the epoch is to its end; returns the learning rate of its last step."""
+    state, settings, steps = loop.state, loop.cfg.train, loop.steps
+    progress, several = state.progress, rank_and_count()[1] > 1
+    loop.net.train()
+    loop.passes.epoch, loop.passes.start = progress.epoch, progress.step
+    before = (progress.epoch - 1) * steps
+    batches, began = begin(loop.loader), time.perf_counter() - progress.seconds
+    with progress_bar(steps * settings.batch_size, f"epoch {progress.epoch}/{settings.epochs}",
+                      progress.step * settings.batch_size) as bar, later() if several else nullcontext():
+        for step in range(progress.step, steps):
+            batch = next(batches)  # a signal ends this wait, unless other processes expect the step
+            with later():
+                rate = set_rate(state.optimizer, before + step, steps, settings)
+                loss = train_step(loop, step, chain([batch], batches))
+                progress.step, progress.seconds = step + 1, time.perf_counter() - began
+                loop.scalars.add({"train/step_loss": loss, "lr": rate}, before + step + 1)
+                bar.update(settings.batch_size)
+                bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.2g}", refresh=False)
+                if settings.save_steps and progress.step % settings.save_steps == 0 and progress.step < steps:
+                    state.save(loop.run, best_metric(loop.cfg))
+            if several:
+                stop_together(state)
+        state.share()
+    return set_rate(state.optimizer, before + steps - 1, steps, settings)
+
+
+def train_step(loop: Loop, step: int, batches: Iterator[tuple]) -> float:
+    """Update the weights once; returns the loss of the last pass."""
+    state, settings, model = loop.state, loop.cfg.train, loop.state.model
+    before, state.files, losses = state.files, [], {}
+    for number, (images, targets, files) in zip(range(settings.accumulate), batches):
+        state.files += files
+        torch.manual_seed(mixed(settings.seed, state.progress.epoch, step, loop.passes.piece(number)))
+        with nullcontext() if number + 1 == settings.accumulate else state.accelerator.no_sync(loop.net):
+            losses = train_pass(loop, images, targets)
+        if not math.isfinite(losses["loss"]):
+            raise diverged(state, losses, files, before, step)
+        state.progress.add(losses, len(images))
+    if settings.clip_norm > 0:
+        state.accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.average is not None:
+        state.average.update_parameters(model)
+    return losses["loss"]
+
+
+def train_pass(loop: Loop, images: list[torch.Tensor], targets: list[dict[str, Any]]) -> dict[str, float]:
+    """Add a pass's gradients to those of its step, where its loss is finite; returns the loss and its parts."""
+    losses = loop.net(images, targets)
+    parts = torch.stack(list(losses.values()))
+    loss = parts.sum()
+    # Read once: every time a GPU would have to be waited for.
+    values = dict(zip(["loss", *losses], torch.cat([loss[None], parts]).tolist()))
+    if math.isfinite(values["loss"]):
+        loop.state.accelerator.backward(loss / loop.cfg.train.accumulate)
+    return values
+
+
+def diverged(state: State, losses: Mapping[str, float], files: list[Path], before: list[Path],
+             step: int) -> TrainingError:
+    """What to report of a loss that is not finite: images of this step, or, where the step before, of the images
+    `before`, has spoilt the weights, that."""
+    names = [name for name, value in state.model.named_parameters() if not value.isfinite().all()]
+    if names:
+        return TrainingError(f"the weights are not finite in epoch {state.progress.epoch}, before step {step + 1}: "
+                             f"{first_of(names)}. {advice(before)}")
+    parts = ", ".join(f"{name} = {value:g}" for name, value in losses.items() if name != "loss")
+    return TrainingError(f"the loss is not finite in epoch {state.progress.epoch}, step {step + 1}: {parts}. "
+                         f"{advice(files)}")
+
+
+def stop_together(state: State) -> None:
+    """Raise Stopped, behind a step, in all processes as soon as one has been asked to stop. All have to call it."""
+    number = highest(asked(), state.accelerator.device) if watched() else 0
+    if number:
+        state.share()
+        raise Stopped(number)
+
+
+def keep(loop: Loop) -> str:
+    """Save what a training that has been asked to stop has done, and say what that is. No process waits for another
+    here: they have shared their state behind the last step."""
+    progress, last = loop.state.progress, loop.run / "last.pt"
+    if progress.step:
+        loop.state.write(loop.run, best_metric(loop.cfg))
+        return f"saved epoch {progress.epoch}, step {progress.step} of {loop.steps}, in {last}"
+    return f"saved {progress.epoch - 1} epochs in {last}" if progress.epoch > 1 else "no step was done yet"
