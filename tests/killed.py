@@ -2,9 +2,9 @@
 
     python tests/killed.py CONFIG.ini KILLS SEED
 
-At random moments comes SIGKILL, or SIGTERM or SIGINT, upon which the command line saves what it has done and ends with
-143 or 130; or SIGKILL in the middle of writing one of the next files: half of its bytes are there, and then the training
-is dead. Prints how it was killed.
+At random moments comes SIGKILL, or SIGTERM or SIGINT, upon which the command line saves what it has done and ends
+with 143 or 130; or SIGKILL in the middle of writing one of the next files: half of its bytes are there, and then the
+training is dead. Prints how it was killed.
 """
 
 import os
