@@ -66,7 +66,7 @@ def encode(entry: dict[str, Any], masks: bool = True) -> Any:
                 return broken(entry, "degenerate box", f"its box of {w:g} x {h:g} pixels has no size")
             rings = segments.rings(segmentation or [[x, y, x + w, y, x + w, y + h, x, y + h]])
             mask = segments.from_rings(rings.good)
-            around = segments.corner_box(rings.good)
+            around = rings.box
             small = rings.area < SMALL
             dropped = ", ".join(rings.dropped[:3])
     except segments.NoArea as error:
@@ -95,5 +95,7 @@ def broken(entry: Any, kind: str, message: str) -> Broken:
 def _box(numbers: Any) -> tuple[float, float, float, float]:
     if not isinstance(numbers, list) or len(numbers) != 4:
         raise ValueError(f"bbox {shown(numbers)} is no list of 4 numbers")
-    x, y, w, h = (value if type(value) is float else number(value, "bbox") for value in numbers)
+    x, y, w, h = numbers
+    if not type(x) is type(y) is type(w) is type(h) is float:
+        x, y, w, h = (value if type(value) is float else number(value, "bbox") for value in numbers)
     return x, y, w, h  # finite or not, which `box_fault` looks at

@@ -1,10 +1,11 @@
 """COCO's result files: detections as their entries, written image by image, and read with the annotations they are of.
 """
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,10 +14,15 @@ import numpy as np
 import torch
 
 from ..datasets import segments
+from ..datasets.values import Id, flag, identity, whole
 from ..tools.files import atomic
 from ..tools.text import shown
 from .codes import encode_masks, is_codes
 from .results import Results, xywh
+
+# Keys of entries whose values may be written in several ways, and what reads them.
+MEANT: dict[str, Callable[[Any, str], Any]] = {"id": identity, "image_id": identity, "category_id": identity,
+                                               "height": whole, "width": whole, "iscrowd": flag}
 
 
 class ResultsWriter:
@@ -91,7 +97,8 @@ def coco_results(detections: Mapping[str, Any], image_id: int | str,
 
 
 def read_results(annotations: str | os.PathLike, results: str | os.PathLike) -> Results:
-    """A COCO result file and the annotation file it is of, collected; the numbers of the images are their ids.
+    """A COCO result file and the annotation file it is of, collected; the numbers of the images are their ids, or, for
+    ids that are words, numbers that are no image's id.
 
     Results need image_id, category_id, score, and bbox, segmentation or keypoints, and the same in each; the box of one
     without is that of its mask, or of its keypoints. Classes are in the order of their ids.
@@ -104,14 +111,16 @@ def read_results(annotations: str | os.PathLike, results: str | os.PathLike) -> 
         raise ValueError(f"{results} is no COCO result file: it must be a list of results")
     images = {image["id"]: (image["height"], image["width"])
               for image in _entries(annotations, "images", content["images"], "id", "height", "width")}
-    categories = sorted((category["id"], category["name"])
-                        for category in _entries(annotations, "categories", content["categories"], "id", "name"))
+    categories = sorted(((category["id"], category["name"])
+                         for category in _entries(annotations, "categories", content["categories"], "id", "name")),
+                        key=lambda pair: (isinstance(pair[0], str), pair[0]))
     labels = {category: label for label, (category, _) in enumerate(categories, 1)}
     truths = _by_image(annotations, "annotations", content["annotations"], images, labels, "bbox")
     found = _by_image(results, "results", entries, images, labels, "score")
     collected = Results([name for _, name in categories])
-    for number in images:
-        collected.add(truths[number], found[number], number)
+    free = (number for number in itertools.count() if number not in images)
+    for image in images:
+        collected.add(truths[image], found[image], next(free) if isinstance(image, str) else image)
     return collected
 
 
@@ -125,18 +134,23 @@ def _load(path: str | os.PathLike) -> Any:
 
 
 def _entries(path: str | os.PathLike, what: str, entries: Any, *keys: str) -> list[dict]:
-    """Those of a list, once every one is known to have these keys."""
+    """Those of a list, once every one is known to have these keys, with ids and numbers as they are meant."""
+    read = []
     for place, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         if not isinstance(entry, dict) or set(keys) - set(entry):
             raise ValueError(f"{path}: number {place} (from 0) of {what} must have {', '.join(keys)}, got "
                              f"{shown(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__}")
-    return entries
+        try:
+            read.append(entry | {key: as_meant(entry[key], key) for key, as_meant in MEANT.items() if key in entry})
+        except ValueError as error:
+            raise ValueError(f"{path}: number {place} (from 0) of {what}: {error}") from error
+    return read
 
 
-def _by_image(path: str | os.PathLike, what: str, entries: list, images: Mapping[int, tuple[int, int]],
-              labels: Mapping[int, int], *keys: str) -> dict[int, dict[str, Any]]:
+def _by_image(path: str | os.PathLike, what: str, entries: list, images: Mapping[Id, tuple[int, int]],
+              labels: Mapping[Id, int], *keys: str) -> dict[Id, dict[str, Any]]:
     """Targets or detections, by the id of their image."""
-    sides: dict[int, list[dict]] = {number: [] for number in images}
+    sides: dict[Id, list[dict]] = {number: [] for number in images}
     entries = _entries(path, what, entries, "image_id", "category_id", *keys)
     # Of an empty list nothing is known: nothing was found, of whatever kind.
     shared = {key for key in ("segmentation", "keypoints") if not entries or any(entry.get(key) for entry in entries)}
@@ -179,7 +193,7 @@ def _converted(entry: dict, where: str, size: tuple[int, int]) -> dict[str, Any]
     return entry | {"box": box, "mask": mask, "points": points}
 
 
-def _side(entries: list[dict], shared: set[str], labels: Mapping[int, int], numbers: int) -> dict[str, Any]:
+def _side(entries: list[dict], shared: set[str], labels: Mapping[Id, int], numbers: int) -> dict[str, Any]:
     """One image's entries as a target, or as detections; objects have keypoints of so many numbers."""
     side: dict[str, Any] = {"boxes": np.array([entry["box"] for entry in entries], float).reshape(-1, 4),
                             "labels": np.array([labels[entry["category_id"]] for entry in entries], int),

@@ -456,3 +456,23 @@ def test_files_that_do_not_fit(tmp_path, content, results, message):
 def test_a_missing_file(tmp_path):
     with pytest.raises(ValueError, match=r"no file .*annotations.json"):
         evaluate_files(tmp_path / "annotations.json", tmp_path / "results.json")
+
+
+def test_result_files_of_ids_that_are_words(tmp_path):
+    content = {"images": [{"id": f"frame_{i}", "height": 20, "width": 30} for i in range(2)] + [{
+        "id": 0, "height": 20, "width": 30}], "categories": [{"id": "x", "name": "b"}, {"id": 5, "name": "a"}],
+        "annotations": [{"id": "one", "image_id": "frame_1", "category_id": "x", "bbox": [1, 2, 10, 10], "area": 100,
+                         "iscrowd": 0}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with ResultsWriter(tmp_path / "r.json", [5, "x"]) as writer:
+        writer.add("frame_1", {"boxes": [[1, 2, 11, 12]], "labels": [2], "scores": [0.5]})
+    (entry,) = json.loads((tmp_path / "r.json").read_text())
+    assert (entry["image_id"], entry["category_id"]) == ("frame_1", "x")
+    results = read_results(tmp_path / "a.json", tmp_path / "r.json")
+    assert results.class_names == ["a", "b"]
+    assert len({record.number for record in results.records}) == 3
+    assert figures(results)["box_AP"] == 1
+    content["annotations"][0]["image_id"] = ["frame_1"]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"a.json: number 0 \(from 0\) of annotations: image_id \['frame_1'\]"):
+        read_results(tmp_path / "a.json", tmp_path / "r.json")
