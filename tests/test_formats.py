@@ -101,3 +101,58 @@ def test_a_split_without_images(tmp_path):
     save_coco(tmp_path, content)
     with pytest.raises(ValueError, match=r"train split of .* has no images, after 4 of missing image"):
         open_dataset(section(**coco_data(tmp_path), broken="skip"), "train")
+
+
+def test_classes_without_objects_and_classes_alike_are_told(tmp_path, caplog):
+    content = write_coco(tmp_path)
+    more = ["Kind  1", "kind1", *"abcdefghijkl"]
+    content["categories"] += [{"id": 10 + k, "name": name} for k, name in enumerate(more)]
+    save_coco(tmp_path, content)
+    save_coco(tmp_path, content, "val")
+    (tmp_path / "val").symlink_to(tmp_path / "train")
+    data = section(**coco_data(tmp_path))
+    names = open_dataset(data, "train").class_names
+    said = [record.getMessage() for record in caplog.records]
+    (unused,) = [line for line in said if "has no object of" in line]
+    assert "a, b, c, d, e, f, g, h, ... (14 in all)" in unused
+    (alike,) = [line for line in said if "differ in case or blanks" in line]
+    assert "kind 1" in alike
+    assert "Kind  1" in alike
+    caplog.clear()
+    open_dataset(data, "val", class_names=names)  # once is enough
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("broken", "stops"), [(1, False), (3, False), (4, True), (30, True)])
+def test_more_than_a_tenth_of_the_objects(tmp_path, broken, stops):
+    content = write_coco(tmp_path, 10)
+    for entry in content["annotations"][:broken]:
+        entry["segmentation"] = [[64, 64]]
+    save_coco(tmp_path, content)
+    data = section(**coco_data(tmp_path), broken="skip")
+    if stops:
+        with pytest.raises(ValueError, match=rf"train split: {broken} of 30 objects are broken \({broken} of "):
+            open_dataset(data, "train")
+    else:
+        assert len(open_dataset(data, "train").table.labels) == 30 - broken
+
+
+@pytest.mark.parametrize(("broken", "stops"), [(1, False), (2, True)])
+def test_more_than_a_tenth_of_the_images(tmp_path, broken, stops):
+    content = write_coco(tmp_path, 12)
+    for image in content["images"][:broken]:
+        image["file_name"] = f"none {image['file_name']}"
+    save_coco(tmp_path, content)
+    data = section(**coco_data(tmp_path), broken="skip")
+    if stops:
+        with pytest.raises(ValueError, match=r"train split: 2 of 12 images are broken \(2 of missing image\)"):
+            open_dataset(data, "train")
+    else:
+        assert len(open_dataset(data, "train")) == 11
+
+
+def test_one_broken_object_of_few_may_be_left_out(tmp_path):
+    content = write_coco(tmp_path, 1)
+    content["annotations"][0]["category_id"] = 9
+    save_coco(tmp_path, content)
+    assert len(open_dataset(section(**coco_data(tmp_path), broken="skip"), "train").table.labels) == 2

@@ -84,7 +84,7 @@ def train(config):
     outcome = outcome_of("train", config)
     faults = [line for line in outcome.text.splitlines() if line.startswith("maskrcnn train: ")]
     assert len(faults) == outcome.status, outcome.text
-    assert len(outcome.text.splitlines()) < 3 * MOST_LINES, outcome.text  # of three splits
+    assert outcome.status == 0 or len(outcome.text.splitlines()) <= MOST_LINES, outcome.text  # otherwise metrics follow
     return outcome.status
 
 
