@@ -40,10 +40,15 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 INVERSE = {**dict(zip(TURNS, TURNS)), 6: 8, 8: 6}
 SWAPPED = (5, 6, 7, 8)  # height and width change places
 
-# Pillow warns of large images, which it opens, and of damaged metadata, which nothing here depends on. Filters of the
-# user's own come first.
-for category in (Image.DecompressionBombWarning, UserWarning):
-    warnings.filterwarnings("ignore", category=category, module=r"PIL\.", append=True)
+
+def silence_pillow() -> None:
+    """Ignore Pillow's warnings of large images, which it opens, and of damaged metadata, which nothing here depends on,
+    unless the user's own filters say otherwise."""
+    for category in (Image.DecompressionBombWarning, UserWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"PIL\.", append=True)
+
+
+silence_pillow()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .image_files import check_orientation, check_pages, exif_orientation, opened, reason_of, size_of, turned
+from .bands import bands_of, deep_bands, is_reduced, is_transparent, read_deep_colors
+from .image_files import TURNS, check_orientation, check_pages, exif_orientation, opened, reason_of, size_of, turned
 from .value_range import SETTING, ValueRange, limits_of, parse_range, to_unit
 
 log = logging.getLogger("maskrcnn")
-
-LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow's grey has them
-NO_LIGHT = ("CMYK", "YCbCr", "LAB", "HSV")
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ def is_ordinary(path: str | os.PathLike) -> bool:
     """Return True for an image file of 8 bits a value whose head, which alone is read, has no EXIF orientation. Raises
     ValueError as `image_size` does."""
     with opened(path) as image:
-        deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or _is_reduced(image)
+        deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or is_reduced(image)
         hidden = image.format == "PNG" and "exif" not in image.info  # what stands behind the pixels is not looked for
         return not deep and (hidden or exif_orientation(image) == 1)
 
@@ -143,7 +140,7 @@ def read_plane(path: str | os.PathLike, mode: str | None = None, any_band: bool 
 def as_image(image: Any, name: str = "image", options: ImageOptions = DEFAULT) -> Tensor:
     """Return a file, PIL image, array [h, w, channels] or [h, w], or tensor [channels, h, w] as a tensor that the model
     takes; see `read_image`. A tensor comes back as it is, in 0..1 or uint8; of everything else [data] value_range says
-    which values are 0 and 1.
+    which values are 0 and 1. A PIL image of 16 bits a colour has them only as long as it is not loaded.
 
     Raises:
         ValueError: anything else; the message begins with `name`.
@@ -173,23 +170,18 @@ def from_pil(image: Image.Image, options: ImageOptions = DEFAULT) -> Pixels:
         ValueError: other bands than `channels`; and whatever a decoder raises.
     """
     channels = options.channels
-    transparent = False
-    deep = _deep_colors(image)
-    reduced = deep is None and _is_reduced(image)
+    colors = read_deep_colors(image)
+    if colors is not None:
+        deep, stated = colors
+        transparent = channels in (1, 3) and deep.shape[2] in (2, 4) and bool(deep[:, :, -1].min() < 65535)
+        upright = TURNS[stated] if options.orientation == "exif" else TURNS[1]
+        return Pixels(upright(deep_bands(deep, channels)), stated, transparent)
+    reduced = is_reduced(image)
     if reduced and options.value_range != "dtype":
         raise ValueError(f"it has 16 bits a colour, of which only 8 can be read: {SETTING} = dtype takes these; for "
                          f"others save it as PNG, or give an array")
-
-    def convert(image: Image.Image) -> np.ndarray:
-        nonlocal transparent
-        if deep is not None:
-            transparent = channels in (1, 3) and deep.shape[2] in (2, 4) and bool(deep[:, :, -1].min() < 65535)
-            return _deep_bands(deep, channels)
-        transparent = channels in (1, 3) and _is_transparent(image)
-        return _bands(image, channels)
-
-    values, stated = turned(image, options.orientation, convert)
-    return Pixels(values, stated, transparent, reduced)
+    values, stated = turned(image, options.orientation, lambda image: bands_of(image, channels))
+    return Pixels(values, stated, channels in (1, 3) and is_transparent(image), reduced)
 
 
 def to_tensor(values: np.ndarray, options: ImageOptions) -> Tensor:
@@ -207,97 +199,13 @@ def _check_array(array: np.ndarray, name: str, options: ImageOptions) -> None:
     channels = options.channels
     grey = array.ndim == 2 and channels in (1, 3)
     bands = array.ndim == 3 and array.shape[2] == channels
-    limited = array.dtype in (np.uint8, np.uint16) or options.value_range != "dtype"
+    limited = array.dtype.newbyteorder("=") in (np.uint8, np.uint16) or options.value_range != "dtype"
     if array.dtype.kind in "uif" and limited and (grey or bands) and array.size:
         return
     layout = f"[h, w, {channels}]" + (" in RGB order, or [h, w]" if channels == 3 else "")
     other = "" if limited else f"; other numbers need {SETTING} = image, or the two values that are 0 and 1"
     raise ValueError(f"{name} is an array of {array.dtype} {list(array.shape)}; expected uint8 or uint16 "
                      f"{layout}{other}")
-
-
-def _bands(image: Image.Image, channels: int) -> np.ndarray:
-    """Return a loaded image as [h, w, 1 or channels]. Pillow's own conversion would clip what has more than 8 bits to
-    white."""
-    mode = image.mode
-    if mode in ("I", "F") or mode.startswith("I;16"):
-        if channels not in (1, 3):
-            raise ValueError(f"it has 1 bands ({mode}), and {channels} are needed")
-        array = np.asarray(image)
-        # PNG has no more than 16 bits, and of PPM Pillow makes as many; to older versions both are of 32.
-        kind = np.dtype(np.uint16) if mode == "I" and image.format in ("PNG", "PPM") else array.dtype.newbyteorder("=")
-        return array.astype(kind)[:, :, None]
-    if mode in ("La", "RGBa"):  # colours that are multiplied by their opacity
-        image = image.convert(mode.upper())
-    if channels == 3:
-        image = image.convert("RGB")
-    elif channels == 1:
-        image = image.convert("L")
-    elif mode in ("P", "PA"):  # what is stored are places in a palette
-        transparent = mode == "PA" or "transparency" in image.info
-        image = image.convert("RGBA" if transparent or channels == 4 else "RGB")
-    elif mode in NO_LIGHT:
-        raise ValueError(f"its bands are {mode}, and {channels} of light are needed; give an array instead")
-    array = np.array(image)
-    array = array[:, :, None] if array.ndim == 2 else array
-    if array.shape[2] != channels:
-        raise ValueError(f"it has {array.shape[2]} bands ({image.mode}), and {channels} are needed")
-    return array
-
-
-def _is_transparent(image: Image.Image) -> bool:
-    """Return True if some pixel of a loaded image is not opaque."""
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        return image.getchannel(image.getbands()[-1]).getextrema()[0] < 255
-    if "transparency" not in image.info or image.mode not in ("1", "L", "P", "RGB"):
-        return False
-    return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
-
-
-def _is_reduced(image: Image.Image) -> bool:
-    """Return True for an image that is not loaded yet and has 16 bits a colour, of which Pillow will keep 8."""
-    if image.mode.startswith("I"):
-        return False
-    tiles = getattr(image, "tile", ())
-    forms = [str(tile[3]) for tile in tiles if len(tile) > 3]
-    # The forms of stored pixels are called "RGB;16B"; "BGR;16" has 16 bits a pixel. PPM gives the highest value.
-    highest = [re.search(r"\d+", form) for tile, form in zip(tiles, forms) if tile[0] in ("ppm", "ppm_plain")]
-    return any(re.search(r";16[BLN]", form) for form in forms) or any(
-        found and int(found[0]) > 255 for found in highest)
-
-
-def _deep_colors(image: Image.Image) -> np.ndarray | None:
-    """Return the pixels [h, w, 2 to 4] uint16 of a PNG that is not loaded yet and has 16 bits a colour; None for other
-    images. Pillow would drop the lower 8 bits, which may be all that there is."""
-    if image.format != "PNG" or not _is_reduced(image) or image.fp is None:
-        return None
-    from torchvision.io import ImageReadMode, decode_png
-
-    place = image.fp.tell()
-    try:
-        image.fp.seek(0)
-        content = torch.frombuffer(bytearray(image.fp.read()), dtype=torch.uint8)
-        pixels = decode_png(content, ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
-    except (RuntimeError, OSError, ValueError):
-        return None
-    finally:
-        image.fp.seek(place)
-    fits = pixels.dtype == np.uint16 and pixels.shape[:2] == image.size[::-1]
-    return pixels if fits else None
-
-
-def _deep_bands(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Return colours [h, w, 2 to 4] uint16 as [h, w, 1 or channels]: grey or RGB, which opacity may follow."""
-    bands = pixels.shape[2]
-    if bands == channels:
-        return pixels
-    if channels in (1, 3) and bands == 2:
-        return pixels[:, :, :1]
-    if channels == 3:
-        return pixels[:, :, :3]
-    if channels == 1:
-        return (pixels[:, :, :3] @ LUMA).round().astype(np.uint16)[:, :, None]
-    raise ValueError(f"it has {bands} bands of 16 bits, and {channels} are needed")
 
 
 def _tell_reduced(name: str) -> None:
