@@ -46,7 +46,15 @@ from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.parts import check_backbone, check_box_outputs, check_features, check_mask_logits, check_parts
 from maskrcnn.tools.text import listed, shown
 from maskrcnn.tools.transform import Batch, Transform
-from maskrcnn.tools.weights import check_fit, load_foreign, load_pretrained, load_state, no_checkpoint, open_weights
+from maskrcnn.tools.weights import (
+    check_fit,
+    check_foreign,
+    load_foreign,
+    load_pretrained,
+    load_state,
+    no_checkpoint,
+    open_weights,
+)
 
 __all__ = ["MaskRCNN", "__version__"]
 PARTS = ("backbone", "proposal", "box_pool", "mask_pool", "box_head", "mask_head")
@@ -255,7 +263,10 @@ class MaskRCNN(nn.Module):
             raise ValueError(f"load: there is no part {listed(unknown)}; parts are {', '.join(PARTS)}")
         content = open_weights(path)
         if isinstance(content, Foreign):
-            model = cls(content.model_classes, load_config(*content.settings(), config), "", **parts)
+            cfg = load_config(*content.settings(), config)
+            make = partial(cls, content.model_classes, cfg, "", **parts)
+            check_foreign(make, content, cfg)
+            model = make()
             load_foreign(model, content)
             return model.eval()
         if not is_checkpoint(content):

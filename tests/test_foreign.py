@@ -213,6 +213,14 @@ def test_the_configuration_of_torchvision(tmp_path, make, file, masks):
     assert torch.allclose(ours["scores"], theirs["scores"], atol=1e-4)
 
 
+def test_small_files_of_many_classes_are_refused_before_a_model_is_made(tmp_path):
+    """A million classes would take 16 GB."""
+    torch.save({"proposal_generator.rpn_head.objectness_logits.weight": torch.zeros(3, 2, 1, 1),
+                "roi_heads.box_predictor.cls_score.bias": torch.zeros(10**6)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="do not fit this architecture: 277 missing"):
+        MaskRCNN.load(tmp_path / "a.pth")
+
+
 def test_deeper_ones_and_ones_of_own_pixels():
     state = {**their_state("r50-c4"), "backbone.res4.6.conv1.weight": torch.zeros(256, 1024, 1, 1),
              "pixel_mean": torch.tensor([10.0, 20, 30]), "pixel_std": torch.tensor([51.0, 102, 255])}

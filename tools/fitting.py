@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .conversion import UNUSED
+from .conversion import UNUSED, fit_stem
 from .text import brief
 
 MOST_KEYS = 3  # of a kind that a message names
@@ -71,6 +71,6 @@ def check_fit(make: Callable[[], nn.Module], state: Mapping[str, Tensor], source
         return
     except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
         raise ValueError(f"{brief(source)} has a configuration of a model that cannot be: {brief(error)}") from error
-    check_shapes(own, state, source)
+    check_shapes(own, fit_stem(state, own, "backbone."), source)
 
 

@@ -195,7 +195,7 @@ class Foreign:
 
     def _pixels(self, key: str) -> list[float] | None:
         value = self.state.get(key)
-        if not isinstance(value, Tensor) or value.numel() != 3 or not value.any():
+        if not isinstance(value, Tensor) or value.numel() != 3 or not value.any() or not value.isfinite().all():
             return None
         return [float(one) for one in value.flatten()]
 
@@ -230,7 +230,7 @@ class Foreign:
         if deep and trunk == "resnet50":
             changes["backbone"] = {"name": "resnet101"}
         mean, std = self._pixels("pixel_mean"), self._pixels("pixel_std")
-        if mean is not None and std is not None and min(std) > 0:
+        if mean is not None and std is not None and min(std) > 1e-3:
             step = 1 if self.channels() == "rgb" else -1
             changes["transform"] = {"mean": [one / 255 for one in mean[::step]],
                                     "std": [one / 255 for one in std[::step]]}

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from .foreign import Foreign, described, find_state, library_of, refuse_others, 
 from .published import COCO_NAMES, COCO_ROWS, is_published, select_classes
 from .text import brief, listed, shown
 
-__all__ = ["CLASS_LAYERS", "check_fit", "from_detectron2", "from_torchvision", "load_foreign", "load_matching",
-           "load_pretrained", "load_state", "no_checkpoint", "open_weights", "to_torchvision"]
+__all__ = ["CLASS_LAYERS", "check_fit", "check_foreign", "from_detectron2", "from_torchvision", "load_foreign",
+           "load_matching", "load_pretrained", "load_state", "no_checkpoint", "open_weights", "to_torchvision"]
 
 log = logging.getLogger("maskrcnn")
 
@@ -52,7 +52,7 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
         v2 = "box_head.convs.0.0.weight" in model.state_dict()
         weights = torchvision.models.get_weight(f"MaskRCNN_ResNet50_FPN{'_V2' if v2 else ''}_Weights.COCO_V1")
         load_foreign(model, Foreign("torchvision's COCO weights", "torchvision", _download(weights), published=True))
-    elif not Path(source).exists():
+    elif not os.path.exists(source):  # of which names too long, or with a zero in them, are none
         raise ValueError(f"pretrained = {brief(source)}: no such file; give {WORDS} or the path of a checkpoint")
     else:
         try:
@@ -103,6 +103,23 @@ def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
     return state
 
 
+def _converted(weights: Foreign, num_classes: int, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+    """Weights under the names of this library, for a model of so many classes, and the number of theirs."""
+    state = weights.convert(len(config["rpn"]["anchor_ratios"]), config["model"]["weights_channels"])
+    if weights.classes == COCO_ROWS[-1] != num_classes and weights.names()[0]:
+        return select_classes(state, COCO_ROWS, CLASS_LAYERS), len(COCO_NAMES)
+    return state, weights.classes
+
+
+def check_foreign(make: Callable[[], nn.Module], weights: Foreign, config: Mapping[str, Any]) -> None:
+    """Raise ValueError where weights do not fit the model that is made for them, before it takes memory."""
+    try:
+        state, _ = _converted(weights, weights.model_classes, config)
+        check_fit(make, state, weights.source)
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # tensors of unexpected shapes, or none
+        raise ValueError(f"{brief(weights.source)}: weights that do not fit: {brief(repr(error))}") from error
+
+
 def no_checkpoint(state: Mapping[str, Any], path: str | os.PathLike) -> ValueError:
     """The error for weights without the configuration that makes a model of them, which says what to do."""
     library, name = library_of(state), brief(os.fspath(path))
@@ -128,13 +145,11 @@ def load_foreign(model: Any, weights: Foreign) -> None:
     source, first = weights.source, weights.library == "torchvision" and weights.first
     file, changes = weights.settings()
     try:
-        state = weights.convert(len(model.config.rpn.anchor_ratios), model.config.model.weights_channels)
-        count, (names, ids) = weights.classes, weights.names()
+        state, count = _converted(weights, model.num_classes, model.config)
+        names, ids = weights.names()
         if first and not weights.published and not any(key.endswith("num_batches_tracked") for key in state):
             log.warning("%s: its norms are taken for ones of eps 1e-5. Of torchvision's published weights, which these "
                         "may be, it is 0: load them as pretrained = coco, or from the file as published", brief(source))
-        if count == COCO_ROWS[-1] and names and (model.num_classes != count):
-            state, count = select_classes(state, COCO_ROWS, CLASS_LAYERS), len(COCO_NAMES)
         # A model of as many classes that are none of COCO's: the weights are of another data set.
         if count != len(COCO_NAMES) or (model.num_classes == count and model.class_names
                                         and not set(model.class_names) & set(COCO_NAMES)):
