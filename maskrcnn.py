@@ -43,21 +43,20 @@ from maskrcnn.tools.limits import warn_reached
 from maskrcnn.tools.masks import crop
 from maskrcnn.tools.modes import evaluating
 from maskrcnn.tools.padding import slots, take
-from maskrcnn.tools.parts import check_backbone, check_box_outputs, check_features, check_mask_logits, check_parts
-from maskrcnn.tools.text import listed, shown
-from maskrcnn.tools.transform import Batch, Transform
-from maskrcnn.tools.weights import (
-    check_fit,
-    check_foreign,
-    load_foreign,
-    load_pretrained,
-    load_state,
-    no_checkpoint,
-    open_weights,
+from maskrcnn.tools.parts import (
+    PARTS,
+    check_backbone,
+    check_box_outputs,
+    check_features,
+    check_given,
+    check_mask_logits,
+    check_parts,
 )
+from maskrcnn.tools.text import shown
+from maskrcnn.tools.transform import Batch, Transform
+from maskrcnn.tools.weights import check_fit, load_detector, load_pretrained, load_state, no_checkpoint, open_weights
 
 __all__ = ["MaskRCNN", "__version__"]
-PARTS = ("backbone", "proposal", "box_pool", "mask_pool", "box_head", "mask_head")
 Shared = tuple[Batch, list[Tensor], Proposals]
 
 
@@ -258,23 +257,13 @@ class MaskRCNN(nn.Module):
         Raises:
             ValueError: a file that is no such checkpoint, or that another architecture wrote.
         """
-        unknown = [name for name in parts if name not in PARTS]
-        if unknown:
-            raise ValueError(f"load: there is no part {listed(unknown)}; parts are {', '.join(PARTS)}")
+        check_given(parts, (), path)
         content = open_weights(path)
         if isinstance(content, Foreign):
-            cfg = load_config(*content.settings(), config)
-            make = partial(cls, content.model_classes, cfg, "", **parts)
-            check_foreign(make, content, cfg)
-            model = make()
-            load_foreign(model, content)
-            return model.eval()
+            return load_detector(partial(cls, pretrained="", **parts), content, config).eval()
         if not is_checkpoint(content):
             raise no_checkpoint(content, path)
-        absent = [name for name in content.get("replaced", []) if parts.get(name) is None]
-        if absent:
-            raise ValueError(f"{path} was saved from a model with parts of its own: give "
-                             f"{listed(f'{name}=...' for name in absent)} to load it")
+        check_given(parts, content.get("replaced", []), path)
         saved = saved_config(content, path)
         make = partial(cls, content["num_classes"], load_config(saved, config), "", class_names=content["class_names"],
                        **parts)

@@ -1,12 +1,29 @@
 """What the model asks of its parts. Every broken rule is a ValueError that names the part and what would be right."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from .text import shown
+from .text import listed, shown
+
+PARTS = ("backbone", "proposal", "box_pool", "mask_pool", "box_head", "mask_head")
+
+
+def check_given(parts: Mapping[str, Any], replaced: Sequence[str], path: Any) -> None:
+    """Parts given to load a checkpoint are ones that a model has, and all that the model saved in it had `replaced`.
+
+    Raises:
+        ValueError: naming those that are not.
+    """
+    unknown = [name for name in parts if name not in PARTS]
+    if unknown:
+        raise ValueError(f"load: there is no part {listed(unknown)}; parts are {', '.join(PARTS)}")
+    absent = [name for name in replaced if parts.get(name) is None]
+    if absent:
+        raise ValueError(f"{path} was saved from a model with parts of its own: give "
+                         f"{listed(f'{name}=...' for name in absent)} to load it")
 
 
 def check_parts(parts: Mapping[str, Any], num_classes: int, masks: bool) -> list[str]:

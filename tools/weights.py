@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from .checkpoints import check_checkpoint, is_checkpoint, load_tensors, saved_config
 from .class_layers import CLASS_LAYERS, load_matching
-from .config import load_config
+from .config import Source, load_config
 from .conventions import ADVICE, CHANNELS, IMAGENET, PUBLISHED, warn_differences
 from .conversion import fit_stem, from_detectron2, from_torchvision, to_torchvision
 from .fitting import check_fit, load_state
@@ -20,7 +21,7 @@ from .foreign import Foreign, described, find_state, library_of, refuse_others, 
 from .published import COCO_NAMES, COCO_ROWS, is_published, select_classes
 from .text import brief, listed, shown
 
-__all__ = ["CLASS_LAYERS", "check_fit", "check_foreign", "from_detectron2", "from_torchvision", "load_foreign",
+__all__ = ["CLASS_LAYERS", "check_fit", "from_detectron2", "from_torchvision", "load_detector", "load_foreign",
            "load_matching", "load_pretrained", "load_state", "no_checkpoint", "open_weights", "to_torchvision"]
 
 log = logging.getLogger("maskrcnn")
@@ -111,13 +112,23 @@ def _converted(weights: Foreign, num_classes: int, config: Mapping[str, Any]) ->
     return state, weights.classes
 
 
-def check_foreign(make: Callable[[], nn.Module], weights: Foreign, config: Mapping[str, Any]) -> None:
-    """Raise ValueError where weights do not fit the model that is made for them, before it takes memory."""
+def load_detector(make: Callable[..., Any], weights: Foreign, config: Source = None) -> Any:
+    """The model of torchvision's or detectron2's that weights are of, with them in it.
+
+    `make` takes the number of classes and a configuration; `config` is laid over the one that the weights tell.
+
+    Raises:
+        ValueError: weights that do not fit, before the model takes memory.
+    """
+    cfg = load_config(*weights.settings(), config)
     try:
-        state, _ = _converted(weights, weights.model_classes, config)
-        check_fit(make, state, weights.source)
+        state, _ = _converted(weights, weights.model_classes, cfg)
+        check_fit(partial(make, weights.model_classes, cfg), state, weights.source)
     except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # tensors of unexpected shapes, or none
         raise ValueError(f"{brief(weights.source)}: weights that do not fit: {brief(repr(error))}") from error
+    model = make(weights.model_classes, cfg)
+    load_foreign(model, weights)
+    return model
 
 
 def no_checkpoint(state: Mapping[str, Any], path: str | os.PathLike) -> ValueError:
