@@ -32,7 +32,8 @@ class BoxHead(nn.Module):
                  conv_channels: int = 256, norm: str = "none", class_agnostic: bool = False) -> None:
         super().__init__()
         if norm != "none" and convs == 0:
-            raise ValueError(f"box head: norm {norm!r} needs convolutions to stand behind; there are none")
+            raise ValueError(f"[box] norm = {norm} has no effect without convolutions: set convs to at least 1, or "
+                             f"norm to none")
         widths = [channels] + [conv_channels] * convs
         self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
         sizes = [widths[-1] * (side**2 if layers else 1)] + [hidden] * layers

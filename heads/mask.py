@@ -26,7 +26,8 @@ class MaskHead(nn.Module):
                  norm: str = "none") -> None:
         super().__init__()
         if norm != "none" and convs == 0:
-            raise ValueError(f"mask head: norm {norm!r} needs convolutions to stand behind; there are none")
+            raise ValueError(f"[mask] norm = {norm} has no effect without convolutions: set convs to at least 1, or "
+                             f"norm to none")
         widths = [in_channels] + [channels] * convs
         self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
         self.upsample = nn.ConvTranspose2d(widths[-1], channels, 2, 2)

@@ -29,10 +29,10 @@ class Anchors(nn.Module):
                  rounded: bool = False, stride_measured: bool = False) -> None:
         super().__init__()
         if len(strides) > 1 and len(sizes) != len(strides):
-            raise ValueError(f"anchors: {len(sizes)} sizes for {len(strides)} levels of strides {tuple(strides)}; "
-                             f"give one size a level")
+            raise ValueError(f"[rpn] anchor_sizes: {len(sizes)} sizes for {len(strides)} levels of strides "
+                             f"{tuple(strides)}; give one size a level")
         if not sizes or not ratios or min(*sizes, *ratios, 1) <= 0:
-            raise ValueError(f"anchors: sizes {tuple(sizes)} and ratios {tuple(ratios)} must be positive")
+            raise ValueError(f"[rpn] anchor_sizes {tuple(sizes)} and anchor_ratios {tuple(ratios)} must be positive")
         self.strides, self.centered, self.stride_measured = tuple(strides), centered, stride_measured
         levels = [[size] for size in sizes] if len(strides) > 1 else [list(sizes)]
         for i, level in enumerate(levels):

@@ -6,11 +6,14 @@ import io
 import json
 import logging
 import math
+import os
 import resource
 import time
 from dataclasses import dataclass
+from unittest import mock
 
 from maskrcnn.engine.cli import main
+from maskrcnn.engine.terminal import TRACEBACK
 
 MOST_LINES = 20  # of what a command says about a fault
 MOST_SECONDS = 2.0  # of processor time for one input
@@ -28,13 +31,14 @@ class Outcome:
 
 
 def command(*arguments):
-    """Run the command line; whatever it does not catch itself is raised."""
+    """Run the command line; whatever nobody foresaw is raised."""
     output = io.StringIO()
     handler = logging.StreamHandler(output)
     before, began = peak(), time.process_time()
     logging.getLogger("maskrcnn").addHandler(handler)
     try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), \
+                mock.patch.dict(os.environ, {TRACEBACK: "1"}):
             status = main([str(argument) for argument in arguments])
     finally:
         logging.getLogger("maskrcnn").removeHandler(handler)

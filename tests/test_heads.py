@@ -37,7 +37,8 @@ def test_every_variant_trains_and_predicts(changes, counts):
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"box": {"loss": "iou"}}, "choose smooth_l1, l1 or giou"), ({"pooling": {"kind": "crop"}}, "choose align or max"),
-    ({"mask": {"norm": "instance"}}, "unknown norm 'instance'"), ({"box": {"norm": "frozen"}}, "identity")])
+    ({"mask": {"norm": "instance"}}, r"\[mask\] norm = 'instance': unknown norm; choose none, frozen"),
+    ({"box": {"norm": "frozen"}}, "identity")])
 def test_what_is_not_known(change, message):
     with pytest.raises(ValueError, match=message):
         small_model(changes={"box": {"convs": 1}, **change} if "box" not in change else
@@ -108,7 +109,7 @@ def test_layer_norm_is_over_the_channels_of_each_cell():
 
 @pytest.mark.parametrize("section", ["box", "mask"])
 def test_norms_without_convolutions(section):
-    with pytest.raises(ValueError, match=f"{section} head: norm 'group' needs convolutions"):
+    with pytest.raises(ValueError, match=rf"\[{section}\] norm = group has no effect without convolutions"):
         small_model(changes={section: {"norm": "group", "convs": 0}})
 
 

@@ -83,7 +83,7 @@ class Transform(nn.Module):
                  normalize: str = "fixed", antialias: bool = False) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must have one number a channel, and "
+            raise ValueError(f"[transform] mean {list(mean)} and std {list(std)} must have one number a channel, and "
                              f"those of std be positive")
         if max(*mean, *std) > 1:
             raise ValueError(f"transform: mean {list(mean)} and std {list(std)} must be at most 1, as images are in "
