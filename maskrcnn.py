@@ -41,7 +41,7 @@ from maskrcnn.tools.foreign import Foreign
 from maskrcnn.tools.images import ImageOptions, as_image
 from maskrcnn.tools.limits import warn_reached
 from maskrcnn.tools.masks import crop
-from maskrcnn.tools.modes import evaluating
+from maskrcnn.tools.modes import evaluation_view
 from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.parts import (
     PARTS,
@@ -215,7 +215,8 @@ class MaskRCNN(nn.Module):
         """Detections of image files, PIL images, [h, w, 3] arrays of uint8 or uint16, or [3, h, w] tensors; see
         `forward`. A model for other than three channels takes images with as many.
 
-        The modes of the model and its parts (training or evaluation) are left as they were.
+        The model computes in evaluation mode, and is itself left as it is: several threads may predict with it, and
+        another one train it. For parts that a view of it cannot reach see `maskrcnn.tools.modes.evaluation_view`.
 
         Raises:
             ValueError: an image that cannot be read, named by its file or its place in the list.
@@ -224,13 +225,13 @@ class MaskRCNN(nn.Module):
             raise ValueError(f"predict takes a list of images, got {type(images).__name__}; for one give [image]")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"predict: batch_size = {shown(batch_size)} should be an integer of at least 1")
-        results = []
-        with evaluating(self), torch.no_grad():
+        results, view = [], evaluation_view(self)
+        with torch.no_grad():
             for start in range(0, len(images), batch_size):
                 chunk = [as_image(image, f"images[{i}]", self.image_options)
                          for i, image in enumerate(images[start : start + batch_size], start)]
                 check_images(chunk, len(self.transform.mean), start)
-                results += self(chunk)
+                results += view(chunk)
         warn_reached(self, results)
         return results
 

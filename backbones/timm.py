@@ -2,6 +2,8 @@
 
 import difflib
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +56,8 @@ class Timm(Trunk):
             self.asked["out_indices"] = [info.out_indices[i] for i in self.chosen]
             self.model = create_model(name, in_channels, **self.asked)
             info, self.chosen = self.model.feature_info, list(range(len(self.chosen)))
+        if hasattr(getattr(self.model, "hooks", None), "_feature_outputs"):
+            self.model.hooks._feature_outputs = PerThread()
         self.channels = tuple(info.channels()[i] for i in self.chosen)
         self.strides = tuple(info.reduction()[i] for i in self.chosen)
         self.side, self.fixed_size = image_side(self.model, name)
@@ -160,6 +164,21 @@ class Timm(Trunk):
         names = {name, name.replace(".", "_"), name.replace(".", "_", 1), f"model.{name}"}
         return [i for i, module in enumerate(modules)
                 if module in names or module.startswith(tuple(f"{each}." for each in names))]
+
+
+class PerThread(dict[Any, Any]):
+    """Where the hooks that timm takes some models' maps out with put them, by device, until the model returns them: for
+    every thread apart, as several may compute with the same model."""
+
+    def __getitem__(self, device: Any) -> Any:
+        return self.setdefault((threading.get_ident(), device), OrderedDict())
+
+    def __setitem__(self, device: Any, maps: Any) -> None:
+        key = threading.get_ident(), device
+        if maps:
+            super().__setitem__(key, maps)
+        else:
+            self.pop(key, None)
 
 
 def image_side(model: nn.Module, name: str) -> tuple[int, bool]:

@@ -15,7 +15,7 @@ sides = st.integers(1, 90)
 
 
 def make(min_size=(40,), max_size=60, dtype=torch.float32, **options):
-    options = {"mean": MEAN, "std": STD} | options
+    options = {"mean": MEAN, "std": STD, "antialias": False} | options
     return Transform(min_size, max_size, **options).to(dtype).eval()
 
 
@@ -91,7 +91,7 @@ def test_thin_images_keep_at_least_a_pixel(shape, min_size, max_size):
     batch = make((min_size,), max_size)([torch.rand(3, *shape)])
     height, width = batch.sizes[0].tolist()
     assert min(height, width) >= 1
-    assert max(height, width) <= max(max_size, max(shape) / min(shape))
+    assert max(height, width) <= max_size
     assert batch.images.isfinite().all()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_class_names
-from .config import load_config
+from .config import load_saved
 from .file_kinds import foreign_kind
 from .files import atomic
 from .tensor_files import load_torch
@@ -63,10 +63,10 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def saved_config(content: Mapping[str, Any], path: str | os.PathLike) -> Any:
-    """The configuration in a checkpoint, with the defaults of today for what it does not have. Raises ValueError for
-    settings that are none, or out of bounds."""
+    """The configuration in a checkpoint, whole; see `load_saved`. Raises ValueError for settings that are none, or out of
+    bounds."""
     try:
-        return load_config(content["config"])
+        return load_saved(content["config"])
     except ValueError as error:
         raise ValueError(f"{brief(path)} has a configuration that this version does not know: {error}") from error
 

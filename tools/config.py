@@ -50,6 +50,10 @@ NORMS = ("none", "frozen", "batch", "sync", "group", "layer")  # of convolutions
 MOST_NUMBERS = 100  # of a list
 
 
+# Settings that came later, with the value that stands for what was done before.
+BEFORE = {"transform": {"antialias": False}}
+
+
 class ConfigError(ValueError):
     """A configuration that breaks the schema: names the file, section and key, and what would be right."""
 
@@ -73,6 +77,12 @@ def load_config(*sources: Source) -> EasyDict:
         if source is not None:
             _overlay(config, source)
     return EasyDict(config)
+
+
+def load_saved(source: Source) -> EasyDict:
+    """The configuration that a checkpoint or a run was saved with, all of it. What it lacks came later: it keeps the
+    value that stands for what was done then. Raises as `load_config` does."""
+    return load_config(BEFORE, source)
 
 
 def dump_config(config: Mapping[str, Mapping[str, Any]]) -> str:

@@ -93,16 +93,17 @@ class _Paused:
     """Hooks around a batch norm's forward pass that keep its statistics as they are during a backward pass."""
 
     def __init__(self) -> None:
-        self.kept: tuple[float | None, Tensor | None] | None = None
+        self.norm: nn.Module | None = None
+        self.kept: tuple[float | None, Tensor | None] = None, None
 
     def before(self, norm: nn.modules.batchnorm._BatchNorm, inputs: Any) -> None:
         # Compiled models need no care: their backward pass repeats no writing. The number is that of the backward pass
         # that is under way, as torch.utils.checkpoint itself asks for it.
         if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            self.kept = norm.momentum, norm.num_batches_tracked
+            self.norm, self.kept = norm, (norm.momentum, norm.num_batches_tracked)
             norm.momentum, norm.num_batches_tracked = 0.0, None
 
     def after(self, norm: nn.modules.batchnorm._BatchNorm, inputs: Any, output: Any) -> None:
-        if self.kept is not None:
+        if norm is self.norm:  # and no view of it, which another thread predicts with meanwhile
             norm.momentum, norm.num_batches_tracked = self.kept
-            self.kept = None
+            self.norm = None

@@ -1,6 +1,5 @@
 """From a list of images to one padded batch, and from the batch's detections back to original pixels."""
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,11 +61,13 @@ class Transform(nn.Module):
     Args:
         min_size: pixels of the shorter side after resizing; of several, training draws one a batch and evaluation
             takes the last.
-        max_size: the longer side gets no longer than this, unless the shorter one would fall below a pixel.
+        max_size: neither side gets longer than this. A very long, thin image keeps one pixel across, which makes it
+            another shape.
         scale: where not 0, the factor of resizing, in the place of min_size.
         mean, std: per channel, for images in 0..1.
         normalize: fixed, by mean and std; or image, each by the mean and standard deviation of its own pixels.
-        antialias: average over the pixels that merge when an image is made smaller.
+        antialias: average over the pixels that merge when an image is made smaller. Images of uint8 then come out in
+            whole grey levels, as from Pillow.
         round_size: sizes after resizing are rounded to the nearest pixel, else down.
         size_divisor: the padded height and width are multiples of this.
         resize_masks: resample ground-truth masks (nearest) to the input size, as torchvision does. Otherwise mask
@@ -75,12 +76,12 @@ class Transform(nn.Module):
         whole_pixel_paste: see `maskrcnn.tools.masks.paste`.
     """
 
-    like: Tensor
+    mean_std: Tensor
 
     def __init__(self, min_size: Sequence[int], max_size: int, mean: Sequence[float], std: Sequence[float],
                  size_divisor: int = 32, resize_masks: bool = False, mask_threshold: float = 0.5,
                  whole_pixel_paste: bool = False, round_size: bool = False, scale: float = 0.0,
-                 normalize: str = "fixed", antialias: bool = False) -> None:
+                 normalize: str = "fixed", antialias: bool = True) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
             raise ValueError(f"[transform] mean {list(mean)} and std {list(std)} must have one number a channel, and "
@@ -94,21 +95,34 @@ class Transform(nn.Module):
         self.resize_masks, self.mask_threshold = resize_masks, mask_threshold
         self.whole_pixel_paste, self.round_size, self.scale = whole_pixel_paste, round_size, scale
         self.mean, self.std, self.normalize, self.antialias = tuple(mean), tuple(std), normalize, antialias
-        # Knows the model's device and dtype. The numbers above stay Python's: a float32 buffer would round them.
-        self.register_buffer("like", torch.empty(0), persistent=False)
+        # [2, C, 1, 1]. A buffer, so that the numbers lie on the model's device: sending them there for every image
+        # would take longer than using them. And it knows that device, and the model's dtype.
+        self.register_buffer("mean_std", self._mean_std(), persistent=False)
+
+    def _mean_std(self, **options: Any) -> Tensor:
+        return torch.tensor([self.mean, self.std], **options)[:, :, None, None]
+
+    def _apply(self, *arguments: Any, **options: Any) -> "Transform":
+        """Move to another device or dtype, where the numbers are as exact as that dtype has them."""
+        before = self.mean_std
+        super()._apply(*arguments, **options)
+        after = self.mean_std
+        if (before.device, before.dtype) != (after.device, after.dtype):
+            self.mean_std = self._mean_std(device=after.device, dtype=after.dtype)
+        return self
 
     def forward(self, images: Sequence[Tensor] | Tensor) -> Batch:
         """Images that `maskrcnn.tools.checks` accepts -> Batch on this module's device, in its dtype."""
         min_size = self.min_size[-1]
         if self.training and len(self.min_size) > 1:
             min_size = self.min_size[int(torch.randint(len(self.min_size), ()))]
-        resized = [self._resize(image, min_size) for image in images]
+        resized = [self._prepare(image, min_size) for image in images]
         sizes, originals = ([(int(each.shape[1]), int(each.shape[2])) for each in some] for some in (resized, images))
-        return Batch(self._stack(resized, sizes), upload(sizes, self.like.device), sizes, originals)
+        return Batch(self._stack(resized, sizes), upload(sizes, self.mean_std.device), sizes, originals)
 
     def truth(self, targets: Sequence[dict[str, Any]], batch: Batch) -> Truth:
         """Targets that `maskrcnn.tools.checks` accepts, for the images of the batch -> padded ground truth."""
-        device, dtype = self.like.device, self.like.dtype
+        device, dtype = self.mean_std.device, self.mean_std.dtype
         counts = [len(target["boxes"]) for target in targets]
         longest = max(1, *counts)
         boxes = pad([send(target["boxes"].detach(), device).to(dtype) for target in targets], longest)
@@ -150,31 +164,30 @@ class Transform(nn.Module):
             results.append(result)
         return results
 
-    def _resize(self, image: Tensor, min_size: int) -> Tensor:
-        """[C, h, w] uint8 or float -> normalised [C, h', w']."""
+    def _prepare(self, image: Tensor, min_size: int) -> Tensor:
+        """[C, h, w] uint8 or float -> resized and normalised [C, h', w']."""
+        device, dtype = self.mean_std.device, self.mean_std.dtype
+        size = self._size(image.shape[1], image.shape[2], min_size)
         whole = image.dtype == torch.uint8
         least = _least_std(image) if self.normalize == "image" else None
-        image = send(image, self.like.device).to(self.like.dtype)
+        if self.antialias and (size[0] < image.shape[1] or size[1] < image.shape[2]):
+            image = _shrink(image, size, device)
+        image = send(image, device).to(dtype)
         if whole:
             image = image / 255
-        factor = self._factor(image.shape[1], image.shape[2], min_size)
-        if self.round_size:
-            size = [int(side * factor + 0.5) for side in image.shape[1:]]
-            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False,
-                                  antialias=self.antialias)[0]
-        elif factor != 1:
-            image = F.interpolate(image[None], scale_factor=factor, mode="bilinear", align_corners=False,
-                                  recompute_scale_factor=True, antialias=self.antialias)[0]
+        if image.shape[1:] != size:
+            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
         if self.normalize == "image":
             std, mean = torch.std_mean(image, (1, 2), correction=0, keepdim=True)
             return (image - mean) / std.clamp(min=least)
-        mean, std = (_channels(numbers, image.device, image.dtype) for numbers in (self.mean, self.std))
+        mean, std = self.mean_std
         return (image - mean) / std
 
-    def _factor(self, height: int, width: int, min_size: int) -> float:
+    def _size(self, height: int, width: int, min_size: int) -> tuple[int, int]:
+        """Height and width after resizing."""
         factor = min(self.scale or min_size / min(height, width), self.max_size / max(height, width))
-        # A very long, thin image keeps at least one pixel across.
-        return max(factor, math.nextafter(1 / min(height, width), math.inf))
+        half = 0.5 if self.round_size else 0.0
+        return max(1, math.floor(height * factor + half)), max(1, math.floor(width * factor + half))
 
     def _stack(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         height, width = (math.ceil(max(side) / self.size_divisor) * self.size_divisor for side in zip(*sizes))
@@ -208,11 +221,23 @@ def _least_std(image: Tensor) -> Tensor | float:
     return torch.where(of_8_bits, LEAST_STD, LEAST_STD_DEEP).to(image.dtype)
 
 
-@functools.lru_cache(maxsize=64)
-def _channels(numbers: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """[C, 1, 1], kept: sending them to a GPU for every image would take longer than using them."""
-    with torch.inference_mode(False):
-        return torch.tensor(numbers, device=device, dtype=dtype).view(-1, 1, 1)
+def _shrink(image: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
+    """[C, h, w] -> [C, *size], each pixel the average of those that it covers, in the dtype that it came in."""
+    image = send(image, device if device.type == "cuda" else torch.device("cpu"))  # other devices may not have it
+    whole = image.dtype == torch.uint8
+    # Bytes are fast, but PyTorch has them on the CPU alone and not for a single pixel, and where the other axis is
+    # enlarged they are too coarse.
+    shrunk = size[0] <= image.shape[1] and size[1] <= image.shape[2]
+    if whole and image.device.type == "cpu" and shrunk and max(size) > 1:
+        return _average(image, size)
+    exact = image if image.dtype == torch.float64 else image.float()  # halves round too much, if there is code for them
+    # Of floats PyTorch takes the memory of a single column for that of another layout, and mixes its pixels up.
+    turned = _average(exact.mT.contiguous(), size[::-1]).mT if size[1] == 1 else _average(exact.contiguous(), size)
+    return (turned.round() if whole else turned).to(image.dtype)
+
+
+def _average(image: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
 def _resample(masks: Tensor, height: int, width: int) -> Tensor:
