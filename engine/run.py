@@ -14,7 +14,7 @@ from easydict import EasyDict
 from maskrcnn import MaskRCNN
 
 from ..tools.checkpoints import load_checkpoint
-from ..tools.config import dump_config, load_config, plain
+from ..tools.config import BEFORE, as_text, dump_config, later_settings, load_config, load_saved, plain
 from ..tools.files import WriteError, atomic, lock, remove_leftovers
 from ..tools.text import listed
 from ..tools.visualize import plot_history
@@ -81,10 +81,25 @@ def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
     return folder, held
 
 
+def as_begun(cfg: EasyDict) -> EasyDict:
+    """Return the configuration for going on with the last run of its [train] output. Settings that did not exist when
+    the run began, and that it knows nothing of, keep what was done then. Raises ValueError for a damaged file."""
+    folder = last_run_folder(cfg.train.output)
+    if folder is None or not (folder / "config.ini").is_file():
+        return cfg
+    saved_settings(folder)  # raises for a damaged file
+    lacking = later_settings(folder / "config.ini")
+    for section, key in lacking:
+        if cfg[section][key] != BEFORE[section][key]:
+            log.info("%s began before there was [%s] %s: it goes on with %s", folder, section, key,
+                     as_text(BEFORE[section][key]))
+    return load_config(cfg, {section: {key: BEFORE[section][key]} for section, key in lacking})
+
+
 def saved_settings(folder: Path) -> EasyDict:
     """The configuration that a run was started with. Raises ValueError for a damaged file."""
     try:
-        return load_config(folder / "config.ini")
+        return load_saved(folder / "config.ini")
     except ValueError as error:
         raise ValueError(f"{error}. To resume, give this file back what the run was started with, or start anew "
                          f"without --resume") from error

@@ -27,7 +27,7 @@ from .failures import TrainingError, explained, less_in_training
 from .loading import make_loader
 from .optimize import make_average, make_optimizer
 from .processes import from_first, together
-from .run import begin_run, best_epoch, check_folder, read_metrics, saved_state, write_metrics
+from .run import as_begun, begin_run, best_epoch, check_folder, read_metrics, saved_state, write_metrics
 from .scalars import Scalars
 from .settings import best_metric, check_best_metric, check_settings, finished
 from .signals import Stopped, later
@@ -68,6 +68,8 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
 def train_and_test(cfg: EasyDict, resume: bool, started: float) -> dict[str, float]:
     """Everything that `train` does with a configuration; `started` is the time of its beginning."""
     accelerator = make_accelerator(cfg)
+    if resume:
+        cfg = from_first(lambda: as_begun(cfg))
     torch.manual_seed(cfg.train.seed)
     from_first(lambda: prepare_data(cfg))
     splits, model = together(lambda: make_parts(cfg))

@@ -19,12 +19,17 @@ def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tenso
     if valid is not None and valid.dtype != torch.bool:
         raise ValueError(f"nms needs valid as bool, got {valid.dtype}")
     _integers("nms", groups=groups)
-    if not _finite(iou_threshold):
-        raise ValueError(f"nms needs a finite iou_threshold, got {iou_threshold}")
+    check_threshold(iou_threshold)
     for name, tensor in (("groups", groups), ("valid", valid)):
         if tensor is not None and tensor.shape != scores.shape:
             raise ValueError(f"nms: {name} {list(tensor.shape)} must have the shape of scores {list(scores.shape)}")
     _same_device("nms", boxes=boxes, scores=scores, groups=groups, valid=valid)
+
+
+def check_threshold(iou_threshold: float) -> None:
+    """Raises ValueError unless NMS can compare IoUs with it. Beyond 0..1 it would suppress all boxes or none."""
+    if not 0 <= iou_threshold <= 1:  # nor NaN
+        raise ValueError(f"nms needs an iou_threshold in 0..1, got {iou_threshold}")
 
 
 def check_roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,
@@ -37,6 +42,8 @@ def check_roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, 
     if not maps or len(maps) != len(scales) or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps):
         raise ValueError(f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
                          f"{[list(m.shape) for m in maps]} and scales {list(scales)}")
+    if any(0 in m.shape[2:] for m in maps):
+        raise ValueError(f"roi_align needs maps of at least one cell, got {[list(m.shape) for m in maps]}")
     if not all(t.is_floating_point() for t in (boxes, *maps)):
         raise ValueError(f"roi_align needs floating-point features and boxes, got {[m.dtype for m in maps]} and "
                          f"{boxes.dtype}")

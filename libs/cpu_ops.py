@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import compile_c, reference_masks
-from .checks import check_index, check_mask_index
+from .checks import check_index, check_mask_index, check_threshold
 from .foreign import call
 
 log = logging.getLogger("maskrcnn")
@@ -42,6 +42,7 @@ module = _load()
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> Tensor:
     """See `reference.nms`."""
+    check_threshold(iou_threshold)
     slots, starts = _runs(scores, groups, valid)
     ranked = boxes.reshape(-1, 4)[slots].contiguous()
     keep = torch.ones(len(slots), dtype=torch.uint8)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import compile_c, compile_cuda, reference, reference_masks
+from .checks import check_threshold
 from .foreign import call
 
 log = logging.getLogger("maskrcnn")
@@ -87,6 +88,7 @@ def _load(number: int) -> Any:
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> Tensor:
     """See `reference.nms`."""
+    check_threshold(iou_threshold)
     count = scores.shape[-1]
     if count > NMS_LARGEST:
         return reference.nms(boxes, scores, iou_threshold, groups, valid)
@@ -172,7 +174,7 @@ def _pool(name: str, variant: list[bool], maps: list[Tensor], shapes: Sequence[S
 @functools.lru_cache(maxsize=256)
 def _numbers(values: tuple, dtype: torch.dtype) -> Tensor:
     """Numbers for the launcher to read, on the CPU; kept, as they are the same in most calls."""
-    return torch.tensor(values, dtype=dtype)
+    return torch.tensor(values, dtype=dtype, device="cpu")  # whatever the default device is at the first call
 
 
 def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool,

@@ -28,7 +28,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
     Args:
         boxes: [P, 4] or [N, P, 4], absolute xyxy; the N sets are independent.
         scores: [P] or [N, P]. Equal scores keep input order; NaN counts as minus infinity.
-        iou_threshold: suppress where IoU > threshold, in 0..1. A box with a NaN coordinate overlaps nothing.
+        iou_threshold: in 0..1; suppress where IoU > threshold. A box with a NaN coordinate overlaps nothing.
         groups: [P] or [N, P] integers (level or class); boxes of different groups never suppress each other.
         valid: [P] or [N, P] bool; the others neither suppress nor are kept.
 
@@ -36,7 +36,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
         keep mask, bool, of the shape of `scores`.
 
     Raises:
-        ValueError: shapes that do not fit, or a threshold that is not finite.
+        ValueError: shapes that do not fit, or a threshold outside of 0..1.
     """
     check_nms(boxes, scores, iou_threshold, groups, valid)
     if scores.dim() == 1:
@@ -128,7 +128,7 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
     features, not in the boxes.
 
     Args:
-        features: [N, C, H, W], or a list of L such maps.
+        features: [N, C, H, W], or a list of L such maps, of at least one cell each.
         boxes: [R, 4], absolute xyxy in input pixels.
         image_index: [R] integers in 0..N-1.
         output_size: s, the side of the output in bins.

@@ -35,7 +35,7 @@ def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Ten
     out = boxes.new_zeros(boxes.shape[0], size, size)
     for i, mask in enumerate(masks):
         rows = (image == i).nonzero()[:, 0]
-        if len(rows):
+        if len(rows) and mask.numel():  # nothing can be pooled from masks without pixels
             pixels = mask[:, None].to(boxes.dtype)
             out[rows] = roi_align(pixels, boxes[rows], index[rows], size, 1.0, None, sampling_ratio, aligned)[:, 0]
     return out

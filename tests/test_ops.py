@@ -132,7 +132,8 @@ def test_torch_compile_of_changing_sizes():
 @pytest.mark.parametrize("shape", [(1, 0, 8), (1, 5, 0), (1, 0, 0)])
 def test_masks_of_no_pixels(shape):
     zero = torch.zeros(2, dtype=torch.int64)
-    assert not ops.crop_masks([torch.zeros(shape, dtype=torch.bool)], random_boxes(2), zero, zero, 4).any()
+    for crop in (ops.crop_masks, reference_masks.crop_masks):
+        assert not crop([torch.zeros(shape, dtype=torch.bool)], random_boxes(2), zero, zero, 4).any()
 
 
 @needs_build
@@ -194,7 +195,7 @@ def test_autocast(dtype):
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: ops.nms(torch.zeros(3, 4), torch.zeros(2), 0.5), r"boxes \[3, 4\] and scores \[2\]"),
-    (lambda: ops.nms(torch.zeros(3, 4), torch.zeros(3), float("nan")), "finite iou_threshold"),
+    (lambda: ops.nms(torch.zeros(3, 4), torch.zeros(3), float("nan")), r"iou_threshold in 0\.\.1"),
     (lambda: ops.roi_align(torch.zeros(1, 2, 8, 8), torch.zeros(1, 5), torch.zeros(1).long(), 7), r"\[1, 5\]"),
     (lambda: ops.roi_align(torch.zeros(1, 2, 8, 8), torch.zeros(1, 4), torch.ones(1).long(), 7), r"1\.\.1, expected 0"),
     (lambda: ops.roi_align([torch.zeros(1, 2, 8, 8)] * 2, torch.zeros(1, 4), torch.zeros(1).long(), 7, [1.0, 0.5]),
@@ -225,6 +226,29 @@ def test_autocast(dtype):
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("threshold", [-1.0, -1e-9, 1 + 1e-9, 50, float("inf"), float("nan")])
+@pytest.mark.parametrize("nms", [ops.nms, reference.nms, pytest.param(torch.ops.maskrcnn.nms, marks=needs_build)])
+def test_thresholds_out_of_range(nms, threshold):
+    """A negative one would suppress boxes that do not overlap, and the versions would not agree on those of no area."""
+    boxes = torch.tensor([[0.0, 0, 9, 9], [20, 20, 20, 20], [30, 30, 39, 39]])
+    scores = torch.tensor([0.3, 0.2, 0.1])
+    with pytest.raises(ValueError, match=r"nms needs an iou_threshold in 0\.\.1, got"):
+        nms(boxes, scores, threshold, None, None)
+    assert all(nms(boxes, scores, within, None, None).all() for within in (0.0, 0, 0.5, 1, 1.0))
+
+
+@pytest.mark.parametrize("sides", [(0, 5), (5, 0), (0, 0)])
+@pytest.mark.parametrize("rois", [0, 2])
+def test_maps_without_cells(sides, rois):
+    features, boxes, image = torch.zeros(1, 2, *sides), torch.zeros(rois, 4), torch.zeros(rois).long()
+    whole = torch.zeros(1, 2, 4, 4)
+    for pool in (ops.roi_align, reference.roi_align):
+        for maps, options in ((features, {}), ([whole, features], {"scales": [1.0, 0.5], "level_areas": [9.0]})):
+            with pytest.raises(ValueError, match=r"roi_align needs maps of at least one cell, got \["):
+                pool(maps, boxes, image, 3, **options)
+    assert ops.roi_align(torch.zeros(1, 2, 1, 1), boxes, image, 3).shape == (rois, 2, 3, 3)
 
 
 def run(code, **environment):

@@ -191,7 +191,7 @@ def test_batched_nms_equals_its_sets_and_keeps_its_inputs():
     {"boxes": torch.zeros(1, 1, 3, 4), "scores": torch.zeros(1, 1, 3)},
     {"boxes": torch.zeros(4), "scores": torch.tensor(0.0)},
     {"groups": torch.zeros(2).long()}, {"valid": torch.ones(1, 3).bool()},
-    {"iou_threshold": NAN}, {"iou_threshold": INF},
+    {"iou_threshold": NAN}, {"iou_threshold": INF}, {"iou_threshold": -0.1}, {"iou_threshold": 1.001},
 ])
 def test_nms_rejects_what_does_not_fit(change):
     arguments = {"boxes": torch.zeros(3, 4), "scores": torch.zeros(3), "iou_threshold": 0.5}

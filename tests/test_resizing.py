@@ -10,6 +10,7 @@ from PIL import Image
 from small import small_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from maskrcnn import MaskRCNN
 from maskrcnn.tools.transform import Detections, Transform
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -84,10 +85,17 @@ def test_enlarged_images_are_what_they_are_without_antialiasing():
             assert torch.equal(with_it.images, without.images)
 
 
-def test_small_and_large_models_and_the_default():
-    assert small_model().transform.antialias
-    assert not small_model(changes={"transform": {"antialias": False}}).transform.antialias
+def test_checkpoints_from_before_keep_what_they_had(tmp_path):
     assert Transform([32], 64, MEAN, STD).antialias
+    model = small_model()
+    assert model.transform.antialias
+    model.save(tmp_path / "new.pt")
+    assert MaskRCNN.load(tmp_path / "new.pt").transform.antialias
+    old = torch.load(tmp_path / "new.pt", weights_only=True)
+    del old["config"]["transform"]["antialias"]
+    torch.save(old, tmp_path / "old.pt")
+    assert not MaskRCNN.load(tmp_path / "old.pt").transform.antialias
+    assert MaskRCNN.load(tmp_path / "old.pt", {"transform": {"antialias": True}}).transform.antialias
 
 
 # --------------------------------------------------------------------------------------------------- long thin images

@@ -105,6 +105,25 @@ def test_resumed_with_other_workers_and_saves(data, whole, tmp_path, monkeypatch
     equal_runs(tmp_path / "run", whole)
 
 
+def test_a_run_from_before_a_setting_goes_on_without_it(data, whole, tmp_path, monkeypatch, caplog):
+    """Its configuration does not have [transform] antialias: images are resized as they were until then."""
+    def changed(output, **transform):
+        return overlay(settings(data, output), {"transform": transform})
+
+    train(changed(tmp_path / "old", antialias=False))
+    assert not same(content(tmp_path / "old")["model"], content(whole)["model"])
+    interrupt(monkeypatch, changed(tmp_path / "run", antialias=False), saves=2)
+    path = tmp_path / "run" / "config.ini"
+    path.write_text(path.read_text().replace("antialias = no\n", ""))
+    with caplog.at_level("INFO", "maskrcnn"):
+        train(changed(tmp_path / "run"), resume=True)
+    assert "began before there was [transform] antialias: it goes on with no" in caplog.text
+    equal_runs(tmp_path / "run", tmp_path / "old")
+    assert not load_config(path).transform.antialias
+    with pytest.raises(ValueError, match=r"\[transform\] antialias = False is now True"):
+        train(changed(tmp_path / "run", antialias=True), resume=True)
+
+
 @pytest.mark.cuda
 def test_the_scale_of_half_precision_goes_on(data, tmp_path, monkeypatch):
     whole, run = tmp_path / "whole", tmp_path / "run"

@@ -63,8 +63,8 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def saved_config(content: Mapping[str, Any], path: str | os.PathLike) -> Any:
-    """The configuration in a checkpoint, whole; see `load_saved`. Raises ValueError for settings that are none, or out of
-    bounds."""
+    """The configuration in a checkpoint, whole; see `load_saved`. Raises ValueError for settings that are none, or out
+    of bounds."""
     try:
         return load_saved(content["config"])
     except ValueError as error:

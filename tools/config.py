@@ -85,6 +85,12 @@ def load_saved(source: Source) -> EasyDict:
     return load_config(BEFORE, source)
 
 
+def later_settings(path: Path) -> list[tuple[str, str]]:
+    """Return the section and key of the settings that a saved configuration file lacks, as they came later."""
+    sections = _read(path)
+    return [(section, key) for section, keys in BEFORE.items() for key in keys if key not in sections.get(section, {})]
+
+
 def dump_config(config: Mapping[str, Mapping[str, Any]]) -> str:
     """The configuration as the text of an .ini file, which `load_config` reads back to the same values."""
     lines = []
