@@ -7,10 +7,14 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import time
 from dataclasses import dataclass
 from unittest import mock
+
+import numpy as np
+from PIL import Image
 
 from maskrcnn.engine.cli import main
 from maskrcnn.engine.terminal import TRACEBACK
@@ -113,6 +117,54 @@ def damage_json(content, rng):
                 node[key] = copy.deepcopy(other[rng.choice(list(other) if isinstance(other, dict)
                                                            else range(len(other)))])
     return json.dumps(content).replace(f'"{LONG}"', LONG).encode()
+
+
+TOKEN = re.compile(rb"[^<>/,\\s\"]+")
+
+
+def damage_text(data, rng):
+    """A file of XML or CSV, in which a few names or values are others, gone, or elsewhere."""
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+        tokens = list(TOKEN.finditer(data))
+        if not tokens:
+            break
+        token = rng.choice(tokens)
+        weird = str(rng.choice(WEIRD)).encode("utf-8", "surrogatepass")
+        other = rng.choice((weird, weird, rng.choice(tokens)[0], b"", token[0] * 2, b"-" + token[0], b"<object>"))
+        data = data[: token.start()] + other + data[token.end() :]
+    return data
+
+
+def damage_picture(data, rng):
+    """A good image file that holds a mask as no mask should be: of another mode, size, format or values."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        width, height = image.size
+        match rng.randrange(7):
+            case 0:
+                mode = rng.choice(("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F"))
+                image = image.convert("RGBA").convert(mode)
+            case 1:
+                size = rng.choice(((width // 2 + 1, height), (1, 1), (width, 1), (height, width), (width, height + 1)))
+                image = image.resize(size)
+            case 2:
+                image = image.convert("L").resize((width * 2, height * 2)).resize((width, height), Image.BILINEAR)
+            case 3:
+                image = image.convert("L").point([rng.randrange(256) for _ in range(256)])
+            case 4:
+                image = Image.new("L", image.size, rng.choice((0, 1, 255)))
+            case 5:
+                noise = np.frombuffer(rng.randbytes(2 * width * height), np.uint16).reshape(height, width)
+                image = Image.fromarray(noise if rng.random() < 0.5 else (noise % 3).astype(np.uint8))
+            case _:
+                image = image.convert("RGB").quantize(rng.choice((2, 3, 16)))
+    file = io.BytesIO()
+    kind = rng.choice(("PNG", "PNG", "TIFF", "JPEG"))
+    writable = {"PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "JPEG": ("L", "RGB", "CMYK")}
+    fits = kind == "TIFF" or image.mode in writable[kind]
+    (image if fits else image.convert("RGB")).save(file, kind)
+    return file.getvalue()
 
 
 def _containers(node):
