@@ -88,6 +88,7 @@ class Watch:
                 os._exit(128 + number)
             received = os.read(self.reading, 1)
             if not received:
+                os.close(self.reading)
                 return
             if received[0] not in SIGNALS:
                 continue  # another signal that Python handles
