@@ -94,7 +94,7 @@ def check_seen(table: Table, options: ImageOptions, seen: Mapping[int, Seen], to
     reduced = [i for i, one in seen.items() if one.reduced]
     for kind, places, message in (
             ("transparency", transparent, "have pixels that are not opaque; what these hide is read as if it showed"),
-            ("reduced depth", reduced, "have 16 bits a colour, of which the upper 8 are read; of PNG it would be all")):
+            ("reduced depth", reduced, "have more than 8 bits a colour, of which 8 are read; of PNG all would be")):
         if places:
             yield Problem(kind, f"{len(places)} of {total} images {message}; the first is "
                                 f"{table.file(places[0])}", source, error=False)

@@ -92,6 +92,10 @@ def _opened(cfg: EasyDict, weights: str | os.PathLike, split: str, overrides: di
     if model.num_classes != len(dataset.class_names):
         raise ValueError(f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "
                          f"{len(dataset.class_names)}: {listed(dataset.class_names)}")
+    learnt, asked = model.config.data.value_range, cfg.data.value_range
+    if learnt != asked:
+        log.warning("%s learnt with [data] value_range = %s, and is evaluated with %s: unless these images are others "
+                    "too, their values mean something else to it", weights, learnt, asked)
     if model.class_names is None:
         log.warning("%s names no classes: they are taken for %s, in this order", weights, listed(dataset.class_names))
     return model, dataset

@@ -8,10 +8,11 @@ from damaged_images import oriented
 from fuzzing import command
 from made import ring
 from PIL import Image
-from small import overlay
+from small import overlay, small_model
 
 from maskrcnn.datasets.check import check_dataset
 from maskrcnn.datasets.formats import open_dataset
+from maskrcnn.engine.evaluate import evaluate
 from maskrcnn.engine.train import train
 from maskrcnn.tools.config import load_config
 from maskrcnn.tools.image_files import INVERSE, TURNS
@@ -129,6 +130,17 @@ def test_what_is_not_read(tmp_path):
     data = write_images(tmp_path / "train", colors, masks)
     (found,) = warnings_of(data, "transparency")
     assert found.startswith("2 of 2 images have pixels that are not opaque")
+
+
+def test_evaluation_with_another_range_than_was_learnt(tmp_path, caplog):
+    pictures, masks = cells(2)
+    data = write_images(tmp_path / "train", [(picture.clip(0, 1) * 99 + 290).astype(np.uint16) for picture in pictures],
+                        masks, "tif")
+    small_model(1, {"data": {"value_range": "290, 389"}}, class_names=["cell"]).save(tmp_path / "model.pt")
+    for value_range, told in ((None, True), ("290, 389", False)):
+        caplog.clear()
+        evaluate({"data": {**data, **({"value_range": value_range} if value_range else {})}}, tmp_path / "model.pt")
+        assert ("learnt with [data] value_range = 290, 389, and is evaluated with dtype" in caplog.text) == told
 
 
 @pytest.mark.slow

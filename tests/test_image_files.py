@@ -65,10 +65,10 @@ def test_one_function_turns_every_image(tmp_path, suffix):
                 for source in (path, io.BytesIO(path.read_bytes())):
                     with Image.open(source) as opened:
                         assert torch.equal(as_image(opened, options=ImageOptions(3, "image", way)), want)
-                plane = read_plane(path, any_band=True, orientation=way)
+                plane = read_plane(path, "L", way)
                 assert plane.shape == want.shape[1:]
-            assert np.array_equal(read_plane(path, any_band=True),
-                                  TURNS[value](read_plane(path, any_band=True, orientation="stored")))
+            assert np.array_equal(read_plane(path, "L"),
+                                  TURNS[value](read_plane(path, "L", "stored")))
     assert turned >= 4 * 8
 
 

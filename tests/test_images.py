@@ -135,8 +135,18 @@ def test_deep_colors(tmp_path):
     path.write_bytes(b"P6 9 6 65535\n" + (deep * 100).astype(">u2").tobytes())
     assert np.abs(bare(read_image(path)) - deep * 100 / 257).max() <= 1
     assert read_pixels(path).reduced
-    with pytest.raises(ValueError, match=r"deep\.ppm: it has 16 bits a colour.*\[data\] value_range"):
+    with pytest.raises(ValueError, match=r"deep\.ppm: it has more than 8 bits a colour.*\[data\] value_range"):
         read_image(path, ImageOptions(3, "image"))
+
+
+def test_white_is_zero(tmp_path):
+    """In 16 bits as in 8, in which Pillow minds it: bright is bright."""
+    deep = COLORS[..., 0].astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "deep.tif") as image:
+        assert image.tag_v2[262] == 0
+        stored = np.asarray(image)
+    assert np.abs(read_image(tmp_path / "deep.tif")[0].numpy() + stored / 65535 - 1).max() < 1e-6
 
 
 def png16(pixels):

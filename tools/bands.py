@@ -10,6 +10,8 @@ from PIL import Image
 from .image_files import exif_orientation
 
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow's grey has them
+PHOTOMETRIC, WHITE_IS_ZERO, BITS = 262, 0, 258  # of TIFF's tags
+HEAD = 4096  # bytes of a file in which it is said how deep its colours are
 NO_LIGHT = ("CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -23,7 +25,11 @@ def bands_of(image: Image.Image, channels: int) -> np.ndarray:
         array = np.asarray(image)
         # PNG has no more than 16 bits, and of PPM Pillow makes as many; to older versions both are of 32.
         kind = np.dtype(np.uint16) if mode == "I" and image.format in ("PNG", "PPM") else array.dtype.newbyteorder("=")
-        return array.astype(kind)[:, :, None]
+        array = array.astype(kind)[:, :, None]
+        tags = getattr(image, "tag_v2", {})
+        if mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow minds up to 8 bits alone
+            array = np.uint16(2 ** tags.get(BITS, (16,))[0] - 1) - array
+        return array
     if mode in ("La", "RGBa"):  # colours that are multiplied by their opacity
         image = image.convert(mode.upper())
     if channels == 3:
@@ -52,15 +58,31 @@ def is_transparent(image: Image.Image) -> bool:
 
 
 def is_reduced(image: Image.Image) -> bool:
-    """Return True for an image that is not loaded yet and has 16 bits a colour, of which Pillow will keep 8."""
+    """Return True for an image that is not loaded yet and has over 8 bits a colour, of which Pillow will keep 8."""
     if image.mode.startswith("I"):
         return False
     tiles = getattr(image, "tile", ())
     forms = [str(tile[3]) for tile in tiles if len(tile) > 3]
     # The forms of stored pixels are called "RGB;16B"; "BGR;16" has 16 bits a pixel. PPM gives the highest value.
     highest = [re.search(r"\d+", form) for tile, form in zip(tiles, forms) if tile[0] in ("ppm", "ppm_plain")]
-    return any(re.search(r";16[BLN]", form) for form in forms) or any(
-        found and int(found[0]) > 255 for found in highest)
+    if any(re.search(r";16[BLN]", form) for form in forms):
+        return True
+    return any(found and int(found[0]) > 255 for found in highest) or _coded_deep(image)
+
+
+def _coded_deep(image: Image.Image) -> bool:
+    """Return True for an open JPEG 2000 or AVIF file of more than 8 bits a colour, as its first bytes say."""
+    if image.format not in ("JPEG2000", "AVIF") or getattr(image, "fp", None) is None:
+        return False
+    place = image.fp.tell()
+    image.fp.seek(0)
+    head = image.fp.read(HEAD)
+    image.fp.seek(place)
+    if image.format == "AVIF":
+        found = re.search(rb"av1C..(.)", head, re.DOTALL)
+        return found is not None and bool(found[1][0] & 0x40)
+    found = re.search(rb"\xff\x4f\xff\x51.{38}(.)", head, re.DOTALL)
+    return found is not None and (found[1][0] & 0x7F) >= 8
 
 
 def read_deep_colors(image: Image.Image) -> tuple[np.ndarray, int] | None:

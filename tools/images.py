@@ -41,7 +41,7 @@ class Pixels:
     values: np.ndarray  # [h, w, 1 or channels], turned as asked for: uint8, uint16 or another real type
     stated: int  # its EXIF orientation
     transparent: bool = False  # some pixels are not opaque, and are read as if they were
-    reduced: bool = False  # of its 16 bits a colour, Pillow reads the upper 8
+    reduced: bool = False  # of more than 8 bits a colour, the upper 8 are read
     limits: tuple[float, float] = (0.0, 255.0)  # the values that become 0 and 1
 
 
@@ -108,14 +108,12 @@ def image_size(path: str | os.PathLike, orientation: str = "exif") -> tuple[int,
         return size_of(image, orientation)
 
 
-def read_plane(path: str | os.PathLike, mode: str | None = None, any_band: bool = False,
-               orientation: str = "exif") -> np.ndarray:
+def read_plane(path: str | os.PathLike, mode: str | None = None, orientation: str = "exif") -> np.ndarray:
     """Read the pixels [h, w] of a file of one band: of a palette the indices.
 
     Args:
         path: the file.
         mode: L turns colours into grey.
-        any_band: of several colours, take the largest at each pixel.
         orientation: [data] orientation.
 
     Raises:
@@ -123,10 +121,7 @@ def read_plane(path: str | os.PathLike, mode: str | None = None, any_band: bool 
             it.
     """
     def convert(image: Image.Image) -> np.ndarray:
-        if any_band and image.mode in ("LA", "RGBA"):
-            image = image.convert("RGB")  # without transparency, which is 255 all over
-        plane = np.asarray(image if mode in (None, image.mode) else image.convert(mode))
-        return plane.max(axis=2) if plane.ndim == 3 and any_band else plane
+        return np.asarray(image if mode in (None, image.mode) else image.convert(mode))
 
     with opened(path, "{name} cannot be decoded ({reason})") as image:
         if mode:
@@ -178,8 +173,8 @@ def from_pil(image: Image.Image, options: ImageOptions = DEFAULT) -> Pixels:
         return Pixels(upright(deep_bands(deep, channels)), stated, transparent)
     reduced = is_reduced(image)
     if reduced and options.value_range != "dtype":
-        raise ValueError(f"it has 16 bits a colour, of which only 8 can be read: {SETTING} = dtype takes these; for "
-                         f"others save it as PNG, or give an array")
+        raise ValueError(f"it has more than 8 bits a colour, of which only 8 can be read: {SETTING} = dtype takes "
+                         f"these; for others save it as PNG, or give an array")
     values, stated = turned(image, options.orientation, lambda image: bands_of(image, channels))
     return Pixels(values, stated, channels in (1, 3) and is_transparent(image), reduced)
 
@@ -212,4 +207,4 @@ def _tell_reduced(name: str) -> None:
     """Log, of the first such file, that half of its bits are not read."""
     if not told:
         told.append(name)
-        log.warning("%s has 16 bits a colour, of which the upper 8 are read, as of all such files but PNG", name)
+        log.warning("%s has more than 8 bits a colour, of which 8 are read, as of all such files but PNG", name)
