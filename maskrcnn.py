@@ -213,7 +213,8 @@ class MaskRCNN(nn.Module):
 
     def predict(self, images: Sequence[Any], batch_size: int = 4) -> list[dict[str, Tensor]]:
         """Detections of image files, PIL images, [h, w, 3] arrays of uint8 or uint16, or [3, h, w] tensors; see
-        `forward`. A model for other than three channels takes images with as many.
+        `forward`. A model for other than three channels takes images with as many. All but tensors are read as [data]
+        value_range and orientation of the model's configuration say; arrays of other numbers need a value_range.
 
         The model computes in evaluation mode, and is itself left as it is: several threads may predict with it, and
         another one train it. For parts that a view of it cannot reach see `maskrcnn.tools.modes.evaluation_view`.

@@ -273,3 +273,15 @@ def test_whatever_a_decoder_raises(tmp_path, monkeypatch, error):
 
 def interrupt(self):
     raise KeyboardInterrupt
+
+
+def test_a_page_that_is_none(tmp_path):
+    """A TIFF that names a further page where there is none, as a file cut short does."""
+    Image.fromarray(COLORS[..., :3]).save(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    start = int.from_bytes(content[4:8], "little")
+    end = start + 2 + 12 * int.from_bytes(content[start : start + 2], "little")
+    content[end : end + 4] = (10**6).to_bytes(4, "little")
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tif: after page 1 it has something that cannot be read"):
+        read_image(tmp_path / "a.tif")

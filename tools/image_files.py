@@ -143,6 +143,9 @@ def _tiff_pages(image: Image.Image) -> int:
             image.seek(number)
         except EOFError:
             break
+        except Exception as error:
+            raise ValueError(f"after page {number} it has something that cannot be read ({reason_of(error)}): save the "
+                             f"page that is meant as a file of its own") from error
         kind = _tiff_tag(image, 254)
         pages += not (isinstance(kind, int) and kind & REDUCED_OR_MASK)
         number += 1
