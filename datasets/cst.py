@@ -36,6 +36,7 @@ from . import segments
 from .boxes import WRITTEN, box_fault, misread
 from .files import in_threads, sub_folders
 from .find_files import find_files
+from .mask_pixels import other_size
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
@@ -157,11 +158,12 @@ def _read_mask(folder: Path, file: str | tuple[str, str], height: int, width: in
         return kind, f"mask file {message} not found, expected mask_path relative to the split folder"
     path = folder / file
     try:
-        mask = read_plane(path, "L", orientation=orientation) >= THRESHOLD
+        shape = other_size(path, (height, width))
+        mask = read_plane(path, "L", orientation=orientation) >= THRESHOLD if shape is None else None
     except ValueError as error:
         return "unreadable mask", f"mask {error}, expected a whole JPEG file"
-    if mask.shape != (height, width):
-        return "size mismatch", f"mask {path} has (height, width) {mask.shape}, its image {height, width}"
+    if mask is None or mask.shape != (height, width):
+        return "size mismatch", f"mask {path} has (height, width) {shape or mask.shape}, its image {height, width}"
     if not mask.any():
         return "empty mask", f"mask {path} is empty, expected pixels >= {THRESHOLD} where the object is"
     return segments.from_mask(mask)

@@ -20,6 +20,7 @@ from .files import IMAGES, image_files, in_threads, sub_folders
 from .find_files import inside
 from .mask_files import MaskFault, encode, read_indices, read_object
 from .mask_hints import Look, hints, look_at
+from .mask_pixels import other_size
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
@@ -101,6 +102,11 @@ def _one_each(folder: Path, problems: Problems) -> list[Item]:
                                    str(images[0].relative_to(folder))))
         else:
             items.append(Item(images[0], image_files(inner / "masks")))
+            unread = [path.name for path in sorted((inner / "masks").iterdir()) if path not in items[-1].masks]
+            if unread:
+                problems.found(Problem("unread file", f"{inner / 'masks'} holds {listed(unread)} besides images, which "
+                                                      f"is not read", str(inner), str(images[0].relative_to(folder)),
+                                       error=False))
     return items
 
 
@@ -156,19 +162,20 @@ def _read(item: Item, root: str | Path, folder: Path, options: ReadOptions) -> S
     for file in item.masks:
         mask, look = _read_object(file, item.image, size, options.orientation)
         seen.masks.append((file.name, mask))
-        seen.looks += [look] if look else []
+        seen.looks += [look._replace(alone=len(item.masks) == 1)] if look else []
     return seen
 
 
 def _read_indices(file: Path, image: Path, size: tuple[int, int], orientation: str) -> Seen:
     try:
-        indices = read_indices(file, orientation)
+        shape = other_size(file, size)
+        indices = read_indices(file, orientation) if shape is None else None
     except MaskFault as error:
         return Seen(size, fault=("mask without indices", str(error)))
     except ValueError as error:
         return Seen(size, fault=("unreadable mask", str(error)))
-    shape = indices.plane.shape
-    if shape != size:
+    if indices is None or indices.plane.shape != size:
+        shape = shape or indices.plane.shape
         turned = other_orientation(image, orientation, shape)
         return Seen(size, fault=("size mismatch", f"{file} has (height, width) {shape}, its image {size}{turned}"))
     look = look_at(indices.plane, file.name, indices.void)
@@ -185,14 +192,16 @@ def _read_object(file: Path, image: Path, size: tuple[int, int],
                  orientation: str) -> tuple[bytes | Fault, Look | None]:
     """The mask of one object, or what is wrong with it; and a look at it."""
     try:
-        mask = read_object(file, orientation)
+        shape = other_size(file, size)
+        mask = read_object(file, orientation) if shape is None else None
     except MaskFault as error:
         return ("several objects", f"mask {error}"), None
     except ValueError as error:
         return ("unreadable mask", f"mask {error}"), None
-    if mask.shape != size:
-        turned = other_orientation(image, orientation, mask.shape)
-        return ("size mismatch", f"mask {file} has (height, width) {mask.shape}, its image {size}{turned}"), None
+    if mask is None or mask.shape != size:
+        shape = shape or mask.shape
+        turned = other_orientation(image, orientation, shape)
+        return ("size mismatch", f"mask {file} has (height, width) {shape}, its image {size}{turned}"), None
     if not mask.any():
         return ("empty mask", f"mask {file} has no pixel that is not 0"), None
     return segments.from_mask(mask), look_at(mask, file.name)

@@ -26,6 +26,7 @@ from .values import whole
 
 IGNORED, BACKGROUND = "__ignore__", "_background_"  # LabelMe's own labels
 FOUR_CORNERS = ("rotation", "oriented_rectangle", "quadrilateral")  # X-AnyLabeling's, LabelMe's, X-AnyLabeling's
+LARGEST = (2**13, 2**13)  # height and width of a mask in a file that says nothing of its image's
 KINDS = ("polygon", "rectangle", *FOUR_CORNERS, "circle")  # that have an area, besides masks
 
 
@@ -87,12 +88,13 @@ def _read(path: Path) -> Sheet | Fault:
             size = height, width
     except (ValueError, OSError) as error:
         return "malformed annotation", f"it is no JSON of LabelMe: {str(error).removeprefix(f'{path} is ')}"
-    shapes = [(_drawn(shape, place), shape) for place, shape in enumerate(content["shapes"], 1)]
+    shapes = [(_drawn(shape, place, size or LARGEST), shape) for place, shape in enumerate(content["shapes"], 1)]
     pixels = path.name if isinstance(content.get("imageData"), str) and content["imageData"] else ""
     return Sheet(content["imagePath"], path, _join(shapes), size, pixels)
 
 
-def _drawn(shape: Any, place: int) -> Drawn:
+def _drawn(shape: Any, place: int, size: tuple[int, int]) -> Drawn:
+    """A shape of an image of this height and width, or what is wrong with it."""
     name, label = f"shape {place}", None
     try:
         if not isinstance(shape, dict):
@@ -107,14 +109,14 @@ def _drawn(shape: Any, place: int) -> Drawn:
                                                     f"delete the shape"))
     drawn = Drawn(name, label, [], crowd=label == IGNORED)
     try:
-        _draw(drawn, shape)
+        _draw(drawn, shape, size)
     except ValueError as error:
         drawn.flat = isinstance(error, TooFewCorners)
         drawn.fault = "malformed mask", f"its shape cannot be drawn: {error}"
     return drawn
 
 
-def _draw(drawn: Drawn, shape: dict[str, Any]) -> None:
+def _draw(drawn: Drawn, shape: dict[str, Any], size: tuple[int, int]) -> None:
     """Give an object its ring, or its pixels.
 
     Raises:
@@ -124,7 +126,7 @@ def _draw(drawn: Drawn, shape: dict[str, Any]) -> None:
         raise ValueError("it has no points")
     kind, points = shape.get("shape_type") or "polygon", corners(shape["points"])
     if kind == "mask":
-        drawn.pieces.append(_piece(shape.get("mask"), points))
+        drawn.pieces.append(_piece(shape.get("mask"), points, size))
     elif kind not in KINDS:
         raise ValueError(f"a {shown(kind)} has no area; {', '.join(KINDS)} and mask have one")
     elif kind == "circle":
@@ -144,11 +146,14 @@ def _draw(drawn: Drawn, shape: dict[str, Any]) -> None:
         raise ValueError(f"a {kind} of {len(points)} points; it has {'2 or 4' if kind == 'rectangle' else '4'}")
 
 
-def _piece(mask: Any, points: Sequence[tuple[float, float]]) -> Piece:
-    """Of an image file in base64, and its first and last pixel's place."""
+def _piece(mask: Any, points: Sequence[tuple[float, float]], most: tuple[int, int]) -> Piece:
+    """Of an image file in base64, and its first and last pixel's place; it has `most` pixels, height and width."""
     if len(points) != 2:
         raise ValueError(f"a mask of {len(points)} points; it has 2, its first and its last pixel")
     (x1, y1), (x2, y2) = ((math.floor(x), math.floor(y)) for x, y in points)
+    if y2 - y1 >= most[0] or x2 - x1 >= most[1]:
+        raise ValueError(f"its mask lies at x {x1} to {x2}, y {y1} to {y2}, which is more than an image of height "
+                         f"{most[0]} and width {most[1]}")
     try:
         data = base64.b64decode(mask, validate=True)
     except (ValueError, TypeError) as error:

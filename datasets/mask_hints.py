@@ -10,7 +10,7 @@ from .pieces import border, crumbled, find_pieces, parts
 SPECK = 2  # pixels of an object at most, which hardly is one
 MANY_SPECKS, LEAST_SPECKS = 0.1, 5  # the share of a split's objects, and the number, above which they are reported
 IN_PARTS = 0.5  # of a split's objects: from here on it is not that something hides their middle
-SINGLE, SINGLE_IN_PARTS = 0.05, 0.2  # where so few files have several objects, this share of files is enough
+SINGLE, SINGLE_IN_PARTS = 0.05, 0.2  # where so few files are of several objects, this share of files is enough
 AROUND, WITHIN = 0.9, 0.1  # of the border that an object has, and that background has at most
 SHOWN = 3  # files in a message
 
@@ -27,6 +27,7 @@ class Look(NamedTuple):
     whole: bool  # one object covers all pixels
     crumbled: bool  # see `pieces.crumbled`
     void: str = ""  # the index that was taken for the rim between objects
+    alone: bool = True  # its image has no other object
 
 
 def look_at(plane: np.ndarray, name: str, void: str = "") -> Look:
@@ -47,7 +48,7 @@ def hints(looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
     filled = [look for look in looks if look.objects]
     objects = sum(look.objects for look in filled)
     apart = [look for look in filled if look.in_parts]
-    several = sum(look.objects > 1 for look in filled)
+    several = sum(look.objects > 1 or not look.alone for look in filled)
     in_parts = sum(look.in_parts for look in filled)
     single = several <= SINGLE * len(filled) and len(apart) >= SINGLE_IN_PARTS * len(filled)
     if apart and (single or in_parts >= IN_PARTS * objects):

@@ -44,6 +44,18 @@ def read_stored(path: Path, orientation: str = "exif") -> Stored:
     return Stored(values, palette, opaque, lossy)
 
 
+def other_size(path: Path, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the height and width of a mask file where they are not those of its image, whichever way it is turned. Its
+    head alone is read: a small file may have more pixels than there is memory.
+
+    Raises:
+        ValueError: a file that is no image; the message names it.
+    """
+    with opened(path, "{name} cannot be decoded ({reason})") as image:
+        width, height = image.size
+    return None if sorted(size) == sorted((height, width)) else (height, width)
+
+
 def _lossy(image: Image.Image, path: Path) -> str:
     """Return the format of a file whose values are only about those that were saved."""
     if image.format == "TIFF":

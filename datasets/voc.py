@@ -24,6 +24,7 @@ from .files import in_threads
 from .find_files import inside
 from .labels import other_classes
 from .mask_files import MaskFault, read_places
+from .mask_pixels import other_size
 from .options import DEFAULT, ReadOptions
 from .problems import Problem, Problems
 from .table import Table, TableBuilder
@@ -139,23 +140,25 @@ def _read(image: Image, classes: dict[str, int], options: ReadOptions) -> Read:
     if not png.is_file():
         return None, [], [("missing mask", f"there is no file {png}; only images with one belong in the lists of "
                                            f"ImageSets/Segmentation", 0)]
-    if not options.outside and not all(inside(path, image.folder) for path in (source, png, class_png)):
-        return None, [], [("image outside", f"its annotation or mask leads out of {image.folder}, which [data] outside "
+    if not options.outside and not all(inside(path, image.root, image.folder) for path in (source, png, class_png)):
+        return None, [], [("image outside", f"its annotation or mask leads out of {image.root}, which [data] outside "
                                             f"= no forbids", 0)]
     try:
         size = image_size(image.path, options.orientation)
     except ValueError as error:
         return None, [], [("unreadable image", str(error), 0)]
     try:
+        for file in (png, class_png):
+            shape = other_size(file, size) if file.is_file() else None
+            if shape is not None:
+                return None, [], [_other_size(png, shape, image, size, options)]
         places = read_places(png, options.orientation)
         kinds = _classes(class_png, options.orientation) if class_png.is_file() else None
     except ValueError as error:
         return None, [], [("unreadable mask", str(error), 0)]
     for plane in (places, kinds):
         if plane is not None and plane.shape != size:
-            turned = other_orientation(image.path, options.orientation, plane.shape)
-            return None, [], [("size mismatch", f"{png} or its fellow in SegmentationClass has (height, width) "
-                                                f"{plane.shape}, the image {size}{turned}", 0)]
+            return None, [], [_other_size(png, plane.shape, image, size, options)]
     try:
         root = ElementTree.parse(source).getroot()
         entries = root.findall("object")
@@ -173,6 +176,13 @@ def _read(image: Image, classes: dict[str, int], options: ReadOptions) -> Read:
     faults += [("unknown object", f"{png} has the index {index}, but {source} only {len(entries)} objects", index)
                for index in extra]
     return size, [one for one in found if isinstance(one, Object)], faults
+
+
+def _other_size(png: Path, shape: tuple[int, int], image: Image, size: tuple[int, int],
+                options: ReadOptions) -> tuple[str, str, int]:
+    turned = other_orientation(image.path, options.orientation, shape)
+    return "size mismatch", (f"{png} or its fellow in SegmentationClass has (height, width) {shape}, the image "
+                             f"{size}{turned}"), 0
 
 
 def _classes(file: Path, orientation: str) -> np.ndarray | None:

@@ -17,6 +17,7 @@ Fault = tuple[str, str]  # the kind and a message
 class Image:
     """An image of a list."""
 
+    root: Path  # [data] root
     folder: Path  # such as VOC2012
     path: Path
     name: str  # of its annotation and masks: its path in JPEGImages without suffix
@@ -86,9 +87,9 @@ def find_image(folder: Path, name: str, root: Path, outside: bool) -> Image | Fa
     path = Path(os.path.normpath(found[0]))
     if ".." in Path(name).parts or not path.is_relative_to(root):
         return "image outside", f"{brief(name)} leads out of {folder / 'JPEGImages'}"
-    if not outside and not inside(path, root):
+    if not outside and not inside(path, root, folder):
         return "image outside", f"{path} leads out of {root}, which [data] outside = no forbids"
-    return Image(folder, path, str(path.relative_to(folder / "JPEGImages").with_suffix("")))
+    return Image(root, folder, path, str(path.relative_to(folder / "JPEGImages").with_suffix("")))
 
 
 def find_flat(images: list[Image]) -> None:

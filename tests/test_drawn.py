@@ -254,7 +254,7 @@ def test_labelme_masks(tmp_path):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"mask": None}, "cannot be drawn"), ({"mask": "none"}, "no PNG in base64"), ({"mask": "?"}, "no PNG in base64"),
     ({"points": [[40, 7], [60, 20]]}, r"has \(height, width\) \(20, 30\), and is to lie at x 40 to 60, y 7 to 20"),
-    ({"points": [[40, 7]]}, "cannot be drawn"),
+    ({"points": [[40, 7]]}, "cannot be drawn"), ({"points": [[0, 0], [100, 9]]}, "which is more than an image"),
 ])
 def test_labelme_broken_masks(tmp_path, changes, message):
     write_labelme(tmp_path, [{**masked("a", np.ones((20, 30)), 40, 7), **changes}])

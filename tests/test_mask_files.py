@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import peak
 from made import noise
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -268,6 +269,38 @@ def test_masks_that_are_not_of_one_object(tmp_path, content, kind):
     write(tmp_path, content, one=True)
     _, problems = read(tmp_path)
     assert {problem.kind for problem in problems} == {kind}
+
+
+def test_objects_in_pieces_with_a_file_each(tmp_path):
+    """Some are hidden in their middle, and others are beside them."""
+    for i in range(3):
+        folder = tmp_path / f"train/s{i}"
+        noise(folder / "images/a.png", 90, 120, i)
+        (folder / "masks").mkdir()
+        for k in range(3):
+            mask = (np.roll(MASKS, k, 1) == 3) * np.uint8(255)
+            mask[60:66] = mask[60:66] * (k > 0)
+            Image.fromarray(mask).save(folder / f"masks/{k}.png")
+    assert read(tmp_path)[1] == []
+
+
+def test_files_that_are_no_masks(tmp_path):
+    write(tmp_path, png(PLAIN), one=True)
+    np.save(tmp_path / "train/s1/masks/b.npy", PLAIN)
+    _, problems = read(tmp_path)
+    assert [(p.kind, p.image, p.error) for p in problems] == [("unread file", "s1/images/a1.png", False)]
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_masks_of_more_pixels_than_memory(tmp_path, one):
+    """The head of a mask file says that it is not that of its image."""
+    write(tmp_path, png(PLAIN), one=one)
+    path = next((tmp_path / "train").rglob("masks/a1.png"))
+    path.write_bytes(png(Image.new("1", (13000, 13000), 1)))
+    before = peak()
+    _, problems = read(tmp_path)
+    assert [p.kind for p in problems if p.error] == ["size mismatch"]
+    assert peak() - before < 2**27
 
 
 def test_training_tells(tmp_path, caplog):
