@@ -7,13 +7,13 @@ import numpy as np
 from easydict import EasyDict
 
 from ..tools.images import DEFAULT, ImageOptions, other_orientation
-from ..tools.limits import Limit, raised
+from ..tools.limits import Limit
 from . import segments
 from .boxes import off_mask
 from .files import in_threads
 from .formats import FORMATS, SPLITS, read_table
 from .image_checks import Seen, check_seen, look, masks_of
-from .object_counts import check_counts, most_objects
+from .object_counts import check_counts, settings_for
 from .outlines import count_shown, unrelated
 from .problems import Problem, Problems
 from .proposals import propose
@@ -66,7 +66,7 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
         _check_images(table, split, options, contents, problems, progress)
     return Report(problems.all, {split: summarize(table) for split, table in tables.items()},
                   _proposal(list(tables.values()), anchors),
-                  raised(limits, max((most_objects(table)[0] for table in tables.values()), default=0)))
+                  settings_for(tables, limits))
 
 
 def _check_images(table: Table, split: str, options: ImageOptions, contents: dict[bytes, tuple[str, str]],

@@ -89,6 +89,15 @@ def test_where_nothing_stops_nothing_is_said(tmp_path):
     assert not warnings_of(check_dataset(cfg.data, ["train"], limits=limits_of(cfg)))
 
 
+def test_limits_of_training_are_for_the_training_split(tmp_path):
+    dense(tmp_path, [12])
+    dense(tmp_path, [30], "val")
+    cfg = load_config({"data": coco_data(tmp_path)}, {"rpn": {"post_nms_train": 20, "post_nms_test": 25}})
+    report = check_dataset(cfg.data, ["train", "val"], limits=limits_of(cfg))
+    assert [problem.image for problem in warnings_of(report)] == ["0.png"]
+    assert report.limits == {"rpn": {"post_nms_test": 150}}
+
+
 def test_raised_together():
     assert raised(DEFAULT, 100) == {}
     assert raised(DEFAULT, 900) == {
