@@ -19,7 +19,7 @@ from maskrcnn import MaskRCNN
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.config import Source, load_config
 from ..tools.files import check_writable
-from ..tools.limits import warn_reached
+from ..tools.limits import SURE, warn_reached
 from ..tools.outputs import check_apart
 from ..tools.text import listed
 from .codes import as_rle
@@ -110,7 +110,7 @@ def evaluate_model(model: MaskRCNN, dataset: Dataset, settings: EasyDict, descri
     """
     results, losses = collect(model, dataset, settings.batch_size, description, workers)
     if rank_and_count()[0] == 0:
-        warn_reached(model, (record.found for record in results.records))
+        warn_reached(model, (record.found for record in results.records), SURE)  # not of what is yet to be learned
     # By the first process alone, since all share the cores.
     return losses | from_first(lambda: figures(results, settings.metrics, settings.max_detections))
 

@@ -134,13 +134,23 @@ def test_detections_reach_a_limit(count, said):
         "score up to 0.10; where objects are missing, set [box] max_detections = 200")
 
 
-def test_proposals_reach_theirs_with_half_as_many_detections():
+def test_proposals_reach_theirs_with_half_as_many_sure_detections():
+    """Of 40 proposals 30 become detections where there are ten objects of three classes: most of them are unsure."""
     limits = limits_of(load_config({"rpn": {"post_nms_test": 40}}))
     reached = Reached(limits)
-    reached.add(scores(19))
+    reached.add(np.concatenate([scores(19, 0.5), scores(20, 0.05) / 2]))
     assert not reached.message()
-    reached.add(scores(20))
-    assert "1 of 2 images reached [rpn] post_nms_test = 40" in reached.message()
+    reached.add(scores(20, 0.5))
+    reached.add(scores(40, 0.05) / 2)
+    assert reached.message().startswith("2 of 3 images reached [rpn] post_nms_test = 40: ")
+
+
+def test_validation_counts_sure_detections_alone():
+    reached = Reached(DEFAULT[:1], least=0.5)
+    reached.add(scores(120))
+    assert not reached.message()
+    reached.add(scores(120, 0.5))
+    assert reached.message().startswith("1 of 2 images reached [box] max_detections = 100")
 
 
 @pytest.mark.parametrize("changes", [{"box": {"max_detections": 3}}, {"rpn": {"post_nms_test": 4}}])

@@ -9,6 +9,7 @@ log = logging.getLogger("maskrcnn")
 
 STEP = 50  # proposed values are multiples of it
 FEW_MORE = 1.25  # detections for each object of the fullest image, as others may be fuller
+SURE = 0.5  # score of detections that most likely are objects
 CANDIDATES = 4.0  # proposals for each object: several anchors find it, and some find nothing
 
 
@@ -67,27 +68,29 @@ def as_settings(sections: Mapping[str, Mapping[str, int]]) -> str:
 class Reached:
     """Counts images in which detection reached a limit.
 
-    That of [box] max_detections is reached with as many detections. Proposals, and candidates for NMS, are several for
-    each object, and fill up with background where there are few objects: their limits count as reached where half as
-    many detections come out.
+    A limit is reached with as many detections. Those of proposals, and of candidates for NMS, which are several for
+    each object, are reached as well with half as many detections that are sure.
     """
 
     limits: Sequence[Limit]
+    least: float = 0.0  # score that detections must have to count
     images: int = 0
     counts: dict[Limit, int] = field(default_factory=dict)  # images that reached each
     weakest: float = 0.0  # score: the highest of the lowest in these images
 
     @classmethod
-    def of(cls, model: Any) -> "Reached":
+    def of(cls, model: Any, least: float = 0.0) -> "Reached":
         """Return a counter for the detections of a model, of which parts of one's own have limits of their own."""
         limits = [limit for limit in limits_of(model.config) if limit.section != "evaluate" and not limit.training]
-        return cls([limit for limit in limits if limit.section == "box" or "proposal" not in model.replaced])
+        return cls([limit for limit in limits if limit.section == "box" or "proposal" not in model.replaced], least)
 
     def add(self, scores: Any) -> None:
         """Add the detections of an image: their scores [D], best first."""
         self.images += 1
-        needed = {limit: limit.value if limit.share < CANDIDATES else limit.value / 2 for limit in self.limits}
-        reached = [limit for limit, least in needed.items() if 0 < least <= len(scores)]
+        scores = scores[scores >= self.least]
+        count, sure = len(scores), int((scores >= SURE).sum())
+        reached = [limit for limit in self.limits if limit.value and (
+            count >= limit.value or (limit.share == CANDIDATES and sure >= limit.value / 2))]
         for limit in reached:
             self.counts[limit] = self.counts.get(limit, 0) + 1
         if reached:
@@ -105,9 +108,9 @@ class Reached:
                 f"where objects are missing, set {as_settings(doubled)}")
 
 
-def warn_reached(model: Any, detections: Iterable[Mapping[str, Any]]) -> None:
-    """Log on how many images the detections of a model reached a limit, where they did."""
-    reached = Reached.of(model)
+def warn_reached(model: Any, detections: Iterable[Mapping[str, Any]], least: float = 0.0) -> None:
+    """Log on how many images the detections of a model that score at least this reached a limit, where they did."""
+    reached = Reached.of(model, least)
     for found in detections:
         reached.add(found["scores"])
     if message := reached.message():
