@@ -20,6 +20,7 @@ from ..tools.checkpoints import load_checkpoint
 from ..tools.config import Source, load_config
 from ..tools.files import atomic
 from ..tools.limits import limits_of
+from ..tools.text import brief
 from ..tools.visualize import compare, confident, grid
 from .epoch import Loop, keep, train_epoch
 from .evaluate import choose_device, evaluate_model, progress_bar
@@ -224,7 +225,7 @@ def prepare_data(cfg: EasyDict) -> None:
     if cfg.data.format == "cst":
         cst.remove_leftovers(root)
     if cfg.data.format == "cst" and (not root.exists() or (root.is_dir() and not any(root.iterdir()))):
-        with progress_bar(sum(cst.SIZES.values()), f"generate {cfg.data.root}") as bar:
+        with progress_bar(sum(cst.SIZES.values()), f"generate {brief(cfg.data.root)}") as bar:
             cst.generate(cfg.data.root, progress=lambda done, total: bar.update(done - bar.n))
 
 
