@@ -49,8 +49,9 @@ def _reason(error: Exception, less_memory: str, workers: int) -> str | None:
         return (f"the processes that load images ran out of shared memory (/dev/shm): {_first(text)}. {fewer}, or give "
                 f"the system more of it, in a container by --shm-size")
     if killed := WORKER.search(text):
-        return (f"a process that loads images (pid {killed[1]}) {killed[2]}: the system does that where memory runs "
-                f"out. {fewer}, or set [data] cache = no, as each of them keeps its own images")
+        return (f"a process that loads images (pid {killed[1]}) {killed[2]}: mostly because memory, or the "
+                f"shared memory of /dev/shm, ran out. {fewer}, or set [data] cache = no, as each of them keeps its own "
+                f"images")
     if number == errno.EMFILE or "Too many open files" in text or "received 0 items of ancdata" in text:
         return f"too many open files. {fewer}, or raise the system's limit: ulimit -n 65536"
     if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(text)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -139,6 +140,79 @@ def two_by_hand(*arguments):
             process.kill()
 
 
+SLOW = """
+import sys, time
+from maskrcnn.engine import cli, epoch
+step = epoch.train_step
+def slow(*arguments):
+    print("in a step", flush=True)
+    time.sleep(0.3)
+    return step(*arguments)
+epoch.train_step = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def begun(*arguments):
+    """Two processes of the command line, as torchrun would start them, in the middle of the first step that they do."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [subprocess.Popen([sys.executable, "-c", SLOW, *map(str, arguments)], text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == "in a step\n"
+    return processes
+
+
+@pytest.mark.parametrize(("ranks", "number"), [
+    pytest.param((0, 1), signal.SIGTERM, marks=pytest.mark.slow), ((1,), signal.SIGINT)])
+def test_processes_stop_at_the_same_step(data, trained, tmp_path, ranks, number):
+    """Also where not all have got the signal; what one alone has saved, the others go on from."""
+    (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "run"))))
+    processes = begun("train", tmp_path / "my.ini")
+    for rank in ranks:
+        processes[rank].send_signal(number)
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [128 + number] * 2
+    assert "Traceback" not in "".join(errors)
+    assert "saved epoch 1, step" in errors[0]
+    assert "--resume" in errors[0]
+    assert "saved" not in errors[1]
+    run(*torchrun(2), "-m", "maskrcnn", "train", tmp_path / "my.ini", "--resume")
+    ours, theirs = (torch.load(folder / "last.pt", weights_only=True)["model"]
+                    for folder in (tmp_path / "run", trained[2] / "two"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_process_that_is_killed(data, tmp_path):
+    """The other one does not wait for it, and says in a line that it is alone."""
+    (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "run"))))
+    processes = begun("train", tmp_path / "my.ini")
+    processes[1].kill()
+    error = processes[0].communicate(timeout=60)[1]
+    processes[1].communicate()
+    assert processes[0].returncode == 1
+    assert "maskrcnn train: process 0 has lost the others" in error
+    assert "Traceback" not in error
+
+
+def test_an_error_of_the_first_while_saving(data, tmp_path):
+    """A folder that is gone ends both."""
+    config = settings(data, tmp_path / "run", save_steps=1)
+    (tmp_path / "my.ini").write_text(dump_config(load_config(config)))
+    processes = begun("train", tmp_path / "my.ini")
+    shutil.rmtree(tmp_path / "run")
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert "the run folder" in errors[0]
+    assert "maskrcnn train:" not in errors[1]
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["train", "run/config.ini", "--set", "data.root=nowhere", "data.format=coco"], "nowhere"),  # found by both
     (["train", "run/config.ini", "--resume", "--set", "train.seed=1"], "cannot be resumed with other"),  # by the first
@@ -181,10 +255,13 @@ def test_started_by_accelerate(data, trained, tmp_path):
 def test_two_processes_train_on_images_without_objects(tmp_path):
     """No loss and no process waits for an object."""
     root = cst.generate(tmp_path / "cst", {"train": 4, "val": 2, "test": 2})
-    for split in ("train", "val"):
+    for split, kept in (("train", "cst-0,"), ("val", "none")):  # a training split needs an object
         annotations = root / "annotation" / f"anno-{split}.csv"
-        annotations.write_text(annotations.read_text().splitlines()[0] + "\n")
-    both = launch(tmp_path, "empty", settings(root, tmp_path / "empty", epochs=1), 2)
+        header, *lines = annotations.read_text().splitlines()
+        annotations.write_text("\n".join([header, *(line for line in lines if line.startswith(kept)), ""]))
+    both = launch(tmp_path, "empty", settings(root, tmp_path / "empty", epochs=1, batch_size=2), 2)
+    losses = zip(*(each["losses"] for each in both))
+    assert sum(all(loss["loss_mask"] == 0 for loss in step) for step in losses) == 1  # a step without any
     assert all(math.isfinite(value) for losses in both[0]["losses"] for value in losses.values())
 
 
