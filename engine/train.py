@@ -18,7 +18,7 @@ from ..datasets import cst
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.checkpoints import load_checkpoint
 from ..tools.config import Source, load_config
-from ..tools.files import atomic
+from ..tools.files import FullError, atomic
 from ..tools.limits import limits_of
 from ..tools.text import brief
 from ..tools.visualize import compare, confident, grid
@@ -62,8 +62,11 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
     started = time.perf_counter()
     cfg = load_config(config, overrides)
     check_settings(cfg)
-    with explained(less_in_training(cfg), cfg.data.workers):
-        return train_and_test(cfg, resume, started)
+    try:
+        with explained(less_in_training(cfg), cfg.data.workers):
+            return train_and_test(cfg, resume, started)
+    except FullError as error:
+        raise FullError(f"{error} Free some space, then go on from what was saved last with --resume") from error
 
 
 def train_and_test(cfg: EasyDict, resume: bool, started: float) -> dict[str, float]:

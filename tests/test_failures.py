@@ -95,6 +95,7 @@ def test_a_disk_that_is_full_in_training(data, whole, tmp_path, monkeypatch, cap
     error = one_line(capsys)
     assert f"cannot write {tmp_path / 'run' / name}: no space left on device" in error
     assert "MB are free" in error
+    assert error.endswith("Free some space, then go on from what was saved last with --resume")
     assert not list((tmp_path / "run").glob(".part-*"))
     assert command(tmp_path, config, "--resume") == 0
     equal_runs(tmp_path / "run", whole)

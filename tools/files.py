@@ -23,6 +23,10 @@ class WriteError(OSError):
     """A file cannot be written; the message says which, why, and what is still there."""
 
 
+class FullError(WriteError):
+    """The disk is full, or a file would be longer than is allowed."""
+
+
 @contextmanager
 def atomic(path: str | os.PathLike, make_folder: bool = True) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
@@ -63,7 +67,9 @@ def atomic(path: str | os.PathLike, make_folder: bool = True) -> Iterator[Path]:
         if reason is None:
             raise
         kept = f" The {target.name} that was there before is unchanged." if target.is_file() else ""
-        raise WriteError(f"cannot write {target}: {reason.format(free=_free(target.parent))}.{kept}") from error
+        kind = FullError if "{free}" in reason else WriteError
+        why = reason.replace("{free}", _free(target.parent))
+        raise kind(f"cannot write {target}: {why}.{kept}") from error
     finally:
         _close(handle)
         if part is not None:
