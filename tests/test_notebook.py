@@ -86,7 +86,10 @@ def short(tmp_path_factory):
 
 def test_it_runs_and_puts_out_what_is_committed(short):
     cells, _ = short
-    assert [kinds(cell) for cell in cells] == [kinds(cell) for cell in CODE]
+    # A model that has seen eight images may find as much as it is allowed to, and says so.
+    warnings = [output["text"] for cell in cells for output in cell["outputs"] if output.get("name") == "stderr"]
+    assert all("reached [" in text for text in warnings)
+    assert [kinds(cell) - {"stderr"} for cell in cells] == [kinds(cell) for cell in CODE]
     assert len(list(pictures(cells))) == len(list(pictures(CODE))) >= 20
 
 
