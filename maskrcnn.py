@@ -149,7 +149,7 @@ class MaskRCNN(nn.Module):
         """
         check_images(images, channels=len(self.transform.mean))
         if targets is not None:
-            check_targets(targets, images, self.num_classes, masks_needed=self.mask_head is not None)
+            check_targets(targets, images, self.num_classes, self.mask_head is not None, model=self)
         elif self.training:
             raise ValueError("in training mode the model needs targets; call model.eval() first to detect")
         if targets is None:

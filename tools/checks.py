@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .target_formats import check_formats, is_early
 from .text import UNSAFE, listed, shown
 
 LONGEST_NAME = 200  # characters of the name of a class
@@ -82,8 +83,11 @@ def check_class_names(names: Any, num_classes: int | None = None, where: str = "
 
 
 def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: int | None = None,
-                  masks_needed: bool = False) -> None:
+                  masks_needed: bool = False, model: nn.Module | None = None) -> None:
     """Targets are one dict an image: boxes [M, 4], labels [M] in 1..num_classes, masks [M, h, w], iscrowd [M].
+
+    Boxes of another format are refused as far as masks tell, which takes time: where the model that they are for is
+    given, in its first batches alone.
 
     Raises:
         ValueError: naming the image, and the box where one is at fault.
@@ -112,6 +116,8 @@ def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: 
     if not all(with_masks) and (masks_needed or any(with_masks)):
         raise ValueError(f"targets[{with_masks.index(False)}] lacks masks; every image of a batch needs them "
                          f"([0, h, w] where there are no objects) when training with a mask head")
+    if model is None or is_early(model, targets):
+        check_formats(targets, images)
 
 
 def _tensor(value: Any, name: str) -> Tensor:

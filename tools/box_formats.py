@@ -1,0 +1,163 @@
+"""What the four numbers of a box can mean: told from its mask, or from the numbers of many boxes.
+
+Boxes are xyxy in pixels, with exclusive x2, y2, unless a function says otherwise; `tight` is the box around a mask's
+pixels.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+SLACK = 7.0  # pixels that each side of a box may lie off its mask: CST's have a margin, VOC's masks lack their rim
+AGREE = 0.7  # IoU of a box and its mask's, after that
+CLOSE = 2.0, 0.03  # pixels, and share of the mask's height or width, that sides of a box lie off its mask at most ...
+SAME, OTHER = 0.85, 0.4  # ... and IoU from which on, and up to which, small boxes are its box and are not
+WORSE = 0.67  # times the IoU of a box with an even margin, up to which another one is not of that mask
+WRITTEN = {"xywh": "x, y, width, height", "xyxy": "x1, y1, x2, y2"}  # the two ways to give a box in files
+ENOUGH = 3  # boxes that tell together what none tells by itself
+SMALLEST = 8  # pixels of an image's height and width, for boxes within its first pixel to be odd
+
+Numbers = Sequence[float]
+
+
+class Reading(NamedTuple):
+    """One way to read four numbers."""
+
+    name: str
+    advice: str
+    corners: Callable[[float, float, float, float], tuple[float, float, float, float]]  # numbers -> xyxy
+    fractions: bool  # of the width and height of the image
+
+
+def _corners(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float, float, float]:
+    return x1, y1, x2, y2
+
+
+def _swapped(y1: float, x1: float, y2: float, x2: float) -> tuple[float, float, float, float]:
+    return x1, y1, x2, y2
+
+
+def _corner_and_size(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
+    return x, y, x + w, y + h
+
+
+def _centre_and_size(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+
+
+FORMATS = {
+    "x, y, width, height": (_corner_and_size, "add x to the width and y to the height"),
+    "x1, y1, x2, y2": (_corners, ""),
+    "centre x, centre y, width, height": (_centre_and_size, "take half the size off the centre, and add it"),
+    "y1, x1, y2, x2": (_swapped, "swap x and y"),
+}
+MULTIPLY = "multiply x by the width and y by the height of the image"
+# How else than as x1, y1, x2, y2 in pixels boxes are given.
+READINGS = [
+    *(Reading(name, advice, corners, False) for name, (corners, advice) in FORMATS.items() if advice),
+    *(Reading(f"{name}, each in 0..1 of the image,", f"{MULTIPLY}{', and ' if advice else ''}{advice}", corners, True)
+      for name, (corners, advice) in FORMATS.items()),
+]
+
+
+def iou(a: Numbers, b: Numbers) -> float:
+    """Return the intersection over union of two boxes, 0 where one has no size."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(0.0, width) * max(0.0, height)
+    either = sum(max(0.0, x2 - x1) * max(0.0, y2 - y1) for x1, y1, x2, y2 in (a, b)) - both
+    return both / either if either > 0 else 0.0
+
+
+def agree(box: Numbers, tight: Numbers) -> bool:
+    """Return True if a box can be that of a mask."""
+    (x1, y1, x2, y2), (a1, b1, a2, b2) = box, tight
+    if not (a1 < a2 and b1 < b2):
+        return False  # there is none
+    if max(abs(x1 - a1), abs(y1 - b1), abs(x2 - a2), abs(y2 - b2)) <= SLACK and x1 < x2 and y1 < y2:
+        return True  # as of nearly all, in a tenth of the time
+    moved = [there + min(max(here - there, -SLACK), SLACK) for here, there in zip(box, tight)]
+    return iou(box, moved) >= AGREE
+
+
+def misread(box: Numbers, tight: Numbers, written: str) -> bool:
+    """Return True if a box, of numbers that were read as `written`, fits its mask when read the other way of WRITTEN,
+    and only then."""
+    if not all(math.isfinite(number) for number in box):
+        return False
+    x1, y1, x2, y2 = box
+    other = (x1, y1, x2 - x1, y2 - y1) if written == "xywh" else _corner_and_size(*box)
+    return agree(other, tight) and not agree(box, tight)
+
+
+@dataclass
+class Object:
+    """A box as it was given, beside its mask."""
+
+    image: int  # its index, and that of the box in it
+    index: int
+    box: Numbers
+    tight: Numbers
+    size: tuple[int, int]  # height and width of the image
+
+
+def other_reading(objects: Sequence[Object]) -> tuple[Object, Reading] | None:
+    """Return the first object whose box is not xyxy in pixels, as the masks tell, and what it is instead; or None.
+
+    A box tells if it lies off its mask, and another reading fits closely, or with an even margin. Boxes that are loose
+    or cropped do so by chance alone: most of those that lie off have to tell the same.
+    """
+    off = 0
+    told: dict[str, list[tuple[Object, Reading]]] = {}
+    for one in objects:
+        readings = [reading for reading in READINGS if _fits(reading, one)]
+        off += bool(readings) or not agree(one.box, one.tight)
+        for reading in readings:
+            told.setdefault(reading.name, []).append((one, reading))
+    most = max(told.values(), key=len, default=[])
+    return most[0] if 2 * len(most) > off else None
+
+
+def _fits(reading: Reading, one: Object) -> bool:
+    """Return True if a box lies off its mask, and does not with this reading."""
+    height, width = one.size
+    if not reading.fractions and tuple(one.tight) == (0, 0, width, height):
+        return False  # as of masks that stand for none: boxes fit them by chance
+    other = _read(reading, one)
+    if not agree(other, one.tight):
+        return False
+    before, after = iou(one.box, one.tight), iou(other, one.tight)
+    if agree(one.box, one.tight):  # also where it is smaller than the margin that boxes may have
+        return before <= OTHER and after >= SAME and _close(other, one.tight)
+    return _close(other, one.tight) or (before <= WORSE * after and _centred(other, one.tight))
+
+
+def in_first_pixel(boxes: Sequence[Numbers], height: int, width: int) -> bool:
+    """Return True if all of these boxes lie in the first pixel of an image that has many, as boxes in 0..1 do."""
+    return min(height, width) >= SMALLEST and all(min(box) >= 0 and max(box) <= 1 for box in boxes)
+
+
+def _read(reading: Reading, one: Object) -> Numbers:
+    if not reading.fractions:
+        return reading.corners(*one.box)
+    if min(one.box) < 0 or max(one.box) > 1:
+        return 0.0, 0.0, 0.0, 0.0
+    x1, y1, x2, y2 = reading.corners(*one.box)
+    height, width = one.size
+    return x1 * width, y1 * height, x2 * width, y2 * height
+
+
+def _close(box: Numbers, tight: Numbers) -> bool:
+    across, down = (_tolerance(tight, axis) for axis in (0, 1))
+    return all(abs(here - there) <= most for here, there, most in zip(box, tight, (across, down, across, down)))
+
+
+def _centred(box: Numbers, tight: Numbers) -> bool:
+    """Return True if two boxes have the same centre, or nearly so."""
+    return all(abs(box[axis] + box[axis + 2] - tight[axis] - tight[axis + 2]) / 2 <= _tolerance(tight, axis)
+               for axis in (0, 1))
+
+
+def _tolerance(tight: Numbers, axis: int) -> float:
+    pixels, share = CLOSE
+    return max(pixels, share * (tight[axis + 2] - tight[axis]))
