@@ -231,6 +231,6 @@ def test_training(kind, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKE)
-@pytest.mark.parametrize(("run", "count"), [(check, 1000), (load, 300), (train, 20)])
+@pytest.mark.parametrize(("run", "count"), [(check, 1000), (load, 100), (train, 10)])
 def test_many(kind, run, count, tmp_path):
     attack(kind, range(count), tmp_path, run)

@@ -166,6 +166,6 @@ def test_many_checks(kind, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 200, 4))
+@pytest.mark.parametrize("first", range(0, 60, 4))
 def test_many_trainings(first, tmp_path):
     train_all(first, 4, tmp_path)
