@@ -229,8 +229,8 @@ class MaskRCNN(nn.Module):
         results, view = [], evaluation_view(self)
         with torch.no_grad():
             for start in range(0, len(images), batch_size):
-                chunk = [as_image(image, f"images[{i}]", self.image_options)
-                         for i, image in enumerate(images[start : start + batch_size], start)]
+                chunk = [as_image(images[i], f"images[{i}]", self.image_options)
+                         for i in range(start, min(start + batch_size, len(images)))]
                 check_images(chunk, len(self.transform.mean), start)
                 results += view(chunk)
         warn_reached(self, results)

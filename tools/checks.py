@@ -12,6 +12,9 @@ from .text import UNSAFE, listed, shown
 LONGEST_NAME = 200  # characters of the name of a class
 # A box may reach this many pixels over the border of its image: rounding in annotation tools does.
 BORDER_TOLERANCE = 1.0
+# PyTorch has others, of which it cannot compute with all.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_images(images: Any, channels: int, first: int = 0) -> None:
@@ -23,6 +26,7 @@ def check_images(images: Any, channels: int, first: int = 0) -> None:
         ValueError: naming the first image that is none.
     """
     if isinstance(images, Tensor):
+        _check_dense(images, "images")
         if images.dim() != 4:
             raise ValueError(f"images: a batch is [N, {channels}, H, W], got {list(images.shape)}; "
                              f"for a single image give a list of one")
@@ -35,11 +39,21 @@ def check_images(images: Any, channels: int, first: int = 0) -> None:
         if not isinstance(image, Tensor):
             raise ValueError(f"images[{i}] is a {type(image).__name__}, not a tensor; "
                              f"files, PIL images and arrays go to model.predict")
+        _check_dense(image, f"images[{i}]")
         if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
             raise ValueError(f"images[{i}] has shape {list(image.shape)}; expected [{channels}, h, w]")
-        if image.dtype != torch.uint8 and not image.is_floating_point():
+        if image.dtype not in (torch.uint8, *FLOATS):
             raise ValueError(f"images[{i}] is {image.dtype}; expected float in 0..1 or uint8 in 0..255")
         _check_range(image, i)
+
+
+def _check_dense(tensor: Tensor, name: str) -> None:
+    """A tensor has a value for each place: it is not nested, sparse, quantised, or on the meta device."""
+    kinds = {"nested": tensor.is_nested, "quantised": tensor.is_quantized, "on the meta device": tensor.is_meta,
+             f"of layout {tensor.layout}": tensor.layout != torch.strided}
+    odd = [kind for kind, applies in kinds.items() if applies]
+    if odd:
+        raise ValueError(f"{name} is a tensor {odd[0]}; expected an ordinary one, with a value for each place")
 
 
 def _check_range(image: Tensor, i: int) -> None:
@@ -123,6 +137,7 @@ def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: 
 def _tensor(value: Any, name: str) -> Tensor:
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} is a {type(value).__name__}; expected a tensor")
+    _check_dense(value, name)
     return value
 
 
@@ -131,7 +146,7 @@ def _check_boxes(value: Any, i: int, height: int, width: int) -> None:
     boxes = _tensor(value, name).detach().cpu()
     if boxes.dim() != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name} has shape {list(boxes.shape)}; expected [M, 4] (x1, y1, x2, y2), [0, 4] for none")
-    if not boxes.is_floating_point():
+    if boxes.dtype not in FLOATS:
         raise ValueError(f"{name} is {boxes.dtype}; expected a floating-point tensor of absolute pixels")
     broken = ~boxes.isfinite().all(dim=1)
     if broken.any():
@@ -158,7 +173,7 @@ def _check_labels(value: Any, i: int, count: int, num_classes: int | None) -> No
     labels = _tensor(value, name).detach().cpu()
     if labels.dim() != 1 or len(labels) != count:
         raise ValueError(f"{name} has shape {list(labels.shape)}; expected [{count}], one label a box")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    if labels.dtype not in INTEGERS:
         raise ValueError(f"{name} is {labels.dtype}; expected int64")
     wrong = (labels < 1) if num_classes is None else (labels < 1) | (labels > num_classes)
     if wrong.any():
@@ -191,7 +206,7 @@ def _check_crowd(value: Any, i: int, count: int) -> None:
     crowd = _tensor(value, name)
     if crowd.dim() != 1 or len(crowd) != count:
         raise ValueError(f"{name} has shape {list(crowd.shape)}; expected [{count}], one flag a box")
-    if crowd.is_floating_point() or crowd.is_complex():
+    if crowd.dtype not in (torch.bool, *INTEGERS):
         raise ValueError(f"{name} is {crowd.dtype}; expected bool, or integers 0 and 1")
     wrong = (crowd != 0) & (crowd != 1)
     if wrong.any():
