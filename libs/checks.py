@@ -109,7 +109,7 @@ def check_mask_index(index: Tensor, image: Tensor, masks: Sequence[Tensor]) -> N
     """Raises ValueError unless image [R] are images and index [R] masks of these images."""
     check_index("crop_masks: image", image, len(masks))
     if index.device.type == "cpu" and index.numel():
-        counts = torch.tensor([len(mask) for mask in masks])[image]
+        counts = torch.tensor([len(mask) for mask in masks], device="cpu")[image]
         if int(index.min()) < 0 or bool((index >= counts).any()):
             raise ValueError(f"crop_masks: index {index.tolist()} reaches outside of images that have "
                              f"{counts.tolist()} masks")

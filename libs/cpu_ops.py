@@ -45,9 +45,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
     check_threshold(iou_threshold)
     slots, starts = _runs(scores, groups, valid)
     ranked = boxes.reshape(-1, 4)[slots].contiguous()
-    keep = torch.ones(len(slots), dtype=torch.uint8)
+    keep = torch.ones(len(slots), dtype=torch.uint8, device="cpu")
     _call("nms", boxes.dtype, ranked, starts, len(starts) - 1, iou_threshold, keep)
-    out = torch.zeros(scores.numel(), dtype=torch.bool)
+    out = torch.zeros(scores.numel(), dtype=torch.bool, device="cpu")
     out[slots] = keep.bool()
     return out.view(scores.shape)
 
@@ -82,7 +82,7 @@ def roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, levels
     _check(image_index, maps[0].shape[0], levels, len(maps))
     cells = [m.contiguous(memory_format=torch.channels_last) for m in maps]
     pooled = maps[0].new_zeros(len(boxes), output_size, output_size, channels)
-    sides = torch.tensor([m.shape[2:] for m in maps])
+    sides = torch.tensor([m.shape[2:] for m in maps], device="cpu")
     _pool("roi_align", cells, sides, boxes, image_index, levels, scales, level_areas, sampling_ratio, aligned, pooled)
     return pooled.permute(0, 3, 1, 2)
 
@@ -92,7 +92,7 @@ def roi_align_backward(grad: Tensor, boxes: Tensor, image_index: Tensor, levels:
                        aligned: bool) -> list[Tensor]:
     """The gradients of the maps, whose `shapes` follow one another."""
     _check(image_index, shapes[0], levels, len(shapes) // 4)
-    sizes = torch.tensor(shapes).view(-1, 4)
+    sizes = torch.tensor(shapes, device="cpu").view(-1, 4)
     grads = [grad.new_zeros(n, h, w, c) for n, c, h, w in sizes.tolist()]
     pooled = grad.permute(0, 2, 3, 1).contiguous()
     _pool("roi_align_backward", grads, sizes[:, 2:].contiguous(), boxes, image_index, levels, scales, level_areas,
@@ -112,10 +112,11 @@ def _pool(name: str, maps: list[Tensor], sides: Tensor, boxes: Tensor, image_ind
     """Forward or backward: maps of channels last, pooled [R, s, s, C]."""
     if len(maps) > 1 and levels is None and not level_areas:
         raise ValueError(f"roi_align over {len(maps)} levels needs either levels [R] or level_areas, got neither")
-    areas = torch.tensor(level_areas, dtype=pooled.dtype) if level_areas else None
-    _call(name, pooled.dtype, maps, sides, torch.tensor(scales, dtype=torch.float64), areas, len(maps), pooled.shape[3],
-          boxes.contiguous(), image_index.contiguous(), None if levels is None else levels.contiguous(), len(boxes),
-          pooled.shape[1], sampling_ratio, aligned, pooled)
+    areas = torch.tensor(level_areas, dtype=pooled.dtype, device="cpu") if level_areas else None
+    factors = torch.tensor(scales, dtype=torch.float64, device="cpu")
+    _call(name, pooled.dtype, maps, sides, factors, areas, len(maps), pooled.shape[3], boxes.contiguous(),
+          image_index.contiguous(), None if levels is None else levels.contiguous(), len(boxes), pooled.shape[1],
+          sampling_ratio, aligned, pooled)
 
 
 def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool,
@@ -123,11 +124,11 @@ def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Ten
     """See `reference_masks.crop_masks`."""
     check_mask_index(index, image, masks)
     out = boxes.new_zeros(len(boxes), size, size)
-    sides = torch.tensor([mask.shape[1:] for mask in masks]).view(-1, 2)[image].contiguous()
+    sides = torch.tensor([mask.shape[1:] for mask in masks], device="cpu").view(-1, 2)[image].contiguous()
     addresses = [masks[i].data_ptr() + k * masks[i].shape[1] * masks[i].shape[2]
                  for i, k in zip(image.tolist(), index.tolist())]
-    _call("crop_masks", boxes.dtype, torch.tensor(addresses, dtype=torch.int64), sides, boxes.contiguous(), len(boxes),
-          size, sampling_ratio, aligned, out)
+    places = torch.tensor(addresses, dtype=torch.int64, device="cpu")
+    _call("crop_masks", boxes.dtype, places, sides, boxes.contiguous(), len(boxes), size, sampling_ratio, aligned, out)
     return out
 
 

@@ -182,7 +182,7 @@ def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Ten
     """See `reference_masks.crop_masks`. An index or image out of range gives NaN."""
     out = torch.full((len(boxes), size, size), math.nan, dtype=torch.float32, device=boxes.device)
     if out.numel() and len(masks):
-        shapes = torch.tensor([list(mask.shape) for mask in masks])
+        shapes = torch.tensor([list(mask.shape) for mask in masks], device="cpu")
         _launch("crop_masks", boxes.device, list(masks), shapes, len(masks), boxes.float().contiguous(),
                 index.contiguous(), image.contiguous(), len(boxes), size, sampling_ratio, aligned, out)
     return out.to(boxes.dtype)

@@ -156,3 +156,19 @@ def test_tensors_that_no_model_computes_with(given, message):
     for call in (small_model().eval(), small_model().predict):
         with pytest.raises(ValueError, match=message):
             call([given()])
+
+
+def test_another_default_device_changes_nothing():
+    """What goes to compiled operators by its address has to lie where they look."""
+    images, targets = small_data()
+    targets = [target | {"seed": 3} for target in targets]
+    model = small_model().train()
+    want = model.predict(images)
+    with torch.device("meta"):
+        found = model.predict(images)
+        losses = model(images, targets)
+        sum(losses.values()).backward()
+    for one, other in zip(found, want):
+        assert all(torch.equal(one[key], other[key]) for key in other)
+    want_losses = small_model().train()(images, targets)
+    assert all(torch.equal(losses[name], want_losses[name]) for name in want_losses)

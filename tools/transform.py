@@ -115,7 +115,7 @@ class Transform(nn.Module):
         """Images that `maskrcnn.tools.checks` accepts -> Batch on this module's device, in its dtype."""
         min_size = self.min_size[-1]
         if self.training and len(self.min_size) > 1:
-            min_size = self.min_size[int(torch.randint(len(self.min_size), ()))]
+            min_size = self.min_size[int(torch.randint(len(self.min_size), (), device="cpu"))]
         resized = [self._prepare(image, min_size) for image in images]
         sizes, originals = ([(int(each.shape[1]), int(each.shape[2])) for each in some] for some in (resized, images))
         return Batch(self._stack(resized, sizes), upload(sizes, self.mean_std.device), sizes, originals)
@@ -128,7 +128,7 @@ class Transform(nn.Module):
         boxes = pad([send(target["boxes"].detach(), device).to(dtype) for target in targets], longest)
         labels = pad([send(target["labels"], device).long() for target in targets], longest)
         given = pad([torch.ones(count, dtype=torch.bool, device=device) for count in counts], longest)
-        flags = [target.get("iscrowd", torch.zeros(count)) for target, count in zip(targets, counts)]
+        flags = [target.get("iscrowd", torch.zeros(count, device="cpu")) for target, count in zip(targets, counts)]
         crowd = None  # seen here, where targets are still on the CPU, so that matching need not ask a GPU
         if any(flag.any() for flag in flags):
             crowd = pad([send(flag, device).bool() for flag in flags], longest)
@@ -143,8 +143,8 @@ class Transform(nn.Module):
                 masks = [_resample(mask, height, width) for mask, (height, width) in zip(masks, batch.resized)]
         mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes
         valid = given if crowd is None else given & ~crowd
-        keys = upload([target["seed"] if "seed" in target else int(torch.randint(2**62, ())) for target in targets],
-                      device)
+        keys = upload([target["seed"] if "seed" in target else int(torch.randint(2**62, (), device="cpu"))
+                       for target in targets], device)
         return Truth(scale(boxes, sizes / original), labels, valid, crowd, masks, mask_ratios, keys)
 
     def restore(self, detections: Detections, batch: Batch) -> list[dict[str, Tensor]]:
@@ -207,7 +207,7 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def upload(numbers: Sequence[Any], device: torch.device) -> Tensor:
     """Integers as a tensor. To a GPU they go by memory that it reads by itself: else the host would have to wait until
     it has done all that it was given before."""
-    tensor = torch.tensor(numbers)
+    tensor = torch.tensor(numbers, device="cpu")  # whatever the default device is
     return send(tensor.pin_memory() if device.type == "cuda" else tensor, device)
 
 
