@@ -179,7 +179,8 @@ class Transform(nn.Module):
             image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
         if self.normalize == "image":
             std, mean = torch.std_mean(image, (1, 2), correction=0, keepdim=True)
-            return (image - mean) / std.clamp(min=least)
+            # On the device of the image, which a tensor of another one cannot bound.
+            return (image - mean) / std.clamp(min=send(least, device) if isinstance(least, Tensor) else least)
         mean, std = self.mean_std
         return (image - mean) / std
 
