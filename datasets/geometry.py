@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from ..tools.resizing import average
 from .objects import LEAST_PIXELS, LEAST_SHARE, pixels, select, tight_boxes
 
 Item = tuple[Tensor, dict[str, Any]]
@@ -97,10 +98,12 @@ def resample(image: Tensor, target: dict[str, Any], degrees: float, rows: Span, 
 
 def _resize(image: Tensor, rows: Span, columns: Span) -> Tensor:
     """The part of an image [C, h, w] that two spans take, at its new size."""
-    single = image.dtype == torch.uint8 and rows.size == columns.size == 1  # torch resizes bytes to all but one pixel
-    part = F.resized_crop(image.float() if single else image, rows.start, columns.start, rows.length, columns.length,
-                          [rows.size, columns.size], InterpolationMode.BILINEAR, antialias=True)
-    return part.round().to(image.dtype) if single else part
+    size = rows.size, columns.size
+    if 1 in (rows.length, columns.length, *size):  # where torchvision's result may be wrong
+        part = image[:, rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
+        return average(part, size)
+    return F.resized_crop(image, rows.start, columns.start, rows.length, columns.length, list(size),
+                          InterpolationMode.BILINEAR, antialias=True)
 
 
 def _sources(height: int, width: int, degrees: float, rows: Span, columns: Span) -> Tensor:

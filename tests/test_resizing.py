@@ -11,6 +11,8 @@ from small import small_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskrcnn import MaskRCNN
+from maskrcnn.datasets.geometry import Span, resample
+from maskrcnn.tools.resizing import average
 from maskrcnn.tools.transform import Detections, Transform
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -65,6 +67,25 @@ def test_floats_are_averaged_as_by_pillow():
             batch = transform([given])
             want = pillows(array.astype(np.float32), *batch.resized[0]) / 255
             assert np.abs(batch.images[0].double().numpy() - want).max() < exact, (height, width, min_size)
+
+
+def test_single_rows_and_columns():
+    """PyTorch itself mixes up the pixels of some: whatever the size before and after, the dtype and the layout."""
+    sides = (1, 2, 7, 33)
+    for height, width, rows, columns in itertools.product(sides, repeat=4):
+        for channels in (1, 3):
+            array = noise(height, width, channels)
+            image = torch.from_numpy(array).permute(2, 0, 1)
+            want = pillows(array, rows, columns), pillows(array.astype(np.float32), rows, columns)
+            for given in (image, image.contiguous()):
+                where = height, width, rows, columns, channels
+                assert np.abs(average(given, (rows, columns)).double().numpy() - want[0]).max() <= 1, where
+                assert np.abs(average(given / 255, (rows, columns)).numpy() * 255 - want[1]).max() < 0.01, where
+                span = [Span(0, height, rows, 0, rows), Span(0, width, columns, 0, columns)]
+                target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}
+                for pixels, exact, unit in ((given, want[0], 1), (given / 255, want[1], 255)):
+                    found = resample(pixels, target, 0.0, *span, [0.0] * channels)[0]
+                    assert np.abs(found.double().numpy() * unit - exact).max() <= 2, where
 
 
 def test_detail_is_averaged_and_not_sampled():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .boxes import scale
 from .masks import paste
 from .padding import pad
+from .resizing import average
 
 # Of an image in 0..1, channel by channel: the noise of an empty one should not look like objects. In 8 bits that noise
 # is rounding to one of 256 levels, of which this is 2.5. Deeper images have 257 times as many, and may use so few
@@ -171,7 +172,8 @@ class Transform(nn.Module):
         whole = image.dtype == torch.uint8
         least = _least_std(image) if self.normalize == "image" else None
         if self.antialias and (size[0] < image.shape[1] or size[1] < image.shape[2]):
-            image = _shrink(image, size, device)
+            # Other devices than these may not be able to.
+            image = average(send(image, device if device.type == "cuda" else torch.device("cpu")), size)
         image = send(image, device).to(dtype)
         if whole:
             image = image / 255
@@ -220,25 +222,6 @@ def _least_std(image: Tensor) -> Tensor | float:
     of_8_bits = ((levels - levels.round()).abs() < 0.01).all()
     # In a tensor, as a GPU would have to be waited for.
     return torch.where(of_8_bits, LEAST_STD, LEAST_STD_DEEP).to(image.dtype)
-
-
-def _shrink(image: Tensor, size: tuple[int, int], device: torch.device) -> Tensor:
-    """[C, h, w] -> [C, *size], each pixel the average of those that it covers, in the dtype that it came in."""
-    image = send(image, device if device.type == "cuda" else torch.device("cpu"))  # other devices may not have it
-    whole = image.dtype == torch.uint8
-    # Bytes are fast, but PyTorch has them on the CPU alone and not for a single pixel, and where the other axis is
-    # enlarged they are too coarse.
-    shrunk = size[0] <= image.shape[1] and size[1] <= image.shape[2]
-    if whole and image.device.type == "cpu" and shrunk and max(size) > 1:
-        return _average(image, size)
-    exact = image if image.dtype == torch.float64 else image.float()  # halves round too much, if there is code for them
-    # Of floats PyTorch takes the memory of a single column for that of another layout, and mixes its pixels up.
-    turned = _average(exact.mT.contiguous(), size[::-1]).mT if size[1] == 1 else _average(exact.contiguous(), size)
-    return (turned.round() if whole else turned).to(image.dtype)
-
-
-def _average(image: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
 
 
 def _resample(masks: Tensor, height: int, width: int) -> Tensor:
