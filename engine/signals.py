@@ -182,6 +182,13 @@ def leave_to_parent(_: int = 0) -> None:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    sys.excepthook = _parent_may_be_gone
+
+
+def _parent_may_be_gone(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Report an error in a process that loads images, but not that the training process has hung up on it."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def end_children(others: set[Any]) -> None:
