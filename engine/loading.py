@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from ..datasets.augment import Augmentation, Augmented
 from ..datasets.formats import Dataset
 from .processes import rank_and_count
-from .signals import blocked, leave_to_parent, watched
+from .signals import blocked, later, leave_to_parent, watched
 
 Item = tuple[int, int]  # the number of an image, and the seed of its changes and samples
 
@@ -126,8 +126,9 @@ def quiet() -> Callable[[int], None] | None:
 
 
 def begin(loader: DataLoader) -> Iterator[Any]:
-    """The batches of a loader, whose processes are started without a moment in which a signal could reach them."""
-    with blocked():
+    """The batches of a loader, whose processes are started without a moment in which a signal could reach them. This
+    process is not interrupted either: what is half built cannot be taken down."""
+    with later(), blocked():
         return iter(loader)
 
 

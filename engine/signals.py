@@ -18,6 +18,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 25.0  # seconds in which each of several processes has to end: torchrun kills them after 30
+SOON = 0.02  # seconds
 SAME = 3.0  # seconds in which a launcher may pass a signal on that its processes have received themselves
 
 
@@ -57,6 +58,7 @@ class Watch:
         os.set_blocking(self.writing, False)
         self.before_wakeup = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
         self.before = {number: signal.signal(number, self.received) for number in SIGNALS}
+        self.before_hook, sys.unraisablehook = sys.unraisablehook, self.swallowed
         # Python runs handlers in the main thread, between two of its instructions: a second signal, and the end of
         # the time, must not have to wait for that.
         threading.Thread(target=self._guard, daemon=True).start()
@@ -73,6 +75,20 @@ class Watch:
             raise Stopped(number)
         if first_of_all():
             self.say(f"{signal.Signals(number).name}: stopping after this step; a second signal ends it at once")
+
+    def swallowed(self, error: Any) -> None:
+        """Raise Stopped once more where Python had to drop it: within a `__del__` or a callback."""
+        if not isinstance(error.exc_value, Stopped):
+            if self.asked is None:  # otherwise a consequence of having been interrupted
+                self.before_hook(error)
+        elif hasattr(signal, "setitimer"):
+            self.before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self.again))
+            signal.setitimer(signal.ITIMER_REAL, SOON)
+
+    def again(self, number: int, frame: Any) -> None:
+        """The handler of the alarm for that."""
+        if self.asked is not None and not self.held:
+            raise Stopped(self.asked)
 
     def say(self, text: str) -> None:
         """A line on standard error; print() must not be called while it may be at work."""
@@ -102,6 +118,9 @@ class Watch:
         """Give the signals back to those who had them, and end the processes that load images."""
         end_children(self.others)
         signal.set_wakeup_fd(self.before_wakeup)
+        sys.unraisablehook = self.before_hook
+        if getattr(signal, "SIGALRM", None) in self.before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if self.asked is not None:

@@ -332,7 +332,7 @@ def killed(config, folder, name, kills, seed=14, timeout=600):
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
                           capture_output=True, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr[done.stderr.index("Traceback") :][:4000]
     assert done.stdout.count("killed") == kills
     return done.stdout
 

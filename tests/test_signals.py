@@ -207,6 +207,27 @@ def test_a_signal_to_the_whole_group(data, tmp_path):  # noqa: F811
         os.killpg(process.pid, 0)
 
 
+def test_a_signal_that_python_drops_is_raised_again(capfd):
+    """An exception ends no `__del__`: Python prints its traceback and goes on."""
+    class Ending:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    def work():
+        with signals.stoppable("test"):
+            ending = Ending()
+            del ending
+            time.sleep(30)
+
+    alarm, hook, began = signal.getsignal(signal.SIGALRM), sys.unraisablehook, time.monotonic()
+    with pytest.raises(signals.Stopped):
+        work()
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in capfd.readouterr().err
+    assert (signal.getsignal(signal.SIGALRM), sys.unraisablehook) == (alarm, hook)
+
+
 def test_signals_wait_for_the_end_of_the_outermost_block():
     done = []
 
