@@ -47,6 +47,7 @@ class Drawn:
     crowd: bool = False  # a region of any class that is neither learned nor counted
     corners: bool = True  # its corners were set one by one, so that none should lie outside of the image
     flat: bool = False  # its fault is that it has no area
+    parts: int = 1  # that were drawn one by one, and joined
     notes: list[Fault] = field(default_factory=list)  # what is odd, but does no harm
 
 
@@ -70,6 +71,7 @@ def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_
         ValueError: no class at all; and what `problems` raises.
     """
     names = list(class_names or _classes(folder, sheets, problems))
+    only = names[0] if class_names and len(names) == 1 else None  # of objects that do not say which class they are
     builder = TableBuilder(names, None, folder)
     seen: set[str] = set()
     others: Counter[str] = Counter()  # objects of classes that were not asked for
@@ -87,6 +89,8 @@ def make_table(folder: Path, sheets: Sequence[Sheet], problems: Problems, class_
         number = len(builder.files)
         builder.add_image(number, image, *size, sheet.source)
         for place, drawn in enumerate(sheet.objects, 1):
+            if drawn.label is None and drawn.fault is None:
+                drawn.label = only
             broken = _add(drawn, builder, number, place, size)
             other = bool(drawn.label) and broken is not None and broken[0] == UNKNOWN
             if other:
@@ -109,6 +113,10 @@ def _classes(folder: Path, sheets: Sequence[Sheet], problems: Problems) -> list[
             if one.fault is not None:
                 problems.found(Problem(*one.fault, str(sheet.source), str(sheet.file), one.name))
         left_out = f", after {problems.summary()} were left out" if problems.summary() else ""
+        regions = sum(one.crowd for _, one in drawn)
+        if regions:
+            raise ValueError(f"{folder}: no object has a class{left_out}; {regions} shapes are regions to leave out of "
+                             f"account (__ignore__), of which nothing is learned: give objects the name of a class")
         raise ValueError(f"{folder}: no object has a class{left_out}; name the classes in [data] classes")
     broken = Counter(one.label for _, one in drawn if one.label and one.fault is not None)
     for name in sorted(broken.keys() - names):
@@ -145,7 +153,7 @@ def _add(drawn: Drawn, builder: TableBuilder, number: int, place: int, size: tup
     if drawn.fault is not None:
         return drawn.fault
     names = builder.class_names
-    label = names[0] if drawn.label is None and len(names) == 1 else drawn.label
+    label = drawn.label
     if label not in names and not drawn.crowd:
         said = "it has no class" if not label else f"its class {shown(label)} is unknown"
         return UNKNOWN, f"{said}; expected one of {listed(names)} ([data] classes, or those of training)"

@@ -96,9 +96,8 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
     check_left_out(table, found, where)
     objects = sum(bool(problem.annotation) for problem in errors)
     options = ImageOptions(channels, data.value_range, data.orientation)
-    of_images = check_first(table, options) if split == "train" else []
     _report([*of_all, *check_for_training(table, split, objects), *check_counts(table, split, limits),
-             *of_images], where)
+             *check_first(table, options)], where)
     return Instances(table, problems, options, data.cache)
 
 

@@ -7,13 +7,15 @@ import numpy as np
 
 from ..tools.image_files import INVERSE, TURNS
 from ..tools.images import ImageOptions, is_ordinary, read_pixels
-from ..tools.value_range import SETTING, range_text
+from ..tools.value_range import LIMITS, SETTING, proposed_range, range_text
 from . import segments
 from .outlines import count_better
 from .problems import Problem
 from .table import Table
 
 NARROW = 0.1  # of the range from 0 to 1: images that use less of it look flat
+SOME = 0.2  # of the images of more than 8 bits may be so: some are empty
+CUT = 0.9  # of all pixels: with so many beyond 0 and 1, hardly anything is left of the images
 STRAY = 1e-4  # of an image's pixels: so many at either end do not count, as cameras have pixels that are always lit
 HEADS, DECODED = 64, 8  # images that training looks at before it begins, and how many of them it decodes
 OTHER = {"exif": "stored", "stored": "exif"}
@@ -30,6 +32,7 @@ class Seen:
     kind: str = ""  # the type of its values; nothing where it cannot be read
     values: tuple[float, float] = (0.0, 0.0)  # that nearly all of its pixels lie between
     limits: tuple[float, float] = (0.0, 1.0)  # the values that become 0 and 1
+    cut: float = 0.0  # share of its values that lie beyond these
     stated: int = 1  # its EXIF orientation
     better: int = 0  # objects whose outline fits the image as it is turned now clearly better than turned otherwise ...
     worse: int = 0  # ... and clearly worse
@@ -48,7 +51,8 @@ def look(table: Table, i: int, options: ImageOptions) -> tuple[Seen, np.ndarray]
     pixels = read_pixels(table.file(i), options)
     grey = pixels.values.mean(2, dtype=np.float32)
     seen = Seen(kind=pixels.values.dtype.name, values=value_span(pixels.values), limits=pixels.limits,
-                stated=pixels.stated, transparent=pixels.transparent, reduced=pixels.reduced)
+                cut=_share_beyond(pixels.values, pixels.limits), stated=pixels.stated,
+                transparent=pixels.transparent, reduced=pixels.reduced)
     if seen.stated != 1:
         _compare_orientations(seen, grey, table, i, options.orientation)
     return seen, grey
@@ -70,6 +74,14 @@ def value_span(values: np.ndarray) -> tuple[float, float]:
         return low, high
     ordered = np.partition(values, (stray, values.size - 1 - stray), axis=None)
     return float(ordered[stray]), float(ordered[-1 - stray])
+
+
+def _share_beyond(values: np.ndarray, limits: tuple[float, float]) -> float:
+    """Return the share of values below the first or above the second limit."""
+    if LIMITS.get(values.dtype) == limits:
+        return 0.0
+    low, high = limits
+    return float(((values < low) | (values > high)).mean())
 
 
 def _compare_orientations(seen: Seen, grey: np.ndarray, table: Table, i: int, orientation: str) -> None:
@@ -115,18 +127,36 @@ def check_first(table: Table, options: ImageOptions) -> Iterator[Problem]:
 
 
 def _range_faults(seen: Mapping[int, Seen], options: ImageOptions) -> Iterator[str]:
-    """Yield a message for each type of values of which images use a small part of what [data] value_range says."""
+    """Yield a message for each type of values of which images use a small part of what [data] value_range says, or lie
+    beyond it."""
     if options.value_range == "image":
         return
     for kind in sorted({one.kind for one in seen.values()} - {""}):
         members = [one for one in seen.values() if one.kind == kind]
         low, high = min(one.values[0] for one in members), max(one.values[1] for one in members)
         zero, unit = members[0].limits
-        used = max(0.0, min(high, unit) - max(low, zero)) / (unit - zero)
-        if low < high and used < NARROW:
-            yield (f"the values of its images ({kind}) go from {low:g} to {high:g}, and with {SETTING} = "
-                   f"{range_text(options.value_range)} those from {zero:g} to {unit:g} become 0 to 1, of which the "
-                   f"images use {used:.1%}: set {SETTING} = {range_text((low, high))}")
+        flat = [one for one in members if _is_flat(one.values, one.limits)]
+        now = (f"the values of its images ({kind}) go from {low:g} to {high:g}, and with {SETTING} = "
+               f"{range_text(options.value_range)} those from {zero:g} to {unit:g} become 0 to 1")
+        span = range_text(proposed_range(low, high))
+        if _is_flat((low, high), (zero, unit)):
+            yield f"{now}, of which the images use {_used((low, high), (zero, unit)):.1%}: set {SETTING} = {span}"
+        elif sum(one.cut for one in members) > CUT * len(members):
+            yield f"{now}, so that nearly all pixels are cut off to one or the other: set {SETTING} = {span}, or image"
+        elif kind != "uint8" and len(flat) > SOME * len(members):
+            yield (f"{now}, of which {len(flat)} of {len(members)} images use less than {NARROW:.0%} each, and look "
+                   f"flat: set {SETTING} = image, by which each has a range of its own")
+
+
+def _used(values: tuple[float, float], limits: tuple[float, float]) -> float:
+    """Return which share of the range from 0 to 1 lies between two values."""
+    (low, high), (zero, unit) = values, limits
+    return max(0.0, min(high, unit) - max(low, zero)) / (unit - zero)
+
+
+def _is_flat(values: tuple[float, float], limits: tuple[float, float]) -> bool:
+    """Return True if an image between these values, which differ, uses hardly anything of the range from 0 to 1."""
+    return values[0] < values[1] and _used(values, limits) < NARROW
 
 
 def _orientation_fault(table: Table, orientation: str, seen: Mapping[int, Seen], total: int) -> str | None:

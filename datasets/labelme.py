@@ -27,6 +27,7 @@ from .values import whole
 IGNORED, BACKGROUND = "__ignore__", "_background_"  # LabelMe's own labels
 FOUR_CORNERS = ("rotation", "oriented_rectangle", "quadrilateral")  # X-AnyLabeling's, LabelMe's, X-AnyLabeling's
 LARGEST = (2**13, 2**13)  # height and width of a mask in a file that says nothing of its image's
+IN_PARTS, FEWEST = 0.5, 3  # of the objects, and at least: where more are of several shapes, something else is meant
 KINDS = ("polygon", "rectangle", *FOUR_CORNERS, "circle")  # that have an area, besides masks
 
 
@@ -60,6 +61,7 @@ def read_labelme(root: str | Path, split: str, problems: Problems, class_names: 
         if count:
             problems.found(Problem("unread folder", f"the {count} .json files in {inner} are not read; only those in "
                                                     f"{folder} itself are", str(folder), error=False))
+    _look_at_groups(folder, sheets, problems)
     table = make_table(folder, sheets, problems, class_names, options, Path(root))
     used = {os.path.normpath(os.fsdecode(table.files[i])) for i in range(len(table))}
     unused = {Path(sheet.source).stem for sheet in sheets} - {
@@ -70,6 +72,17 @@ def read_labelme(root: str | Path, split: str, problems: Problems, class_names: 
                                                          "objects has an empty list of shapes", str(folder), image.name,
                                    error=False))
     return table
+
+
+def _look_at_groups(folder: Path, sheets: Sequence[Sheet], problems: Problems) -> None:
+    """Report objects of several shapes, where most are that: then a group may be all of an image."""
+    objects = [drawn for sheet in sheets for drawn in sheet.objects if not drawn.crowd]
+    joined = [drawn for drawn in objects if drawn.parts > 1]
+    if len(joined) >= FEWEST and len(joined) > IN_PARTS * len(objects):
+        shapes = sum(drawn.parts for drawn in joined)
+        problems.found(Problem("objects in one", f"{len(joined)} of {len(objects)} objects are several shapes of one "
+                                                 f"label and group_id, {shapes} in all; if each shape is an object, "
+                                                 f"give it a group_id of its own, or none", str(folder), error=False))
 
 
 def _read(path: Path) -> Sheet | Fault:
@@ -177,7 +190,7 @@ def _join(shapes: list[tuple[Drawn, Any]]) -> list[Drawn]:
     groups: dict[tuple[str, str], list[Drawn]] = {}
     for drawn, shape in shapes:
         group = shape.get("group_id") if isinstance(shape, dict) else None
-        if group is None or drawn.label is None:
+        if group is None or (isinstance(group, int) and group < 0) or drawn.label is None:
             objects.append(drawn)
         elif (drawn.label, str(group)) in groups:
             groups[drawn.label, str(group)].append(drawn)
@@ -192,6 +205,7 @@ def _merge(parts: list[Drawn]) -> Drawn:
     flat = [part for part in parts if part.flat]
     solid = [part for part in parts if not part.flat] or parts
     whole = solid[0]
+    whole.parts = len(solid)
     for part in solid[1:]:
         whole.rings += part.rings
         whole.pieces += part.pieces

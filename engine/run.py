@@ -30,7 +30,12 @@ STATE = {"images", "progress", "optimizer", "average", "scaler"}  # of a trainin
 def new_run_folder(output: str) -> Path:
     """A fresh folder: `output`, or with -2, -3, ... behind it where earlier runs have taken that."""
     number = 1
-    Path(output).parent.mkdir(parents=True, exist_ok=True)  # of which FileExistsError says that it is no folder
+    if Path(output).exists() and not Path(output).is_dir():
+        raise ValueError(f"[train] output = {output}: there is a file of that name; give the name of a folder")
+    try:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"[train] output = {output}: its folder cannot be made: {error}") from error
     while True:
         folder = _numbered(output, number)
         try:
@@ -38,6 +43,8 @@ def new_run_folder(output: str) -> Path:
         except FileExistsError:
             number += 1
             continue
+        except OSError as error:
+            raise ValueError(f"[train] output = {output}: the folder cannot be made: {error}") from error
         log.info("run folder: %s", folder)
         return folder
 

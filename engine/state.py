@@ -177,4 +177,4 @@ def advice(files: list[Path]) -> str:
     shown = first_of([str(file) for file in files], 10)
     images = f"Images of this step: {shown}. Look at their annotations" if files else "Look at the annotations"
     return (f"{images}; a lower [train] learning_rate, a longer warm-up (warmup_epochs) or clip_norm may help, in a "
-            f"new run. The last state that was saved is kept, but the same settings lead from it to the same end")
+            f"new run. What was saved before, if anything, is kept, but the same settings lead from it to the same end")

@@ -442,6 +442,19 @@ def test_labelme_closed_rings_flat_lists_and_corners_outside(tmp_path):
     assert "it reaches 30 pixels out of the image" in message
 
 
+def test_labelme_groups_that_are_all_of_an_image(tmp_path, caplog):
+    """Three polygons of one group are one object, which in most images is not what is meant; -1 is no group."""
+    far = [corners_of(x, 30, x + 8, 40) for x in (30, 45, 60)]
+    for group, count in ((7, 1), (-1, 3)):
+        caplog.clear()
+        folder = tmp_path / str(group)
+        for name in "abc":
+            write_labelme(folder, [shape("a", points, group=group) for points in far], name)
+        assert len(open_dataset(dataset_settings(str(folder), train=["train"]), "train").table.labels) == 3 * count
+        told = "3 of 3 objects are several shapes of one label and group_id, 9 in all" in caplog.text
+        assert told == (count == 1)
+
+
 def test_labelme_groups_with_a_part_without_area(tmp_path):
     """It is left out with a warning; the object is kept."""
     line = [[50, 30], [60, 30], [70, 30]]
@@ -565,6 +578,14 @@ def test_via_points_written_otherwise(tmp_path, polygon):
     target = opened(tmp_path, "via")[0][1]
     assert target["boxes"].tolist() == [[10, 5, 30, 25]]
     assert target["area"].tolist() == [400]
+
+
+def test_via_regions_without_a_class_beside_others(tmp_path):
+    """They are not of the others' class, unless [data] classes names but one."""
+    write_via(tmp_path, [[region(SQUARE, kind="a"), region(SQUARE)]])
+    with pytest.raises(ValueError, match="annotation region 2: it has no class"):
+        read_via(tmp_path, "train", Problems())
+    assert read_via(tmp_path, "train", Problems(), ["a"]).labels.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("value", [["a"], True, 1.5, {"a": {"b": 1}}])

@@ -104,6 +104,39 @@ def test_values_beyond_the_range_of_the_configuration(tmp_path, caplog):
     assert "set [data] value_range = 1" in log_of(data, caplog)
 
 
+def test_a_range_that_cuts_images_off(tmp_path, caplog):
+    """Bytes that 0 and 1 are the limits of are black and white alone; a window that cuts off much may be meant."""
+    pictures, masks = cells(3)
+    pictures = [(picture.clip(0, 1) * 220).astype(np.uint8) for picture in pictures]
+    data = write_images(tmp_path / "train", pictures, masks)
+    narrow = {**data, "value_range": "0, 1"}
+    (found,) = warnings_of(narrow, "narrow range")
+    assert "nearly all pixels are cut off" in found
+    assert "set [data] value_range = 0, " in found
+    assert found in log_of(narrow, caplog)
+    middle = int(np.median(np.stack(pictures)))
+    assert warnings_of({**data, "value_range": f"{middle}, 255"}, "narrow range") == []
+
+
+def test_some_bright_images_do_not_hide_the_others(tmp_path, caplog):
+    pictures, masks = cells(6)
+    tops = (55000, 3500, 3500, 55000, 3500, 3500)
+    deep = [(picture.clip(0, 1) * top).astype(np.uint16) for picture, top in zip(pictures, tops)]
+    data = write_images(tmp_path / "train", deep, masks, "tif")
+    (found,) = warnings_of(data, "narrow range")
+    assert "4 of 6 images use less than 10% each" in found
+    assert found.endswith("set [data] value_range = image, by which each has a range of its own")
+    assert found in log_of(data, caplog)
+
+
+def test_validation_images_are_looked_at_too(tmp_path, caplog):
+    pictures, masks = cells(2)
+    data = write_images(tmp_path / "val", [(picture.clip(0, 1) * 99 + 290).astype(np.uint16) for picture in pictures],
+                        masks, "tif")
+    open_dataset(load_config({"data": {**data, "val": ["val"]}}).data, "val")
+    assert "val split: the values of its images (uint16) go from 2" in caplog.text
+
+
 def test_ordinary_images_pass_without_a_word(tmp_path, caplog):
     pictures, masks = cells(3)
     pictures = [(picture.clip(0, 1) * 255).astype(np.uint8) for picture in pictures]
@@ -130,6 +163,15 @@ def test_what_is_not_read(tmp_path):
     data = write_images(tmp_path / "train", colors, masks)
     (found,) = warnings_of(data, "transparency")
     assert found.startswith("2 of 2 images have pixels that are not opaque")
+
+
+def test_a_few_pixels_that_are_not_opaque(tmp_path):
+    pictures, masks = cells(2, 60, 80)
+    colors = [np.repeat((picture.clip(0, 1) * 255).astype(np.uint8)[:, :, None], 4, 2) for picture in pictures]
+    for color in colors:
+        color[:, :, 3] = 255
+        color[3, 4, 3] = 254
+    assert warnings_of(write_images(tmp_path / "train", colors, masks), "transparency") == []
 
 
 def test_evaluation_with_another_range_than_was_learnt(tmp_path, caplog):

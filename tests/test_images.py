@@ -80,7 +80,8 @@ def test_values_that_are_no_numbers():
 
 
 @pytest.mark.parametrize("value", ["", "dtyp", "5", "1, 2, 3", "2, 1", "1, 1", "nan, 1", "0, inf", "a, b", "0; 1", [1],
-                                   True, [1, "x"], [True, 2], None, 3, {"a": 1}, [[0], [1]], "1" * 5000 + ", 2"])
+                                   True, [1, "x"], [True, 2], None, 3, "0, 1e-320",
+                                   "1e12, 1000000000001", {"a": 1}, [[0], [1]], "1" * 5000 + ", 2"])
 def test_value_ranges_that_are_none(value, tmp_path):
     for data in ({"value_range": value}, {"value_range": value, "format": "coco"}):
         with pytest.raises(ValueError, match=r"\[data\] value_range") as error:

@@ -102,6 +102,15 @@ def test_loose_and_cropped_boxes_are_not(change):
         check_formats([{key: value[k : k + 1] for key, value in target.items()}], [image])
 
 
+@pytest.mark.parametrize("whole", [100, 1000])
+def test_shares_of_a_hundred_or_a_thousand(whole):
+    objects = [(3 * x1, 3 * y1, 3 * x2, 3 * y2) for x1, y1, x2, y2 in OBJECTS]
+    boxes = [[number * whole for number in in_fractions(box)] for box in OBJECTS]
+    image, target = data(boxes, objects, (3 * HEIGHT, 3 * WIDTH))
+    with pytest.raises(ValueError, match=rf"each in 0\.\.{whole} of the image, .* over {whole}"):
+        check_formats([target], [image])
+
+
 def test_boxes_with_a_margin_tell_by_it():
     """CST's do not touch their masks."""
     tight, wide = (40, 25, 105, 70), (35, 20, 110, 75)
@@ -158,7 +167,7 @@ def without_masks(*boxes):
 def test_boxes_in_0_to_1_without_masks():
     batch = [without_masks(in_fractions(OBJECTS[0]), in_fractions(OBJECTS[1])), without_masks(),
              without_masks(in_fractions(OBJECTS[2]))]
-    with pytest.raises(ValueError, match=r"targets\[0\]\['boxes'\]\[0\] = .* first pixel .* all 3 boxes of this batch"):
+    with pytest.raises(ValueError, match=r"targets\[0\]\['boxes'\]\[0\] = .* first pixel .* all 3 boxes so far"):
         detector()(*zip(*batch))
 
 
@@ -174,6 +183,23 @@ def test_few_boxes_in_the_first_pixel_may_be_right(boxes):
 def test_images_of_a_few_pixels_may_have_them():
     target = without_masks(*[(0.0, 0.1, 0.9, 1)] * 4)[1]
     detector()([torch.rand(3, 4, 4)], [target])
+
+
+def test_one_box_a_batch_in_0_to_1_without_masks():
+    model, batch = detector(), zip(*[without_masks(in_fractions(OBJECTS[0]))])
+    images, targets = map(list, batch)
+    for _ in range(2):
+        model(images, targets)
+    with pytest.raises(ValueError, match="all 3 boxes so far"):
+        model(images, targets)
+
+
+def test_cropped_boxes_in_0_to_1_beside_masks():
+    """They fit no mask, whichever way they are read, but no mask lies in the first pixel."""
+    cropped = [in_fractions(((3 * x1 + x2) / 4, (3 * y1 + y2) / 4, x2, y2)) for x1, y1, x2, y2 in OBJECTS]
+    image, target = data(cropped)
+    with pytest.raises(ValueError, match=r"all 3 boxes so far: they are in 0\.\.1"):
+        small_model().train()([image], [target])
 
 
 # ----------------------------------------------------------------------------------------------------- first batches

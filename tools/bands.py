@@ -12,6 +12,7 @@ from .image_files import exif_orientation
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow's grey has them
 PHOTOMETRIC, WHITE_IS_ZERO, BITS = 262, 0, 258  # of TIFF's tags
 HEAD = 4096  # bytes of a file in which it is said how deep its colours are
+FEW = 1e-3  # of an image's pixels: so many need not be opaque, as drawing programs leave such at edges
 NO_LIGHT = ("CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -49,12 +50,15 @@ def bands_of(image: Image.Image, channels: int) -> np.ndarray:
 
 
 def is_transparent(image: Image.Image) -> bool:
-    """Return True if some pixel of a loaded image is not opaque."""
+    """Return True if more than a few pixels of a loaded image are not opaque."""
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        return image.getchannel(image.getbands()[-1]).getextrema()[0] < 255
-    if "transparency" not in image.info or image.mode not in ("1", "L", "P", "RGB"):
+        opacity = image.getchannel(image.getbands()[-1])
+    elif "transparency" in image.info and image.mode in ("1", "L", "P", "RGB"):
+        opacity = image.convert("RGBA").getchannel("A")
+    else:
         return False
-    return image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    counts = opacity.histogram()
+    return sum(counts[:255]) > FEW * sum(counts)
 
 
 def is_reduced(image: Image.Image) -> bool:

@@ -15,6 +15,7 @@ CLOSE = 2.0, 0.03  # pixels, and share of the mask's height or width, that sides
 SAME, OTHER = 0.85, 0.4  # ... and IoU from which on, and up to which, small boxes are its box and are not
 WORSE = 0.67  # times the IoU of a box with an even margin, up to which another one is not of that mask
 WRITTEN = {"xywh": "x, y, width, height", "xyxy": "x1, y1, x2, y2"}  # the two ways to give a box in files
+EXACT = 1.0, 0.01  # the same, of a box that tells alone
 ENOUGH = 3  # boxes that tell together what none tells by itself
 SMALLEST = 8  # pixels of an image's height and width, for boxes within its first pixel to be odd
 
@@ -27,7 +28,7 @@ class Reading(NamedTuple):
     name: str
     advice: str
     corners: Callable[[float, float, float, float], tuple[float, float, float, float]]  # numbers -> xyxy
-    fractions: bool  # of the width and height of the image
+    whole: float = 0.0  # the number that stands for the width or height of the image; 0 where numbers are pixels
 
 
 def _corners(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float, float, float]:
@@ -52,13 +53,15 @@ FORMATS = {
     "centre x, centre y, width, height": (_centre_and_size, "take half the size off the centre, and add it"),
     "y1, x1, y2, x2": (_swapped, "swap x and y"),
 }
+WHOLES = 1.0, 100.0, 1000.0  # shares, percent, and thousandths
 MULTIPLY = "multiply x by the width and y by the height of the image"
 # How else than as x1, y1, x2, y2 in pixels boxes are given.
-READINGS = [
-    *(Reading(name, advice, corners, False) for name, (corners, advice) in FORMATS.items() if advice),
-    *(Reading(f"{name}, each in 0..1 of the image,", f"{MULTIPLY}{', and ' if advice else ''}{advice}", corners, True)
-      for name, (corners, advice) in FORMATS.items()),
-]
+READINGS = [Reading(name, advice, corners) for name, (corners, advice) in FORMATS.items() if advice]
+for whole in WHOLES:
+    shares = MULTIPLY if whole == 1 else f"{MULTIPLY} over {whole:g}"
+    READINGS += [Reading(f"{name}, each in 0..{whole:g} of the image,", f"{shares}, and {advice}" if advice else shares,
+                         corners, whole)
+                 for name, (corners, advice) in FORMATS.items()]
 
 
 def iou(a: Numbers, b: Numbers) -> float:
@@ -115,13 +118,15 @@ def other_reading(objects: Sequence[Object]) -> tuple[Object, Reading] | None:
         for reading in readings:
             told.setdefault(reading.name, []).append((one, reading))
     most = max(told.values(), key=len, default=[])
+    if len(most) == 1 and not _tells_alone(*most[0]):
+        return None
     return most[0] if 2 * len(most) > off else None
 
 
 def _fits(reading: Reading, one: Object) -> bool:
     """Return True if a box lies off its mask, and does not with this reading."""
     height, width = one.size
-    if not reading.fractions and tuple(one.tight) == (0, 0, width, height):
+    if not reading.whole and tuple(one.tight) == (0, 0, width, height):
         return False  # as of masks that stand for none: boxes fit them by chance
     other = _read(reading, one)
     if not agree(other, one.tight):
@@ -132,24 +137,33 @@ def _fits(reading: Reading, one: Object) -> bool:
     return _close(other, one.tight) or (before <= WORSE * after and _centred(other, one.tight))
 
 
+def _tells_alone(one: Object, reading: Reading) -> bool:
+    """Return True if another reading of a box fits its mask exactly, or with the same margin on all sides: boxes that
+    are cropped by much fit roughly, by chance."""
+    x1, y1, x2, y2 = other = _read(reading, one)
+    margins = one.tight[0] - x1, one.tight[1] - y1, x2 - one.tight[2], y2 - one.tight[3]
+    even = min(margins) >= 0 and max(margins) - min(margins) <= CLOSE[0]
+    return even or _close(other, one.tight, EXACT)
+
+
 def in_first_pixel(boxes: Sequence[Numbers], height: int, width: int) -> bool:
     """Return True if all of these boxes lie in the first pixel of an image that has many, as boxes in 0..1 do."""
     return min(height, width) >= SMALLEST and all(min(box) >= 0 and max(box) <= 1 for box in boxes)
 
 
 def _read(reading: Reading, one: Object) -> Numbers:
-    if not reading.fractions:
+    if not reading.whole:
         return reading.corners(*one.box)
-    if min(one.box) < 0 or max(one.box) > 1:
+    if min(one.box) < 0 or max(one.box) > reading.whole:
         return 0.0, 0.0, 0.0, 0.0
-    x1, y1, x2, y2 = reading.corners(*one.box)
+    x1, y1, x2, y2 = (number / reading.whole for number in reading.corners(*one.box))
     height, width = one.size
     return x1 * width, y1 * height, x2 * width, y2 * height
 
 
-def _close(box: Numbers, tight: Numbers) -> bool:
-    across, down = (_tolerance(tight, axis) for axis in (0, 1))
-    return all(abs(here - there) <= most for here, there, most in zip(box, tight, (across, down, across, down)))
+def _close(box: Numbers, tight: Numbers, most: tuple[float, float] = CLOSE) -> bool:
+    across, down = (_tolerance(tight, axis, most) for axis in (0, 1))
+    return all(abs(here - there) <= by for here, there, by in zip(box, tight, (across, down, across, down)))
 
 
 def _centred(box: Numbers, tight: Numbers) -> bool:
@@ -158,6 +172,6 @@ def _centred(box: Numbers, tight: Numbers) -> bool:
                for axis in (0, 1))
 
 
-def _tolerance(tight: Numbers, axis: int) -> float:
-    pixels, share = CLOSE
+def _tolerance(tight: Numbers, axis: int, most: tuple[float, float] = CLOSE) -> float:
+    pixels, share = most
     return max(pixels, share * (tight[axis + 2] - tight[axis]))

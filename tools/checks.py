@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .target_formats import check_formats, is_early
+from .target_formats import check_formats, early_of
 from .text import UNSAFE, listed, shown
 
 LONGEST_NAME = 200  # characters of the name of a class
@@ -130,8 +130,9 @@ def check_targets(targets: Any, images: Sequence[Tensor] | Tensor, num_classes: 
     if not all(with_masks) and (masks_needed or any(with_masks)):
         raise ValueError(f"targets[{with_masks.index(False)}] lacks masks; every image of a batch needs them "
                          f"([0, h, w] where there are no objects) when training with a mask head")
-    if model is None or is_early(model, targets):
-        check_formats(targets, images)
+    early = early_of(model, targets)
+    if early is not None:
+        check_formats(targets, images, early)
 
 
 def _tensor(value: Any, name: str) -> Tensor:

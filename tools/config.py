@@ -46,6 +46,7 @@ AT_MOST = {"transform": {"min_size": 20_000, "max_size": 20_000, "scale": 100, "
            "data": {"workers": 1024}, "augment": {"crop": 20_000},
            "train": {"epochs": 10**7, "batch_size": 10**6, "base_batch_size": 10**6, "accumulate": 10**6},
            "evaluate": {"every": 10**7, "batch_size": 10**6, "max_detections": 10**5}}
+CHANNELS = ("auto", "bgr", "rgb")  # of weights of detectron2
 NORMS = ("none", "frozen", "batch", "sync", "group", "layer")  # of convolutions, in every section that has a norm
 MOST_NUMBERS = 100  # of a list
 
@@ -178,6 +179,8 @@ def _check_range(value: Any, section: str, key: str, place: str) -> None:
     if len(numbers) > MOST_NUMBERS and not isinstance(numbers[0], str):
         raise ConfigError(f"{place} has {len(numbers)} numbers; give at most {MOST_NUMBERS}")
     for number in numbers:
+        if key == "weights_channels" and number not in CHANNELS:
+            raise ConfigError(f"{place} = {shown(number)}; choose {', '.join(CHANNELS[:-1])} or {CHANNELS[-1]}")
         if key == "norm" and number not in NORMS:
             raise ConfigError(f"{place} = {shown(number)}: unknown norm; choose {', '.join(NORMS)}")
         if isinstance(number, (int, float)) and not low <= number <= high:

@@ -1,41 +1,60 @@
 """Whether the boxes of targets are x1, y1, x2, y2 in pixels, as the first batches that a model gets tell."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from .box_formats import ENOUGH, MULTIPLY, Object, in_first_pixel, other_reading
+from .box_formats import ENOUGH, MULTIPLY, SMALLEST, Object, in_first_pixel, other_reading
 
 Targets = Sequence[dict[str, Any]]
 # Masks are looked at, which takes time: in so many batches with objects, and so many objects of each image.
 BATCHES = 20
 OBJECTS = 50
-_seen: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # batches of each model
 
 
-def is_early(model: nn.Module, targets: Targets) -> bool:
-    """Return True if these targets are among the first ones with objects that a model gets, and count them."""
-    if torch.compiler.is_compiling() or _seen.get(model, 0) >= BATCHES:
-        return False
-    if any(len(target["boxes"]) for target in targets):
-        _seen[model] = _seen.get(model, 0) + 1
-    return True
+@dataclass
+class Early:
+    """What the first batches have shown."""
+
+    batches: int = 0  # with objects
+    boxes: int = 0  # so far all in the first pixel of their images, as if they were in 0..1 ...
+    fractions: int = 0  # ... and of them those that are not all of that pixel, as a small object may be
+    pixels: bool = False  # some box was not
 
 
-def check_formats(targets: Targets, images: Sequence[Tensor] | Tensor) -> None:
+_seen: WeakKeyDictionary[nn.Module, Early] = WeakKeyDictionary()
+
+
+def early_of(model: nn.Module | None, targets: Targets) -> Early | None:
+    """Return what the first batches with objects of a model have shown, counting these targets; None behind them.
+    Without a model each batch is the first."""
+    if model is None:
+        return Early()
+    if torch.compiler.is_compiling():
+        return None
+    early = _seen.setdefault(model, Early())
+    if early.batches >= BATCHES:
+        return None
+    early.batches += any(len(target["boxes"]) for target in targets)
+    return early
+
+
+def check_formats(targets: Targets, images: Sequence[Tensor] | Tensor, early: Early | None = None) -> None:
     """Raise ValueError for boxes of another format, as far as masks on the CPU, or the numbers, tell."""
     sizes = [(image.shape[1], image.shape[2]) for image in images]
-    found = other_reading([one for i, target in enumerate(targets) for one in _objects(target, i, sizes[i])])
+    objects = [one for i, target in enumerate(targets) for one in _objects(target, i, sizes[i])]
+    found = other_reading(objects)
     if found is not None:
         one, reading = found
         x1, y1, x2, y2 = one.tight
         raise ValueError(f"targets[{one.image}]['boxes'][{one.index}] = {_rounded(one.box)} lies off its mask, which "
                          f"extends over x {x1:g} to {x2:g}, y {y1:g} to {y2:g}; it fits when {reading.name} is read "
                          f"for x1, y1, x2, y2 in pixels, which boxes have to be: {reading.advice}")
-    _check_fractions(targets, sizes)
+    _check_fractions(targets, sizes, objects, early or Early())
 
 
 def _objects(target: dict[str, Any], image: int, size: tuple[int, int]) -> list[Object]:
@@ -53,22 +72,21 @@ def _objects(target: dict[str, Any], image: int, size: tuple[int, int]) -> list[
     return objects
 
 
-def _check_fractions(targets: Targets, sizes: Sequence[tuple[int, int]]) -> None:
-    """The boxes of a batch are not all in 0..1, where there is no mask that would have told."""
-    count, example, odd = 0, 0, False
-    for i, (target, size) in enumerate(zip(targets, sizes)):
-        numbers = target["boxes"][:OBJECTS].tolist()
-        if not numbers:
-            continue
-        told = "masks" in target and target["masks"].device.type == "cpu"
-        if told or not in_first_pixel(numbers, *size):
-            return
-        example, count = (example if count else i), count + len(numbers)
-        odd = odd or any(number not in (0, 1) for box in numbers for number in box)
-    if count >= ENOUGH and odd:  # an object of just the first pixel is possible
-        box = targets[example]["boxes"][0].tolist()
-        raise ValueError(f"targets[{example}]['boxes'][0] = {_rounded(box)} lies in the first pixel of its image, and "
-                         f"so do all {count} boxes of this batch: they are in 0..1 of the image, and have to be x1, "
+def _check_fractions(targets: Targets, sizes: Sequence[tuple[int, int]], objects: Sequence[Object],
+                     early: Early) -> None:
+    """Raise ValueError where all boxes so far are in 0..1: many of them, or one whose mask lies elsewhere."""
+    boxes = [(i, target["boxes"][:OBJECTS].tolist()) for i, target in enumerate(targets) if len(target["boxes"])]
+    early.pixels |= not all(in_first_pixel(numbers, *sizes[i]) for i, numbers in boxes)
+    if early.pixels or not boxes:
+        return
+    early.boxes += sum(len(numbers) for _, numbers in boxes)
+    early.fractions += sum(any(number not in (0, 1) for number in box) for _, numbers in boxes for box in numbers)
+    beyond = any(max(one.tight) > SMALLEST for one in objects)
+    masked = any("masks" in target and target["masks"].device.type == "cpu" for target in targets)
+    if beyond or (early.fractions >= ENOUGH and not masked):
+        image, numbers = boxes[0]
+        raise ValueError(f"targets[{image}]['boxes'][0] = {_rounded(numbers[0])} lies in the first pixel of its image, "
+                         f"and so do all {early.boxes} boxes so far: they are in 0..1 of the image, and have to be x1, "
                          f"y1, x2, y2 in pixels: {MULTIPLY}")
 
 

@@ -10,6 +10,7 @@ from .text import shown
 CHOICES = ("dtype", "image")
 LIMITS = {np.dtype(np.uint8): (0.0, 255.0), np.dtype(np.uint16): (0.0, 65535.0)}
 SETTING = "[data] value_range"
+SMALLEST, LARGEST, RESOLVED = 1e-30, 1e30, 1e-6  # of the difference of two values, the last as a share of these
 MODES = {"float32": " (mode F)", "int32": " (mode I)"}  # Pillow's names
 
 ValueRange = str | tuple[float, float]  # dtype, image, or the values that become 0 and 1
@@ -33,7 +34,18 @@ def parse_range(value: Any) -> ValueRange:
         raise ValueError(expected) from error
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"{expected}, of which the first is the lower one")
+    if not (SMALLEST <= high - low <= LARGEST and high - low > RESOLVED * max(abs(low), abs(high))):
+        raise ValueError(f"{expected}; between these two, images in 32 bits have no values")
     return low, high
+
+
+def proposed_range(low: float, high: float) -> tuple[float, float]:
+    """Return two numbers of few digits, for a message, that lie around these values."""
+    if low == high or (low.is_integer() and high.is_integer()):
+        return low, high
+    step = 10.0 ** (math.floor(math.log10(high - low)) - 2)
+    digits = max(0, -round(math.log10(step)))
+    return round(math.floor(low / step) * step, digits), round(math.ceil(high / step) * step, digits)
 
 
 def range_text(value_range: ValueRange) -> str:
@@ -77,6 +89,7 @@ def limits_of(pixels: np.ndarray, value_range: ValueRange) -> tuple[float, float
     low, high = float(pixels.min()), float(pixels.max())
     if value_range == "dtype":
         kind = f"{pixels.dtype}{MODES.get(pixels.dtype.name, '')}"
+        example = range_text(proposed_range(low, high))
         raise ValueError(f"values of {kind} have no fixed range, and these go from {low:g} to {high:g}: set {SETTING} "
-                         f"to the two values that are 0 and 1, such as {range_text((low, high))}, or to image")
+                         f"to the two values that are 0 and 1, such as {example}, or to image")
     return low, high
