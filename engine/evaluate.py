@@ -30,6 +30,7 @@ from .processes import from_first, gather, rank_and_count, together
 from .report import write_report
 from .result_files import ResultsWriter
 from .results import Results
+from .terminal import in_notebook
 
 log = logging.getLogger("maskrcnn")
 
@@ -225,6 +226,6 @@ def choose_device(name: str) -> torch.device:
 def progress_bar(total: int, description: str | None, done: int = 0) -> tqdm:
     """A bar over images, of the first process alone: to a terminal or notebook at once, into a log file only now and
     then."""
-    interval = 0.2 if os.isatty(2) or "ipykernel" in sys.modules else 20
+    interval = 0.2 if os.isatty(2) or in_notebook() else 20
     return tqdm(total=total, desc=description, unit="img", mininterval=interval, initial=done,
                 disable=description is None or sys.stderr is None or rank_and_count()[0] > 0, dynamic_ncols=True)

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from .terminal import in_notebook
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 25.0  # seconds in which each of several processes has to end: torchrun kills them after 30
 SOON = 0.02  # seconds
@@ -140,7 +142,7 @@ def stoppable(command: str) -> Iterator[None]:
     changes."""
     global WATCH
     main = threading.current_thread() is threading.main_thread()
-    if not main or WATCH is not None or "ipykernel" in sys.modules:
+    if not main or WATCH is not None or in_notebook():
         yield
         return
     try:

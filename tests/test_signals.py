@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 import torch
@@ -27,11 +28,14 @@ BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (si
 
 @pytest.fixture(autouse=True)
 def _handlers_stay():
+    """They are given back, and where nobody watches, a signal fails the test and does not end all tests."""
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("SIGTERM was watched by nobody"))
     before = [signal.getsignal(number) for number in signals.SIGNALS]
     yield
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
     assert signals.WATCH is None
     assert not multiprocessing.active_children()
+    signal.signal(signal.SIGTERM, handler)
 
 
 def at(monkeypatch, place, name, count, number):
@@ -143,6 +147,19 @@ def test_functions_leave_signals_alone(data, tmp_path, monkeypatch):  # noqa: F8
     with pytest.raises(KeyboardInterrupt):
         train(settings(data, tmp_path / "other"))
     assert not list((tmp_path / "other").glob(".part-*"))
+
+
+def test_only_a_running_notebook_has_signals_of_its_own(monkeypatch):
+    """Many libraries import IPython and its kernel, and run none."""
+    kernel = types.ModuleType("IPython")
+    kernel.get_ipython = lambda: None
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    with signals.stoppable("test"):
+        assert signals.watched()
+    kernel.get_ipython = object
+    with signals.stoppable("test"):
+        assert not signals.watched()
 
 
 def test_no_hang_where_images_do_not_come(data, tmp_path, monkeypatch, capfd):  # noqa: F811
