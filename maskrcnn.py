@@ -39,7 +39,7 @@ from maskrcnn.tools.config import Source, load_config, plain
 from maskrcnn.tools.conventions import warn_differences, warn_frozen
 from maskrcnn.tools.foreign import Foreign
 from maskrcnn.tools.images import ImageOptions, as_image
-from maskrcnn.tools.limits import warn_reached
+from maskrcnn.tools.limits import Reached
 from maskrcnn.tools.masks import crop
 from maskrcnn.tools.modes import evaluation_view
 from maskrcnn.tools.padding import slots, take
@@ -226,14 +226,16 @@ class MaskRCNN(nn.Module):
             raise ValueError(f"predict takes a list of images, got {type(images).__name__}; for one give [image]")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"predict: batch_size = {shown(batch_size)} should be an integer of at least 1")
-        results, view = [], evaluation_view(self)
+        results, view, reached = [], evaluation_view(self), Reached.of(self)
         with torch.no_grad():
             for start in range(0, len(images), batch_size):
                 chunk = [as_image(images[i], f"images[{i}]", self.image_options)
                          for i in range(start, min(start + batch_size, len(images)))]
                 check_images(chunk, len(self.transform.mean), start)
                 results += view(chunk)
-        warn_reached(self, results)
+        for found in results:
+            reached.add(found["scores"])
+        reached.warn()
         return results
 
     def checkpoint(self) -> dict[str, Any]:

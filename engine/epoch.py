@@ -130,4 +130,4 @@ def keep(loop: Loop) -> str:
     if progress.step:
         loop.state.write(loop.run, best_metric(loop.cfg))
         return f"saved epoch {progress.epoch}, step {progress.step} of {loop.steps}, in {last}"
-    return f"saved {progress.epoch - 1} epochs in {last}" if progress.epoch > 1 else "no step was done yet"
+    return f"saved the end of epoch {progress.epoch - 1} in {last}" if progress.epoch > 1 else "no step was done yet"

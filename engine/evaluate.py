@@ -19,7 +19,7 @@ from maskrcnn import MaskRCNN
 from ..datasets.formats import Dataset, open_dataset
 from ..tools.config import Source, load_config
 from ..tools.files import check_writable
-from ..tools.limits import SURE, warn_reached
+from ..tools.limits import SURE, Reached
 from ..tools.outputs import check_apart
 from ..tools.text import listed
 from .codes import as_rle
@@ -77,7 +77,7 @@ def evaluate_checkpoint(cfg: EasyDict, weights: str | os.PathLike, split: str, r
     collected, losses = collect(model, dataset, cfg.evaluate.batch_size, f"evaluate {split}", cfg.data.workers)
     metrics = losses | from_first(lambda: figures(collected, cfg.evaluate.metrics, cfg.evaluate.max_detections))
     if state.is_main_process:
-        warn_reached(model, (record.found for record in collected.records))
+        warn_reached(model, collected, cfg.evaluate)
         if results is not None:
             write_results(results, collected, dataset)
         if report is not None:
@@ -111,9 +111,17 @@ def evaluate_model(model: MaskRCNN, dataset: Dataset, settings: EasyDict, descri
     """
     results, losses = collect(model, dataset, settings.batch_size, description, workers)
     if rank_and_count()[0] == 0:
-        warn_reached(model, (record.found for record in results.records), SURE)  # not of what is yet to be learned
+        warn_reached(model, results, settings, SURE)  # not of what is yet to be learned
     # By the first process alone, since all share the cores.
     return losses | from_first(lambda: figures(results, settings.metrics, settings.max_detections))
+
+
+def warn_reached(model: MaskRCNN, results: Results, settings: EasyDict, least: float = 0.0) -> None:
+    """Log on how many images the detections that score at least this reached a limit; `settings` is [evaluate]."""
+    reached = Reached.of(model, least, settings.max_detections)
+    for record in results.records:
+        reached.add(record.found["scores"], int((~record.truths["iscrowd"]).sum()))
+    reached.warn()
 
 
 def collect(model: MaskRCNN, dataset: Dataset, batch_size: int, description: str | None = None,

@@ -85,8 +85,7 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
     class_names = model.class_names or [str(k) for k in range(1, model.num_classes + 1)]
     categories = [{"id": k, "name": name} for k, name in zip(ids, class_names)]
     log.info("%d images, %d detections: %s", len(listed), count, output)
-    if message := reached.message():
-        log.warning("%s", message)
+    reached.warn()
     failed = [{"file_name": file, "reason": reason} for file, reason in failures.items()]
     with atomic(output / "images.json", make_folder=False) as part:
         part.write_text(json.dumps({"images": listed, "categories": categories, "failed": failed}), encoding="utf-8")

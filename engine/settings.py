@@ -40,6 +40,8 @@ def check_train_settings(settings: Mapping[str, Any]) -> None:
                          ("precision", ("fp32", "bf16", "fp16"))):
         if settings[key] not in choices:
             raise ValueError(f"[train] {key} = {settings[key]!r}; choose {' or '.join(choices)}")
+    if settings["learning_rate"] == 0:
+        raise ValueError("[train] learning_rate = 0 would learn nothing; give more than 0, such as 0.01")
     if settings["ema"] >= 1:
         raise ValueError(f"[train] ema = {settings['ema']} would never change; give less than 1, such as 0.999")
     if not settings["output"] or settings["seed"] >= 2**63:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TextIO
 import torch
 
 from ..tools.text import message
+from .failures import MachineError
 from .processes import rank_and_count
 
 TRACEBACK = "MASKRCNN_TRACEBACK"  # this environment variable has errors that nobody foresaw raised
@@ -75,7 +76,7 @@ def reason(error: Exception) -> str:
     text = str(error).strip()
     if text.startswith("Caught "):  # in a process that loads images: without that process's traceback
         return text.splitlines()[-1].partition(": ")[2]
-    if out_of_memory(error):
+    if out_of_memory(error) and not isinstance(error, MachineError):
         return (f"not enough memory ({_first_line(error)}). Lower [train] batch_size, [evaluate] batch_size or "
                 f"--batch-size, [transform] max_size or [data] workers")
     if isinstance(error, OSError):

@@ -27,7 +27,7 @@ from .evaluate import choose_device, evaluate_model, progress_bar
 from .failures import TrainingError, explained, less_in_training
 from .loading import make_loader
 from .optimize import make_average, make_optimizer
-from .processes import from_first, together
+from .processes import from_first, rank_and_count, together
 from .run import as_begun, begin_run, best_epoch, check_folder, read_metrics, saved_state, write_metrics
 from .scalars import Scalars
 from .settings import best_metric, check_best_metric, check_settings, finished
@@ -208,6 +208,9 @@ def make_parts(cfg: EasyDict) -> tuple[dict[str, Dataset], MaskRCNN]:
     class_names = splits["train"].class_names
     make_loader(splits["train"], cfg)  # would the batches divide into these processes?
     check_best_metric(cfg, class_names)
+    if cfg.train.batch_size > len(splits["train"]) and rank_and_count()[0] == 0:
+        log.warning("[train] batch_size = %d is more than the %d training images: each step has some of them several "
+                    "times", cfg.train.batch_size, len(splits["train"]))
     model = MaskRCNN(len(class_names), cfg, class_names=class_names)
     model.category_ids = list(splits["train"].category_ids)
     return splits, model

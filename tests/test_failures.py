@@ -185,6 +185,7 @@ def test_no_memory_in_training(data, tmp_path, monkeypatch, capsys, error, messa
     assert command(tmp_path, settings(data, tmp_path / "run")) == 1
     line = one_line(capsys)
     assert message in line
+    assert line.count("not enough memory") == line.count("[train] batch_size") == 1
     for setting in ("[train] batch_size (now 2)", "accumulate (now 1)", "precision = bf16", "[transform] min_size",
                     "[backbone] checkpointing"):
         assert setting in line

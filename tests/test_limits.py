@@ -153,6 +153,16 @@ def test_validation_counts_sure_detections_alone():
     assert reached.message().startswith("1 of 2 images reached [box] max_detections = 100")
 
 
+def test_known_objects_set_what_is_proposed():
+    reached = Reached.of(small_model(), evaluated=100)
+    reached.add(scores(100), objects=300)
+    assert reached.message().startswith(
+        "1 of 1 images reached [box] max_detections = 100; 1 of 1 images reached [evaluate] max_detections = 100: ")
+    assert "set [box] max_detections = 400, [evaluate] max_detections = 400, [rpn] post_nms_test = " \
+        in reached.message()
+    assert "evaluate" not in {limit.section for limit in Reached.of(small_model()).limits}
+
+
 @pytest.mark.parametrize("changes", [{"box": {"max_detections": 3}}, {"rpn": {"post_nms_test": 4}}])
 def test_prediction_says_so_once(changes, caplog):
     [(section, keys)] = changes.items()

@@ -220,7 +220,8 @@ def test_where_nothing_can_be_written_nothing_is_evaluated(data, plain, tmp_path
 
 @pytest.mark.parametrize(("change", "message"), [
     ({"precision": "fp16"}, "fp16 needs a GPU"), ({"precision": "half"}, "choose fp32 or bf16 or fp16"),
-    ({"accumulate": 3}, "does not divide"), ({"ema": 1.5}, "between 0 and 1"), ({"ema": 1.0}, "never change")])
+    ({"accumulate": 3}, "does not divide"), ({"ema": 1.5}, "between 0 and 1"), ({"ema": 1.0}, "never change"),
+    ({"learning_rate": 0}, "would learn nothing")])
 def test_what_cannot_be(data, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         train(settings(data, tmp_path / "run", **change))
@@ -279,3 +280,9 @@ def test_unknown_metrics_are_refused_at_once(data, plain, tmp_path):
         evaluate(plain / "config.ini", plain / "best.pt", evaluate={"metrics": ["voc12"]})
     with pytest.raises(ValueError, match=r"\[augment\] scale"):
         train({**settings(data, tmp_path / "run"), "augment": {"scale": [2.0, 1.0]}})
+
+
+def test_a_step_of_more_images_than_there_are_is_told(data, tmp_path, caplog):
+    train(settings(data, tmp_path / "run", batch_size=8, epochs=1))
+    said = "batch_size = 8 is more than the 6 training images"
+    assert [said in record.getMessage() for record in caplog.records].count(True) == 1

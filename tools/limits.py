@@ -1,8 +1,8 @@
 """How many objects of an image the settings let through: no image gets more detections, whatever is in it."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 log = logging.getLogger("maskrcnn")
@@ -75,18 +75,25 @@ class Reached:
     limits: Sequence[Limit]
     least: float = 0.0  # score that detections must have to count
     images: int = 0
+    objects: int = 0  # of the fullest image, where they are known
     counts: dict[Limit, int] = field(default_factory=dict)  # images that reached each
     weakest: float = 0.0  # score: the highest of the lowest in these images
 
     @classmethod
-    def of(cls, model: Any, least: float = 0.0) -> "Reached":
-        """Return a counter for the detections of a model, of which parts of one's own have limits of their own."""
-        limits = [limit for limit in limits_of(model.config) if limit.section != "evaluate" and not limit.training]
-        return cls([limit for limit in limits if limit.section == "box" or "proposal" not in model.replaced], least)
+    def of(cls, model: Any, least: float = 0.0, evaluated: int = 0) -> "Reached":
+        """Return a counter for the detections of a model, of which parts of one's own have limits of their own.
 
-    def add(self, scores: Any) -> None:
-        """Add the detections of an image: their scores [D], best first."""
+        `evaluated` is [evaluate] max_detections where they are evaluated, and otherwise 0.
+        """
+        limits = [replace(limit, value=evaluated) if limit.section == "evaluate" else limit
+                  for limit in limits_of(model.config) if not limit.training]
+        return cls([limit for limit in limits
+                    if limit.value and not (limit.section == "rpn" and "proposal" in model.replaced)], least)
+
+    def add(self, scores: Any, objects: int = 0) -> None:
+        """Add the detections of an image: their scores [D], best first; and how many objects it has, if known."""
         self.images += 1
+        self.objects = max(self.objects, objects)
         scores = scores[scores >= self.least]
         count, sure = len(scores), int((scores >= SURE).sum())
         reached = [limit for limit in self.limits if limit.value and (
@@ -101,17 +108,14 @@ class Reached:
         if not self.counts:
             return ""
         counts = "; ".join(f"{count} of {self.images} images reached {limit}" for limit, count in self.counts.items())
-        doubled: dict[str, dict[str, int]] = {}
+        higher = raised(self.limits, self.objects)
         for limit in self.counts:
-            doubled.setdefault(limit.section, {})[limit.key] = 2 * limit.value
+            keys = higher.setdefault(limit.section, {})
+            keys[limit.key] = max(2 * limit.value, keys.get(limit.key, 0))
         return (f"{counts}: objects beyond are not found. Their weakest detections score up to {self.weakest:.2f}; "
-                f"where objects are missing, set {as_settings(doubled)}")
+                f"where objects are missing, set {as_settings(higher)}")
 
-
-def warn_reached(model: Any, detections: Iterable[Mapping[str, Any]], least: float = 0.0) -> None:
-    """Log on how many images the detections of a model that score at least this reached a limit, where they did."""
-    reached = Reached.of(model, least)
-    for found in detections:
-        reached.add(found["scores"])
-    if message := reached.message():
-        log.warning("%s", message)
+    def warn(self) -> None:
+        """Log the message, if there is one."""
+        if message := self.message():
+            log.warning("%s", message)
