@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
 from ..tools.norm import count_once, make_norm
 from .trunk import Trunk
@@ -27,6 +26,15 @@ class Shape:
     drop: float = 0.0  # chance that an image goes through the shortcut alone
 
 
+def _drop_path(rate: float) -> nn.Module:
+    """What drops a block's branch for whole images in training."""
+    if not rate:
+        return nn.Identity()
+    from torchvision.ops import StochasticDepth
+
+    return StochasticDepth(rate, "row")
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (ResNet-18 and 34)."""
 
@@ -40,7 +48,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, 1, d, d, bias=False)
         self.bn2 = norm(width)
         self.downsample = _shortcut(in_channels, width, stride, norm)
-        self.drop = StochasticDepth(shape.drop, "row") if shape.drop else nn.Identity()
+        self.drop = _drop_path(shape.drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, width, H / stride, W / stride]"""
@@ -66,7 +74,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(inner, width * 4, 1, bias=False)
         self.bn3 = norm(width * 4)
         self.downsample = _shortcut(in_channels, width * 4, stride, norm)
-        self.drop = StochasticDepth(shape.drop, "row") if shape.drop else nn.Identity()
+        self.drop = _drop_path(shape.drop)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, 4 width, H / stride, W / stride]"""

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from .formats import Dataset
 from .geometry import Item, draw_span, mirror, resample
@@ -73,7 +72,11 @@ class Augmented(torch.utils.data.Dataset):
     def __init__(self, dataset: Dataset, settings: Augmentation) -> None:
         self.dataset, self.settings = dataset, settings
         strengths = {key: getattr(settings, key) for key in ("brightness", "contrast", "saturation", "hue")}
-        self.color = v2.ColorJitter(**strengths) if any(strengths.values()) else None
+        self.color = None
+        if any(strengths.values()):
+            from torchvision.transforms import v2
+
+            self.color = v2.ColorJitter(**strengths)
 
     def __getattr__(self, name: str) -> Any:
         """category_ids, sizes (before any change) and what else the data set has."""

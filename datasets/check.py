@@ -11,9 +11,10 @@ from ..tools.limits import Limit
 from . import segments
 from .boxes import off_mask
 from .files import in_threads
-from .formats import FORMATS, SPLITS, read_table
+from .formats import FORMATS, read_table
 from .image_checks import Seen, check_seen, look, masks_of
 from .object_counts import check_counts, settings_for
+from .options import SPLITS
 from .outlines import count_shown, unrelated
 from .problems import Problem, Problems
 from .proposals import propose

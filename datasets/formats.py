@@ -21,7 +21,7 @@ from .image_checks import check_first
 from .instances import Instances
 from .labelme import read_labelme
 from .object_counts import check_counts
-from .options import ReadOptions
+from .options import SPLITS, ReadOptions
 from .problems import Problem, Problems, summary
 from .table import Table
 from .table_checks import check_for_training, check_left_out
@@ -32,7 +32,6 @@ from .voc import read_voc
 log = logging.getLogger("maskrcnn")
 
 FORMATS = ("cst", "coco", "voc", "masks", "via", "labelme")
-SPLITS = ("train", "val", "test")
 TOLD = 3  # warnings of a kind about a split as a whole
 FOLDERS: dict[str, Callable[..., Table]] = {"cst": read_cst, "masks": read_folders, "via": read_via,
                                             "labelme": read_labelme}

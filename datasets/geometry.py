@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from ..tools.resizing import average
 from .objects import LEAST_PIXELS, LEAST_SHARE, pixels, select, tight_boxes
@@ -74,6 +72,9 @@ def resample(image: Tensor, target: dict[str, Any], degrees: float, rows: Span, 
         The item, its image interpolated bilinearly and its masks by nearest neighbours. Objects out of sight and
         slivers (see `maskrcnn.datasets.objects`) are dropped; area, where it is there, is that of the masks.
     """
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     height, width = image.shape[1:]
     level = [255.0 * value for value in fill] if image.dtype == torch.uint8 else [float(value) for value in fill]
     if degrees:
@@ -98,6 +99,9 @@ def resample(image: Tensor, target: dict[str, Any], degrees: float, rows: Span, 
 
 def _resize(image: Tensor, rows: Span, columns: Span) -> Tensor:
     """The part of an image [C, h, w] that two spans take, at its new size."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     size = rows.size, columns.size
     if 1 in (rows.length, columns.length, *size):  # where torchvision's result may be wrong
         part = image[:, rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
@@ -109,6 +113,9 @@ def _resize(image: Tensor, rows: Span, columns: Span) -> Tensor:
 def _sources(height: int, width: int, degrees: float, rows: Span, columns: Span) -> Tensor:
     """For each pixel of the result, the place y * width + x of the source pixel that masks are read from, or -1: int64
     [H, W]. Once this map is made, a mask costs one look-up a pixel, however it is turned and scaled."""
+    from torchvision.transforms.v2 import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
     source = torch.arange(height * width).view(1, height, width)
     if degrees:
         exact = torch.float32 if height * width < 2**24 else torch.float64

@@ -1,9 +1,10 @@
-"""Settings of section [data] that readers of annotations follow."""
+"""The splits of a data set, and settings of section [data] that readers of annotations follow."""
 
 from dataclasses import dataclass
 
 from ..tools.image_files import check_orientation
 
+SPLITS = ("train", "val", "test")
 CROWD = ("ignore", "objects")
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from .geometry import Item
 from .objects import LEAST_PIXELS, LEAST_SHARE, ROWS, pixels, select, tight_boxes
@@ -18,6 +17,8 @@ def paste(image: Tensor, target: dict[str, Any], other: Tensor, objects: dict[st
     taken anew; objects of which nothing or a sliver (see `maskrcnn.datasets.objects`) is left are dropped. Crowd
     regions are not pasted, and are cut like objects. The pasted objects come last.
     """
+    from torchvision.transforms.v2 import functional as F
+
     pasted = select(objects, chosen & ~_crowd(objects))
     if not len(pasted["boxes"]):
         return image, target

@@ -1,5 +1,5 @@
 """The command line: `maskrcnn train`, `evaluate`, `predict`, `check`. Argument parsing only; each verb is a function
-elsewhere."""
+elsewhere, imported when it is called: `--help` does not wait for libraries that it has no use for."""
 
 import argparse
 import json
@@ -9,20 +9,15 @@ from typing import Any
 
 from maskrcnn import __version__
 
-from ..datasets.check import check_dataset
-from ..datasets.formats import SPLITS
+from ..datasets.options import SPLITS
 from ..tools.config import load_config
 from ..tools.files import atomic, check_writable
 from ..tools.limits import limits_of
 from ..tools.outputs import check_apart
 from ..tools.text import MOST_ITEMS, brief
-from .evaluate import evaluate, progress_bar
-from .predict import predict
 from .processes import rank_and_count
-from .run import json_ready
 from .signals import Stopped, first_of_all, stoppable
 from .terminal import Parser, complain, log_to_terminal, put, reason
-from .train import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,17 +110,23 @@ def _overrides(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from .train import train
+
     _print(train(arguments.config, arguments.resume, **_overrides(arguments.settings)))
     return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from .evaluate import evaluate
+
     _print(evaluate(arguments.config, arguments.weights, arguments.split, arguments.results, arguments.report,
                     **_overrides(arguments.settings)))
     return 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from .predict import predict
+
     failures = predict(arguments.weights, arguments.images, arguments.output, arguments.batch_size, arguments.device,
                        arguments.score)
     reasons = list(failures.values())
@@ -138,6 +139,9 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from ..datasets.check import check_dataset
+    from .evaluate import progress_bar
+
     cfg = load_config(arguments.config, _overrides(arguments.settings))
     if arguments.json:
         check_apart({"--json": arguments.json}, {"the configuration": arguments.config})
@@ -160,6 +164,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _print(metrics: dict[str, float]) -> None:
     """Metrics as JSON on standard output, of the first process; null where there is no number."""
+    from .run import json_ready
+
     if rank_and_count()[0] > 0:
         return
     put(json.dumps(json_ready(metrics), indent=2))

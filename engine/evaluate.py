@@ -27,7 +27,6 @@ from .failures import TrainingError, explained, less_in_evaluation
 from .loading import Seeded, begin, quiet, transpose
 from .metrics import check_metrics, figures
 from .processes import from_first, gather, rank_and_count, together
-from .report import write_report
 from .result_files import ResultsWriter
 from .results import Results
 from .terminal import in_notebook
@@ -81,6 +80,8 @@ def evaluate_checkpoint(cfg: EasyDict, weights: str | os.PathLike, split: str, r
         if results is not None:
             write_results(results, collected, dataset)
         if report is not None:
+            from .report import write_report  # and with it matplotlib
+
             write_report(report, collected, dataset.class_names, metrics, f"{weights} on {split} of {cfg.data.root}")
     return metrics
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
 
 from ..tools.boxes import decode, encode
 
@@ -29,6 +28,8 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, valid: Tensor, bo
     own = deltas[torch.arange(len(labels), device=labels.device), (labels - 1).clamp(min=0)]
     positive = (labels > 0) & valid
     if kind == "giou":
+        from torchvision.ops import generalized_box_iou_loss
+
         # Slots that do not count get a box of their own: an empty one has no gradient.
         truth = torch.where(positive[:, None], truth, truth.new_tensor([0.0, 0.0, 1.0, 1.0]))
         boxes = torch.where(positive[:, None], boxes, truth)

@@ -22,11 +22,15 @@ def compiled(tensor: Tensor) -> bool:
     return _compiled(tensor.device, tensor.dtype)
 
 
-@torch.compiler.assume_constant_result  # so that torch.compile does not look into the loading of kernels
 def _compiled(device: torch.device, dtype: torch.dtype) -> bool:
     if device.type == "cpu":
         return cpu_ops.module is not None and dtype in cpu_ops.SCALARS
     return device.type == "cuda" and dtype in cuda_ops.TYPES and cuda_ops.kernels(device) is not None
+
+
+# torch.compile is not to look into the loading of kernels. This is all that torch.compiler.assume_constant_result does,
+# without its import of the whole compiler, which takes longer than that of all else.
+_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None = None,

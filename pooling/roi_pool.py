@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import roi_pool
 
 from ..libs.reference import area
 from .roi_align import level_areas
@@ -29,6 +28,8 @@ class RoIPool(nn.Module):
         """L maps [N, C, H, W] (further, coarser ones are not used), boxes [R, 4] in input pixels and the image of
         each [R] -> [R, C, s, s]."""
         boxes = boxes.detach().to(features[0].dtype)
+        from torchvision.ops import roi_pool
+
         rois = torch.cat([image_index[:, None].to(boxes.dtype), boxes], dim=1)
         areas = area(boxes)
         levels = sum(((areas >= least).long() for least in self.level_areas), torch.zeros_like(image_index))

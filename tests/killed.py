@@ -16,6 +16,7 @@ import time
 import torch
 
 from maskrcnn.engine import cli
+from maskrcnn.engine import train as training
 
 
 def die_while_writing(number):
@@ -44,13 +45,13 @@ def attempt(config, write):
     torch.set_num_threads(1)
     if write:
         die_while_writing(write)
-    train = cli.train
+    train = training.train
 
     def begin(*arguments, **settings):
         os.write(begun, b".")
         return train(*arguments, **settings)
 
-    cli.train = begin
+    training.train = begin
     try:
         status = cli.main(["train", config, "--resume"])
     except BaseException as error:

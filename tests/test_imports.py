@@ -154,3 +154,21 @@ def test_installs(tmp_path, how):
         assert not (site / "tests").exists()
         assert not (site / "tools").exists()
         assert (site / "maskrcnn" / "tools" / "boxes.py").exists()
+
+
+def test_heavy_libraries_are_imported_where_they_are_used(tmp_path):
+    """So that `maskrcnn --help` takes hardly longer than `import torch`."""
+    heavy = "torchvision", "torch._dynamo", "accelerate", "matplotlib", "faster_coco_eval", "timm"
+    done = run(f"""
+        import sys
+        sys.path.insert(0, {str(ROOT)!r})
+        import torch
+        before = set(sys.modules)
+        import maskrcnn.engine.cli
+        assert "maskrcnn.engine.terminal" in sys.modules
+        print([name for name in {heavy!r} if name in sys.modules and name not in before])
+        import maskrcnn.engine.train, maskrcnn.engine.evaluate, maskrcnn.engine.predict, maskrcnn.datasets.check
+        print([name for name in ("torchvision", "torch._dynamo", "matplotlib", "timm") if name in sys.modules])
+        """, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[]", "[]"]

@@ -14,8 +14,8 @@ import torch
 from conftest import ROOT
 from test_resume import data, equal_runs, settings, whole  # noqa: F401  # fixtures
 
-from maskrcnn.datasets import cst
-from maskrcnn.engine import cli, epoch, evaluate, predict, signals
+from maskrcnn.datasets import check, cst
+from maskrcnn.engine import epoch, evaluate, predict, signals
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
 from maskrcnn.engine.loading import Seeded
@@ -124,7 +124,7 @@ def test_other_commands_are_stopped(data, whole, tmp_path, monkeypatch, capsys, 
     at(monkeypatch, predict, "draw", 1, number)
     assert main(["predict", str(image), "--weights", str(whole / "best.pt"), "--output",
                  str(tmp_path / "out")]) == status
-    at(monkeypatch, cli, "check_dataset", 1, number)
+    at(monkeypatch, check, "check_dataset", 1, number)
     assert main(["check", str(tmp_path / "my.ini"), "--json", str(tmp_path / "check.json")]) == status
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("maskrcnn ")]
     assert [line.split()[1] for line in lines] == ["evaluate:", "predict:", "check:"]

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from .config import DEFAULTS, as_text
 from .conversion import NORM_EPS, from_detectron2, from_torchvision
-from .published import COCO_NAMES, COCO_ROWS
 from .text import brief, listed, shown
 
 log = logging.getLogger("maskrcnn")
@@ -174,6 +173,8 @@ class Foreign:
     def names(self) -> tuple[list[str] | None, list[int] | None]:
         """The names and category ids of the classes, where their number says that they are COCO's: 80, or the 90 rows
         of torchvision, which have gaps."""
+        from .published import COCO_NAMES, COCO_ROWS
+
         coco = self.classes == (COCO_ROWS[-1] if self.library == "torchvision" else len(COCO_ROWS))
         return (COCO_NAMES, COCO_ROWS) if coco else (None, None)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from .checkpoints import check_checkpoint, is_checkpoint, load_tensors, saved_config
@@ -18,7 +17,6 @@ from .conventions import ADVICE, CHANNELS, IMAGENET, PUBLISHED, warn_differences
 from .conversion import fit_stem, from_detectron2, from_torchvision, to_torchvision
 from .fitting import check_fit, load_state
 from .foreign import Foreign, described, find_state, library_of, refuse_others, unknown
-from .published import COCO_NAMES, COCO_ROWS, is_published, select_classes
 from .text import brief, listed, shown
 
 __all__ = ["CLASS_LAYERS", "check_fit", "from_detectron2", "from_torchvision", "load_detector", "load_foreign",
@@ -50,8 +48,10 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
     if source == "imagenet":
         _load_imagenet(model, trunk)
     elif source == "coco":
+        from torchvision import models
+
         v2 = "box_head.convs.0.0.weight" in model.state_dict()
-        weights = torchvision.models.get_weight(f"MaskRCNN_ResNet50_FPN{'_V2' if v2 else ''}_Weights.COCO_V1")
+        weights = models.get_weight(f"MaskRCNN_ResNet50_FPN{'_V2' if v2 else ''}_Weights.COCO_V1")
         load_foreign(model, Foreign("torchvision's COCO weights", "torchvision", _download(weights), published=True))
     elif not os.path.exists(source):  # of which names too long, or with a zero in them, are none
         raise ValueError(f"pretrained = {brief(source)}: no such file; give {WORDS} or the path of a checkpoint")
@@ -99,6 +99,8 @@ def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
     state = find_state(content, os.fspath(path))
     library = library_of(state)
     if library in ("detectron2", "torchvision"):
+        from .published import is_published
+
         refuse_others(state, os.fspath(path))
         return Foreign(os.fspath(path), library, state, library == "torchvision" and is_published(path))
     return state
@@ -106,6 +108,8 @@ def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
 
 def _converted(weights: Foreign, num_classes: int, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
     """Weights under the names of this library, for a model of so many classes, and the number of theirs."""
+    from .published import COCO_NAMES, COCO_ROWS, select_classes
+
     state = weights.convert(len(config["rpn"]["anchor_ratios"]), config["model"]["weights_channels"])
     if weights.classes == COCO_ROWS[-1] != num_classes and weights.names()[0]:
         return select_classes(state, COCO_ROWS, CLASS_LAYERS), len(COCO_NAMES)
@@ -153,6 +157,8 @@ def load_foreign(model: Any, weights: Foreign) -> None:
     torchvision's models of COCO have 91 rows, with gaps where COCO has no class: models of 80 classes get the rows of
     these. Known classes move by their names.
     """
+    from .published import COCO_NAMES
+
     source, first = weights.source, weights.library == "torchvision" and weights.first
     file, changes = weights.settings()
     try:
@@ -192,11 +198,13 @@ def _load_imagenet(model: Any, trunk: str) -> None:
     if hasattr(part, "published"):
         state, source, settings = part.published(), "timm's weights", {"transform": part.normalisation()}
     else:
+        from torchvision import models
+
         name = "vgg16_bn" if trunk == "vgg16" and "features.1.running_mean" in part.state_dict() else trunk
-        if name not in torchvision.models.list_models(torchvision.models):
+        if name not in models.list_models(models):
             raise ValueError(f"torchvision has no weights for {name!r}; train from scratch, or choose a backbone that "
                              f"it or timm has weights for")
-        state = _download(torchvision.models.get_model_weights(name)["IMAGENET1K_V1"])
+        state = _download(models.get_model_weights(name)["IMAGENET1K_V1"])
         source = "torchvision's ImageNet weights"
     _load_trunk(model, state, source)
     warn_differences(source, settings, model.config, model.replaced, "Set these in your config")
