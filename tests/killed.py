@@ -13,7 +13,9 @@ import signal
 import sys
 import time
 
+import matplotlib.figure  # noqa: F401  # once, and not anew by each of its processes
 import torch
+import torch._dynamo
 
 from maskrcnn.engine import cli
 from maskrcnn.engine import train as training

@@ -146,7 +146,7 @@ def test_every_16_bit_number_is_read_and_written_as_it_is(device, dtype):  # noq
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-@settings(often, max_examples=min(EXAMPLES, 100))
+@settings(often, max_examples=min(EXAMPLES, 40))
 @given(seed=st.integers(0, 2**31), count=st.integers(0, 20), channels=st.sampled_from([1, 3, 40, 300]),
        sampling_ratio=st.integers(0, 2), aligned=st.booleans(), assigned=st.booleans())
 def test_gradient(device, deterministic, seed, count, channels, sampling_ratio, aligned, assigned):  # noqa: F811

@@ -35,15 +35,36 @@ def data(tmp_path_factory):
 def settings(data, output, **train_settings):
     return overlay({"data": {"root": str(data)}, "evaluate": {"batch_size": 2}, "backbone": {"norm": "group"},
                     "augment": {"flip": 0.5},
-                    "train": {"epochs": 10, "batch_size": 4, "optimizer": "adamw", "learning_rate": 1e-3,
+                    "train": {"epochs": 4, "batch_size": 4, "optimizer": "adamw", "learning_rate": 1e-3,
                               "device": "cpu", "output": str(output)} | train_settings})
 
 
-def torchrun(processes):
+def free_port():
     with socket.socket() as free:
         free.bind(("", 0))
-        port = free.getsockname()[1]
-    return "-m", "torch.distributed.run", "--nproc-per-node", processes, "--master-port", port
+        return free.getsockname()[1]
+
+
+def connected(count, *arguments):
+    """Processes of Python, connected as torchrun would connect them, but sooner."""
+    shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count),
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [subprocess.Popen([sys.executable, *map(str, arguments)], text=True, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(count)]
+
+
+def ended(processes):
+    """The errors that processes print, and their exit statuses."""
+    try:
+        return [process.communicate(timeout=120)[1] for process in processes], [p.returncode for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def torchrun(processes):
+    return "-m", "torch.distributed.run", "--nproc-per-node", processes, "--master-port", free_port()
 
 
 def run(*arguments):
@@ -58,13 +79,18 @@ def run(*arguments):
 def launch(folder, name, config, processes, *launcher, backend=()):
     """What each process saw of a training by tests/two_processes.py."""
     (folder / f"{name}.json").write_text(json.dumps(config))
-    run(*(launcher or torchrun(processes)), SCRIPT, folder / f"{name}.json", folder / f"{name}-losses", *backend)
+    arguments = SCRIPT, folder / f"{name}.json", folder / f"{name}-losses", *backend
+    if launcher:
+        run(*launcher, *arguments)
+    else:
+        errors, statuses = ended(connected(processes, *arguments))
+        assert not any(statuses), errors
     return [json.loads((folder / f"{name}-losses-{rank}.json").read_text()) for rank in range(processes)]
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """The same training of 20 steps, by two processes and by one in two passes."""
+    """The same training of 8 steps, by two processes and by one in two passes."""
     folder = tmp_path_factory.mktemp("runs")
     two = launch(folder, "two", settings(data, folder / "two"), 2)
     (one,) = launch(folder, "one", settings(data, folder / "one", accumulate=2), 1)
@@ -74,7 +100,7 @@ def trained(data, tmp_path_factory):
 def test_two_processes_compute_the_losses_of_one(trained):
     two, one, _ = trained
     together = [losses for pair in zip(two[0]["losses"], two[1]["losses"]) for losses in pair]
-    assert len(together) == len(one["losses"]) == 40
+    assert len(together) == len(one["losses"]) == 16
     for ours, theirs in zip(together, one["losses"]):
         assert ours == pytest.approx(theirs, abs=1e-5)
 
@@ -123,23 +149,6 @@ def test_evaluating_in_two_processes(trained):
     assert len(json.loads((folder / "two.json").read_text())) == len(json.loads((folder / "one.json").read_text()))
 
 
-def two_by_hand(*arguments):
-    """The errors that two processes of the command line print, connected as torchrun would, and their exit statuses."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
-              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [subprocess.Popen([sys.executable, "-m", "maskrcnn", *map(str, arguments)], text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
-    try:
-        return [process.communicate(timeout=60)[1] for process in processes], [p.returncode for p in processes]
-    finally:
-        for process in processes:
-            process.kill()
-
-
 SLOW = """
 import sys, time
 from maskrcnn.engine import cli, epoch
@@ -155,14 +164,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 def begun(*arguments):
     """Two processes of the command line, as torchrun would start them, in the middle of the first step that they do."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2",
-              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [subprocess.Popen([sys.executable, "-c", SLOW, *map(str, arguments)], text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    processes = connected(2, "-c", SLOW, *arguments)
     for process in processes:
         assert process.stdout.readline() == "in a step\n"
     return processes
@@ -221,7 +223,7 @@ def test_an_error_of_the_first_while_saving(data, tmp_path):
 ])
 def test_an_error_is_told_once(trained, arguments, message):
     arguments = [argument.replace("run/", f"{trained[2]}/two/") for argument in arguments]
-    (first, second), statuses = two_by_hand(*arguments)
+    (first, second), statuses = ended(connected(2, "-m", "maskrcnn", *arguments))
     assert statuses == [1, 1]
     assert first.splitlines()[-1].startswith(f"maskrcnn {arguments[0]}: ")
     assert message in first.splitlines()[-1]
@@ -235,8 +237,8 @@ def test_an_error_of_one_process_of_an_evaluation(data, trained, tmp_path):
     broken = sorted(tmp_path.glob("data/test/*/*.jpg"))[2]  # of the second batch, which is the second process's
     broken.write_bytes(broken.read_bytes()[:3000])
     run = trained[2] / "two"
-    (first, second), statuses = two_by_hand("evaluate", run / "config.ini", "--weights", run / "best.pt", "--set",
-                                            f"data.root={tmp_path / 'data'}")
+    arguments = run / "config.ini", "--weights", run / "best.pt", "--set", f"data.root={tmp_path / 'data'}"
+    (first, second), statuses = ended(connected(2, "-m", "maskrcnn", "evaluate", *arguments))
     assert statuses == [1, 1]
     assert "Traceback" not in first + second
     assert "maskrcnn " not in first
@@ -248,7 +250,7 @@ def test_started_by_accelerate(data, trained, tmp_path):
     """`accelerate launch` on a CPU starts a single process, which does the same."""
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
                 "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1")
-    (alone,) = launch(tmp_path, "alone", settings(data, tmp_path / "alone", epochs=10, accumulate=2), 1, *launcher)
+    (alone,) = launch(tmp_path, "alone", settings(data, tmp_path / "alone", accumulate=2), 1, *launcher)
     assert alone["losses"] == trained[1]["losses"]
 
 

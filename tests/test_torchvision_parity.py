@@ -17,7 +17,8 @@ from maskrcnn.tools.weights import from_torchvision, load_state, to_torchvision
 COCO = ROOT / "examples" / "coco"
 SIZES = [(220, 301), (340, 256), (199, 333)]
 # Small input keeps the float64 passes short; everything else is as in torchvision.
-MIN_SIZE, MAX_SIZE = 240, 400
+MIN_SIZE, MAX_SIZE = 160, 270
+MOST = 50  # detections an image, which the mask head takes its time for
 
 
 def make_images(dtype):
@@ -49,9 +50,11 @@ def pair(dtype, version="v1", **backbone):
     torch.manual_seed(0)
     build, ini = {"v1": (maskrcnn_resnet50_fpn, "torchvision.ini"),
                   "v2": (maskrcnn_resnet50_fpn_v2, "torchvision-v2.ini")}[version]
-    theirs = build(weights=None, weights_backbone=None, min_size=MIN_SIZE, max_size=MAX_SIZE)
+    theirs = build(weights=None, weights_backbone=None, min_size=MIN_SIZE, max_size=MAX_SIZE,
+                   box_detections_per_img=MOST)
     calibrate(theirs.to(dtype), make_images(dtype))
-    overlay = {"transform": {"min_size": MIN_SIZE, "max_size": MAX_SIZE}, "backbone": backbone}
+    overlay = {"transform": {"min_size": MIN_SIZE, "max_size": MAX_SIZE}, "backbone": backbone,
+               "box": {"max_detections": MOST}}
     ours = MaskRCNN(90, config=load_config(COCO / ini, overlay)).to(dtype).eval()
     load_state(ours, from_torchvision(theirs.state_dict()), "torchvision")
     return ours, theirs
@@ -99,7 +102,7 @@ def test_detections_in_float64(double_pair):
     with torch.no_grad():
         mine, reference = ours(images), theirs(images)
     for got, want in zip(mine, reference):
-        assert len(want["boxes"]) == 100
+        assert len(want["boxes"]) == MOST
         assert torch.equal(got["labels"], want["labels"])
         assert (got["boxes"] - want["boxes"]).abs().max() < 1e-6
         assert (got["scores"] - want["scores"]).abs().max() < 1e-8
@@ -107,6 +110,7 @@ def test_detections_in_float64(double_pair):
         assert got["masks"].any(dim=(1, 2)).float().mean() > 0.5
 
 
+@pytest.mark.slow
 def test_detections_in_float32():
     ours, theirs = pair(torch.float32)
     images = make_images(torch.float32)
@@ -119,7 +123,7 @@ def test_detections_in_float32():
             (got["scores"][:, None] - want["scores"]).abs() < 2e-3)
         matched += int(min(same.any(dim=0).sum(), same.any(dim=1).sum()))
         total += len(want["boxes"])
-    assert total == 300
+    assert total == 3 * MOST
     assert matched >= 0.95 * total
 
 
