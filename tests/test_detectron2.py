@@ -1,5 +1,6 @@
 """Weights of detectron2's models: its names and shapes, and each of its conventions that is another one than ours."""
 
+import functools
 import math
 import pickle
 from collections import OrderedDict
@@ -30,6 +31,11 @@ MODELS = {"r50-c4": ((3, 4, 6, 3), 1, 64, True), "r50-fpn": ((3, 4, 6, 3), 1, 64
 
 def their_state(name, classes=80):
     """A random state dict with detectron2's names and shapes, as its configuration of this model has them."""
+    return {key: value.clone() for key, value in _their_state(name, classes).items()}
+
+
+@functools.lru_cache(1)
+def _their_state(name, classes):
     blocks, groups, inner, c4 = MODELS[name]
     single, lsj = not name.endswith(("fpn", "lsj")), name.endswith("lsj")
     generator = torch.Generator().manual_seed(0)
@@ -201,8 +207,11 @@ def test_weights_of_red_green_blue(tmp_path, caplog, asked, mean):
     assert torch.equal(model.backbone.trunk.conv1.weight, stem if channels == "rgb" else stem.flip(1))
     told = asked != "auto" and mean is not None and asked != ("rgb" if mean[0] > mean[2] else "bgr")
     assert ("weights_channels" in caplog.text) == told
-    caplog.clear()
-    MaskRCNN(80, {"model": {"weights_channels": asked}}, tmp_path / "a.pth")
+
+
+def test_the_setting_of_channels_is_told(tmp_path, caplog):
+    torch.save({"model": their_state("r50-fpn")}, tmp_path / "a.pth")
+    MaskRCNN(80, pretrained=tmp_path / "a.pth")
     assert "set [model] weights_channels" in caplog.text
     with pytest.raises(ValueError, match=r"\[model\] weights_channels = 'gbr'; choose auto, bgr or rgb"):
         MaskRCNN(80, {"model": {"weights_channels": "gbr"}}, tmp_path / "a.pth")

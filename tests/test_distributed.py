@@ -216,9 +216,11 @@ def test_an_error_of_the_first_while_saving(data, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["train", "run/config.ini", "--set", "data.root=nowhere", "data.format=coco"], "nowhere"),  # found by both
+    pytest.param(["train", "run/config.ini", "--set", "data.root=nowhere", "data.format=coco"], "nowhere",
+                 marks=pytest.mark.slow),  # found by both
     (["train", "run/config.ini", "--resume", "--set", "train.seed=1"], "cannot be resumed with other"),  # by the first
-    (["train", "run/config.ini", "--set", "train.learning_rate=high"], "should be a number"),  # before they connect
+    pytest.param(["train", "run/config.ini", "--set", "train.learning_rate=high"], "should be a number",
+                 marks=pytest.mark.slow),  # before they connect
     (["evaluate", "run/config.ini", "--weights", "run/best.pt", "--report", "run/best.pt/report.html"], "report.html"),
 ])
 def test_an_error_is_told_once(trained, arguments, message):

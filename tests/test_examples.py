@@ -58,6 +58,7 @@ def test_a_swap_is_short_and_learns(section, marker, most):
     exec(block, space)
     torch.manual_seed(0)
     model = space["model"].train()
+    model.transform.min_size = (256,)
     losses = model(*small_data())
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())

@@ -154,7 +154,7 @@ def test_validation_counts_sure_detections_alone():
 
 
 def test_known_objects_set_what_is_proposed():
-    reached = Reached.of(small_model(), evaluated=100)
+    reached = Reached(limits_of(load_config()))
     reached.add(scores(100), objects=300)
     assert reached.message().startswith(
         "1 of 1 images reached [box] max_detections = 100; 1 of 1 images reached [evaluate] max_detections = 100: ")

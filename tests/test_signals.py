@@ -56,12 +56,13 @@ def command(folder, config, *arguments):
     return main(["train", str(folder / "my.ini"), *arguments])
 
 
-@BOTH
-@pytest.mark.parametrize(("place", "name", "count", "done"), [
-    (epoch, "train_step", 2, (1, 2)), (epoch, "train_step", 6, (2, 3)),  # the step is finished
-    (Seeded, "__getitem__", 3, (1, 1)),  # waiting for images ends, as none of the step has been computed
-    (training, "evaluate_model", 2, (2, 3)),  # validation does too
-    (training, "draw_predictions", 1, (4, 0)),  # and testing
+@pytest.mark.parametrize(("place", "name", "count", "done", "number", "status"), [
+    (epoch, "train_step", 2, (1, 2), signal.SIGTERM, 143),  # the step is finished
+    (epoch, "train_step", 2, (1, 2), signal.SIGINT, 130),
+    (epoch, "train_step", 6, (2, 3), signal.SIGTERM, 143),
+    (Seeded, "__getitem__", 3, (1, 1), signal.SIGINT, 130),  # waiting for images ends: none of the step is computed
+    (training, "evaluate_model", 2, (2, 3), signal.SIGTERM, 143),  # validation does too
+    (training, "draw_predictions", 1, (4, 0), signal.SIGINT, 130),  # and testing
 ])
 def test_stopped_and_resumed(data, whole, tmp_path, monkeypatch, capsys, place, name, count, done, number, status):  # noqa: F811
     config = settings(data, tmp_path / "run", save_steps=0)
