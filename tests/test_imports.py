@@ -123,7 +123,8 @@ def test_installs(tmp_path, how):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
+    # --ignore-installed: pip would remove the one that is being tested.
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--ignore-installed", "--no-deps", "--no-build-isolation",
            "--disable-pip-version-check"]
     target = ["--prefix", str(site), "-e", str(source)] if how == "editable" else ["--target", str(site), str(source)]
     try:
@@ -134,7 +135,8 @@ def test_installs(tmp_path, how):
     assert installed.returncode == 0, installed.stderr
     folder = site if how == "wheel" else next(site.rglob("site-packages"))
     done = run("""
-        import site, sys
+        import os, site, sys
+        sys.path[:] = [path for path in sys.path if not os.path.exists(os.path.join(path, "maskrcnn.py"))]
         site.addsitedir(sys.argv[1] if len(sys.argv) > 1 else __import__("os").environ["SITE"])
         sys.path.insert(0, __import__("os").environ["SITE"])
         import maskrcnn
