@@ -16,7 +16,7 @@ from maskrcnn.libs import cpu_ops, cuda_ops, ops, reference, reference_masks
 SCALES, AREAS = [0.25, 0.125, 0.0625], [400.0, 1600.0]
 aten = torch.ops.aten
 # Fewer, where a tool that watches every access of a kernel makes it slow.
-EXAMPLES = int(os.environ.get("MASKRCNN_TEST_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("MASKRCNN_TEST_EXAMPLES", "150"))
 often = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 needs_cpu = pytest.mark.skipif(cpu_ops.module is None, reason="the CPU operators are not compiled here")
 

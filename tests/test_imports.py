@@ -174,3 +174,36 @@ def test_heavy_libraries_are_imported_where_they_are_used(tmp_path):
         """, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+def test_with_the_packages_of_a_model_alone(tmp_path):
+    """torch, torchvision, cffi, pillow, easydict and numpy: a model, a training loop of one's own, save, load, predict.
+    What else is installed is hidden."""
+    done = run(f"""
+        import sys
+        for name in ("safetensors", "accelerate", "tqdm", "matplotlib", "faster_coco_eval", "timm", "tensorboard"):
+            sys.modules[name] = None
+        sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+        import torch
+        from maskrcnn import MaskRCNN
+        from small import small_data, small_model
+        model = small_model().train()
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        sum(model(*small_data()).values()).backward()
+        optimizer.step()
+        model.save("a.pt")
+        again = MaskRCNN.load("a.pt")
+        assert len(again.predict([torch.rand(3, 64, 64)])) == 1
+        timm = {{"backbone": {{"name": "timm/resnet18"}}}}
+        for call in (lambda: model.save("a.safetensors"), lambda: MaskRCNN(3, timm)):
+            try:
+                call()
+            except ValueError as error:
+                print(error)
+        """, tmp_path)
+    assert done.returncode == 0, done.stderr
+    safetensors, timm = done.stdout.splitlines()
+    assert "a.safetensors" in safetensors
+    assert safetensors.endswith("pip install safetensors")
+    assert timm.endswith("pip install timm")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

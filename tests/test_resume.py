@@ -346,7 +346,7 @@ def left_alone(data, tmp_path_factory):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_killed_at_a_few_moments(data, left_alone, tmp_path, workers):
     """With nothing saved within an epoch but what SIGTERM and SIGINT save."""
     config = settings(data, tmp_path / "killed", epochs=4, save_steps=0)

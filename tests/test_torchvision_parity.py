@@ -15,7 +15,7 @@ from maskrcnn.tools.config import load_config
 from maskrcnn.tools.weights import from_torchvision, load_state, to_torchvision
 
 COCO = ROOT / "examples" / "coco"
-SIZES = [(220, 301), (340, 256), (199, 333)]
+SIZES = [(220, 301), (340, 256)]
 # Small input keeps the float64 passes short; everything else is as in torchvision.
 MIN_SIZE, MAX_SIZE = 160, 270
 MOST = 50  # detections an image, which the mask head takes its time for
@@ -33,7 +33,7 @@ def make_images(dtype):
 def make_targets(dtype):
     generator = torch.Generator().manual_seed(2)
     targets = []
-    for (height, width), count in zip(SIZES, (3, 5, 1)):
+    for (height, width), count in zip(SIZES, (3, 5)):
         low = torch.rand(count, 2, generator=generator, dtype=dtype) * torch.tensor([width * 0.6, height * 0.6])
         size = 20 + torch.rand(count, 2, generator=generator, dtype=dtype) * torch.tensor([width, height]) * 0.3
         boxes = torch.cat([low, low + size], dim=1)
@@ -123,7 +123,7 @@ def test_detections_in_float32():
             (got["scores"][:, None] - want["scores"]).abs() < 2e-3)
         matched += int(min(same.any(dim=0).sum(), same.any(dim=1).sum()))
         total += len(want["boxes"])
-    assert total == 3 * MOST
+    assert total == len(SIZES) * MOST
     assert matched >= 0.95 * total
 
 

@@ -4,10 +4,9 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -28,15 +27,37 @@ MOST_SETTINGS = 10_000
 def save_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Tensors and plain data into one file of a folder that is there, atomically: after a crash the file is the old one
     or the new one. Raises OSError where it cannot be written."""
+    write = _save_torch
+    if Path(path).suffix == ".safetensors":
+        _import_safetensors(Path(path))  # before a file is begun
+        write = _save_safetensors
     with atomic(path, make_folder=False) as part:
         try:
-            if Path(path).suffix == ".safetensors":
-                plain = json.dumps({key: value for key, value in content.items() if key != "model"})
-                safetensors.torch.save_file(_separate(content["model"]), part, {"maskrcnn": plain})
-            else:
-                torch.save(dict(content), part)
-        except (RuntimeError, safetensors.SafetensorError) as error:  # their own way of saying that the disk is full
+            write(content, part)
+        except RuntimeError as error:  # torch's own way of saying that the disk is full
             raise OSError(f"cannot write {path}: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def _save_torch(content: Mapping[str, Any], path: Path) -> None:
+    torch.save(dict(content), path)
+
+
+def _save_safetensors(content: Mapping[str, Any], path: Path) -> None:
+    safetensors = _import_safetensors(path)
+    plain = json.dumps({key: value for key, value in content.items() if key != "model"})
+    try:
+        safetensors.torch.save_file(_separate(content["model"]), path, {"maskrcnn": plain})
+    except safetensors.SafetensorError as error:
+        raise RuntimeError(str(error)) from error
+
+
+def _import_safetensors(path: Path) -> ModuleType:
+    """Return the library. Raise ValueError if it is not installed: files of torch's own format need none."""
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ValueError(f"{brief(path)}: files of this format need safetensors: pip install safetensors") from error
+    return safetensors
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -168,6 +189,7 @@ def _is_safetensors(file: Path) -> bool:
 
 
 def _load_safetensors(file: Path) -> dict[str, Any]:
+    safetensors = _import_safetensors(file)
     try:
         with safetensors.safe_open(file, "pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # it is no dict
