@@ -27,7 +27,7 @@ class Shape:
 
 
 def _drop_path(rate: float) -> nn.Module:
-    """What drops a block's branch for whole images in training."""
+    """Return the layer that drops a block's branch [N, C, H, W] of whole images in training, with this chance."""
     if not rate:
         return nn.Identity()
     from torchvision.ops import StochasticDepth

@@ -167,8 +167,10 @@ class Timm(Trunk):
 
 
 class PerThread(dict[Any, Any]):
-    """Where the hooks that timm takes some models' maps out with put them, by device, until the model returns them: for
-    every thread apart, as several may compute with the same model."""
+    """A dict of one entry a device, separate for every thread, as several threads may compute with the same model.
+
+    The hooks of timm's models collect feature maps in such a dict until the model returns them.
+    """
 
     def __getitem__(self, device: Any) -> Any:
         return self.setdefault((threading.get_ident(), device), OrderedDict())

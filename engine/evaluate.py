@@ -104,14 +104,19 @@ def _opened(cfg: EasyDict, weights: str | os.PathLike, split: str, overrides: di
 
 
 def evaluate_model(model: MaskRCNN, dataset: Dataset, settings: EasyDict, description: str | None = None,
-                   workers: int = 0) -> dict[str, float]:
-    """Metrics and mean losses of a model over a whole data set, which the processes share out among them and all get;
-    `settings` is [evaluate]. A progress bar where there is a description.
+                   workers: int = 0, warn: bool = False) -> dict[str, float]:
+    """Return metrics and mean losses of a model over a whole data set, which all processes share out and get.
 
     The model is left in evaluation mode. Random choices in the losses are the same at every call.
+
+    Args:
+        settings: [evaluate].
+        description: the name of a progress bar; without one there is none.
+        workers: processes that load images.
+        warn: log on how many images detections reached a limit. Validation does not, as every epoch would repeat it.
     """
     results, losses = collect(model, dataset, settings.batch_size, description, workers)
-    if rank_and_count()[0] == 0:
+    if warn and rank_and_count()[0] == 0:
         warn_reached(model, results, settings, SURE)  # not of what is yet to be learned
     # By the first process alone, since all share the cores.
     return losses | from_first(lambda: figures(results, settings.metrics, settings.max_detections))

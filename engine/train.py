@@ -135,7 +135,7 @@ def conclude(model: MaskRCNN, splits: Mapping[str, Dataset], history: list[dict[
     from_first(lambda: check_folder(run))
     model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
     from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
-    test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test")
+    test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test", warn=True)
     metrics = {f"test/{name}": value for name, value in test.items()}
     seconds, tested = sum(record["train/seconds"] for record in history), time.perf_counter()
     metrics |= {"best_epoch": best_epoch(history, best_metric(cfg)), "train/seconds": seconds,
@@ -236,9 +236,14 @@ def prepare_data(cfg: EasyDict) -> None:
 
 
 def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int = 4) -> None:
-    """A picture of the first images of a data set: ground truth beside predictions."""
+    """Write a picture of the first images of a data set: ground truth beside predictions.
+
+    The model is left in evaluation mode.
+    """
     items = [dataset[i] for i in range(min(count, len(dataset)))]
-    found = model.predict([image for image, _ in items])
+    model.eval()
+    with torch.no_grad():
+        found = model([image for image, _ in items])
     pictures = [compare(image, target, confident(detections), dataset.class_names)
                 for (image, target), detections in zip(items, found)]
     with atomic(path, make_folder=False) as part:

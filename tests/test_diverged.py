@@ -118,9 +118,10 @@ def test_a_gradient_that_is_not_finite(data, tmp_path, monkeypatch, clip_norm): 
 def test_a_validation_loss(data, whole, tmp_path, monkeypatch, value):  # noqa: F811
     original, calls = training.evaluate_model, []
 
-    def evaluate_model(*arguments):
+    def evaluate_model(*arguments, **keywords):
         calls.append(1)
-        return {**original(*arguments), "loss_mask": value} if len(calls) == 2 else original(*arguments)
+        figures = original(*arguments, **keywords)
+        return {**figures, "loss_mask": value} if len(calls) == 2 else figures
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "evaluate_model", evaluate_model)

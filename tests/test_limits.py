@@ -8,13 +8,14 @@ import pytest
 import torch
 from made import coco_data, ring, save_coco, write_coco
 from PIL import Image
-from small import small_model
+from small import overlay, small_model
 
 from maskrcnn import MaskRCNN
 from maskrcnn.datasets.check import check_dataset
 from maskrcnn.datasets.formats import open_dataset
 from maskrcnn.engine.cli import main
 from maskrcnn.engine.evaluate import evaluate
+from maskrcnn.engine.train import train
 from maskrcnn.tools.config import load_config
 from maskrcnn.tools.limits import Reached, limits_of, raised
 
@@ -198,3 +199,16 @@ def test_evaluation_and_prediction_by_command_line(tmp_path, caplog):
                  str(tmp_path / "out"), "--batch-size", "2"]) == 0
     assert caplog.text.count("3 of 3 images reached [box] max_detections = 2") == 1
     assert MaskRCNN.load(tmp_path / "model.pt").config.box.max_detections == 2
+
+
+def test_a_training_says_so_once(tmp_path, monkeypatch, caplog):
+    """Of the best epoch on the test split, and not after every epoch's validation."""
+    monkeypatch.setattr("maskrcnn.engine.evaluate.SURE", 0.0)
+    for split in ("train", "val"):
+        write_coco(tmp_path, 3, split)
+    settings = overlay({"data": {**coco_data(tmp_path), "test": ["val", "val.json"]}, "box": {"max_detections": 1},
+                        "train": {"epochs": 3, "batch_size": 2, "device": "cpu", "output": str(tmp_path / "run")}})
+    train(settings)
+    said = [record.getMessage() for record in caplog.records if "images reached [box]" in record.getMessage()]
+    assert len(said) == 1
+    assert "set [box] max_detections = 50, [rpn] post_nms_test = 50" in said[0]

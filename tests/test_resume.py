@@ -176,8 +176,8 @@ def test_a_run_that_ended_goes_on_for_more_epochs(data, whole, tmp_path):
 
 def test_a_run_that_patience_ended_goes_on_with_more(data, tmp_path, monkeypatch):
     original, scores = training.evaluate_model, iter([0.5, 0.4, 0.0, 0.3, 0.2, 0.0])
-    monkeypatch.setattr(training, "evaluate_model", lambda *arguments: {
-        **original(*arguments), "mask_AP": next(scores)})
+    monkeypatch.setattr(training, "evaluate_model", lambda *arguments, **keywords: {
+        **original(*arguments, **keywords), "mask_AP": next(scores)})
     for patience, epochs in ((1, 2), (1, 2), (2, 3)):
         train(settings(data, tmp_path / "run", patience=patience, epochs=4), resume=True)
         assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == epochs

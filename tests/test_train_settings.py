@@ -155,8 +155,8 @@ def test_early_stopping():
 def test_training_stops_early(data, tmp_path, monkeypatch):
     scores = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
     original = training.evaluate_model
-    monkeypatch.setattr(training, "evaluate_model", lambda *arguments: {
-        **original(*arguments), **({"mask_AP": next(scores)} if arguments[3] == "validate" else {})})
+    monkeypatch.setattr(training, "evaluate_model", lambda *arguments, **keywords: {
+        **original(*arguments, **keywords), **({"mask_AP": next(scores)} if arguments[3] == "validate" else {})})
     metrics = train(settings(data, tmp_path / "run", epochs=6, patience=2))
     assert len(log(tmp_path / "run")) == 3
     assert metrics["best_epoch"] == 1

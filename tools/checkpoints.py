@@ -25,8 +25,12 @@ MOST_SETTINGS = 10_000
 
 
 def save_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    """Tensors and plain data into one file of a folder that is there, atomically: after a crash the file is the old one
-    or the new one. Raises OSError where it cannot be written."""
+    """Write tensors and plain data into a file, atomically: after a crash it is the old file or the new one.
+
+    Raises:
+        ValueError: a .safetensors file where safetensors is not installed.
+        OSError: the file cannot be written, or its folder does not exist.
+    """
     write = _save_torch
     if Path(path).suffix == ".safetensors":
         _import_safetensors(Path(path))  # before a file is begun
