@@ -15,7 +15,7 @@ from ..tools.files import atomic, check_writable
 from ..tools.limits import limits_of
 from ..tools.outputs import check_apart
 from ..tools.text import MOST_ITEMS, brief
-from .processes import rank_and_count
+from .processes import end, rank_and_count
 from .signals import Stopped, first_of_all, stoppable
 from .terminal import Parser, complain, log_to_terminal, put, reason
 
@@ -23,7 +23,16 @@ from .terminal import Parser, complain, log_to_terminal, put, reason
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 for success, 1 where something failed, 2 for wrong usage, and 143 or
     130 where SIGTERM or SIGINT has stopped it."""
-    arguments = make_parser().parse_args(argv)
+    status = 1
+    try:
+        status = _run(make_parser().parse_args(argv))
+        return status
+    finally:
+        end(status)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the command that was asked for, and report what ends it; returns the exit status."""
     log_to_terminal()
     try:
         with stoppable(arguments.command):

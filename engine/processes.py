@@ -4,7 +4,10 @@
 """
 
 import atexit
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +31,20 @@ def leave() -> None:
     now and then."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def end(status: int) -> None:
+    """End this process at once with an exit status if it is one of several; return otherwise.
+
+    Handlers of `atexit` run and output is written, but the interpreter is not taken down: a thread of PyTorch that asks
+    for it meanwhile would abort the process ("terminate called without an active exception").
+    """
+    if rank_and_count()[1] > 1:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, without a reader, or none
+                stream.flush()
+        os._exit(status)
 
 
 def gather(value: Any) -> list[Any]:

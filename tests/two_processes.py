@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from maskrcnn.engine import state
-from maskrcnn.engine.processes import rank_and_count
+from maskrcnn.engine.processes import end, rank_and_count
 from maskrcnn.engine.train import train
 
 
@@ -36,3 +36,4 @@ def main(settings, losses, backend=None):
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end(0)
