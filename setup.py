@@ -1,6 +1,7 @@
-"""Packaging. The folders beside this file are installed as subpackages of `maskrcnn`, so that they cannot collide with
-a user's own `tools` or `libs`; `maskrcnn.py` itself becomes the module of that name and finds them through `__path__`.
-An editable install puts the checkout on the path: its folders then yield to any package of the same name.
+"""Packaging. The folders beside this file are installed as subpackages of `maskrcnn`, so that they
+cannot collide with a user's own `tools` or `libs`; `maskrcnn.py` itself becomes the module of that
+name and finds them through `__path__`. An editable install puts the checkout on the path: its
+folders then yield to any package of the same name.
 """
 
 import re
@@ -11,14 +12,20 @@ from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
-version = re.search(r'^__version__ = "(.+)"', (here / "maskrcnn.py").read_text(encoding="utf-8"), re.M).group(1)
-notebook = ["ipykernel>=6", "nbclient>=0.7", "nbformat>=5.7"]  # to run notebooks, and to test the examples'
+version = re.search(
+    r'^__version__ = "(.+)"', (here / "maskrcnn.py").read_text(encoding="utf-8"), re.M
+).group(1)
+notebook = [
+    "ipykernel>=6",
+    "nbclient>=0.7",
+    "nbformat>=5.7",
+]  # to run notebooks, and to test the examples'
 rooms = ["backbones", "datasets", "engine", "heads", "libs", "pooling", "proposal", "tools"]
 
 
 class BuildPy(build_py):
-    """Compiles the CPU operators. And config.ini lies at the top of the checkout, where no package owns it: it is put
-    beside the installed subpackages."""
+    """Compiles the CPU operators. And config.ini lies at the top of the checkout, where no package
+    owns it: it is put beside the installed subpackages."""
 
     def run(self) -> None:
         super().run()
@@ -43,7 +50,8 @@ class BinaryDistribution(Distribution):
 
 
 def compile_operators(folder: Path) -> None:
-    """Where there is no C compiler the library installs all the same: its operators in PyTorch then serve."""
+    """Where there is no C compiler the library installs all the same: its operators in PyTorch then
+    serve."""
     sys.path.insert(0, str(here / "libs"))
     from compile_c import BuildError, build
 
@@ -85,8 +93,15 @@ setup(
         "timm": ["timm>=1.0"],
         "tensorboard": ["tensorboard>=2.10"],
         "notebook": notebook,
-        "test": ["pytest>=7.2", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.4", "timm>=1.0", "tensorboard>=2.10",
-                 *notebook],
+        "test": [
+            "pytest>=7.2",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6",
+            "ruff>=0.4",
+            "timm>=1.0",
+            "tensorboard>=2.10",
+            *notebook,
+        ],
     },
     entry_points={"console_scripts": ["maskrcnn = maskrcnn.engine.cli:main"]},
     options={"editable_wheel": {"mode": "compat"}},

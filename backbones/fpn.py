@@ -9,15 +9,18 @@ from ..tools.norm import conv_norm
 
 
 class FPN(nn.Module):
-    """A trunk with a top-down pathway: every level gets the same number of channels, and the context of coarser ones.
+    """A trunk with a top-down pathway: every level gets the same number of channels, and the
+    context of coarser ones.
 
     Args:
-        trunk: a module that maps images to L maps, finest first, and declares `channels` and `strides`.
+        trunk: a module that maps images to L maps, finest first, and declares `channels` and
+            `strides`.
         channels: of every level of the pyramid.
         norm: behind each convolution: none, batch, sync, group or layer.
 
     Attributes:
-        channels, strides: of the L + 1 outputs; the last is the coarsest level, subsampled once more for the RPN.
+        channels, strides: of the L + 1 outputs; the last is the coarsest level, subsampled once
+            more for the RPN.
     """
 
     def __init__(self, trunk: Any, channels: int = 256, norm: str = "none") -> None:
@@ -36,9 +39,12 @@ class FPN(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> L + 1 maps [N, channels, H / s, W / s], finest first"""
         inner = [conv(x) for conv, x in zip(self.lateral, self.trunk(images))]
-        # Top down on the unsmoothed maps: the smoothing belongs to each level's output alone (section 3, figure 3).
+        # Top down on the unsmoothed maps: the smoothing belongs to each level's output alone
+        # (section 3, figure 3).
         for i in range(len(inner) - 1, 0, -1):
-            inner[i - 1] = inner[i - 1] + F.interpolate(inner[i], size=inner[i - 1].shape[-2:], mode="nearest")
+            inner[i - 1] = inner[i - 1] + F.interpolate(
+                inner[i], size=inner[i - 1].shape[-2:], mode="nearest"
+            )
         levels = [conv(x) for conv, x in zip(self.smooth, inner)]
         levels.append(F.max_pool2d(levels[-1], 1, 2))
         return levels

@@ -1,5 +1,5 @@
-"""ResNet trunks (He et al., Deep Residual Learning, table 1), ResNeXt and wide ones too, with the key names of
-torchvision's weights."""
+"""ResNet trunks (He et al., Deep Residual Learning, table 1), ResNeXt and wide ones too, with the
+key names of torchvision's weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ class Shape:
 
 
 def _drop_path(rate: float) -> nn.Module:
-    """Return the layer that drops a block's branch [N, C, H, W] of whole images in training, with this chance."""
+    """Return the layer that drops a block's branch [N, C, H, W] of whole images in training, with
+    this chance."""
     if not rate:
         return nn.Identity()
     from torchvision.ops import StochasticDepth
@@ -58,8 +59,9 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution and a shortcut (ResNet-50 and deeper). The stride is in the 3x3, as in torchvision,
-    or in the first 1x1, as in the paper; groups make it a ResNeXt (Xie et al., figure 3c)."""
+    """1x1, 3x3 and 1x1 convolution and a shortcut (ResNet-50 and deeper). The stride is in the 3x3,
+    as in torchvision, or in the first 1x1, as in the paper; groups make it a ResNeXt (Xie et al.,
+    figure 3c)."""
 
     expansion = 4
 
@@ -87,8 +89,8 @@ class Bottleneck(nn.Module):
 class StridedConv(nn.Conv2d):
     """A 1x1 convolution of every `step`-th cell.
 
-    The same as one with a stride. But the backward pass of that, for few channels in channels_last layout, writes
-    outside its memory on the CPU (seen with PyTorch 2.15 and 12 or fewer channels).
+    The same as one with a stride. But the backward pass of that, for few channels in channels_last
+    layout, writes outside its memory on the CPU (seen with PyTorch 2.15 and 12 or fewer channels).
     """
 
     def __init__(self, *arguments: int, bias: bool, step: int) -> None:
@@ -107,9 +109,11 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> n
     return nn.Sequential(conv, norm(out_channels))
 
 
-# Block, blocks of each of the four stages, groups, and channels of the 3x3 convolution for 64 of the block, by name.
-# ResNet-10 is not in the paper: one basic block a stage, for small data.
-VARIANTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int], int, int]] = {
+# Block, blocks of each of the four stages, groups, and channels of the 3x3 convolution for 64 of
+# the block, by name. ResNet-10 is not in the paper: one basic block a stage, for small data.
+VARIANTS: dict[
+    str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int], int, int]
+] = {
     "resnet10": (BasicBlock, (1, 1, 1, 1), 1, 64),
     "resnet18": (BasicBlock, (2, 2, 2, 2), 1, 64),
     "resnet34": (BasicBlock, (3, 4, 6, 3), 1, 64),
@@ -135,8 +139,8 @@ class ResNet(Trunk):
         in_channels: of the images.
         stride_in_1x1: see Bottleneck.
         dilated: the last stage keeps the resolution of the one before and is dilated instead (DC5).
-        drop_path: rate of stochastic depth at the last block; from the first on it grows in equal steps (Huang et al.,
-            Deep Networks with Stochastic Depth, section 3).
+        drop_path: rate of stochastic depth at the last block; from the first on it grows in equal
+            steps (Huang et al., Deep Networks with Stochastic Depth, section 3).
         dilate_first_block: the first block of a dilated stage is dilated too.
         checkpointing: stages keep no activations for the backward pass, but compute them anew.
 
@@ -144,19 +148,35 @@ class ResNet(Trunk):
         channels, strides: of the four outputs.
 
     Raises:
-        ValueError: unknown name or norm, freeze_at outside 0..5, a width below 1 or that the groups do not divide.
+        ValueError: unknown name or norm, freeze_at outside 0..5, a width below 1 or that the groups
+            do not divide.
     """
 
-    def __init__(self, name: str, width: int = 64, norm: str = "frozen", freeze_at: int = 0, in_channels: int = 3,
-                 stride_in_1x1: bool = False, dilated: bool = False, drop_path: float = 0.0,
-                 checkpointing: bool = False, dilate_first_block: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        width: int = 64,
+        norm: str = "frozen",
+        freeze_at: int = 0,
+        in_channels: int = 3,
+        stride_in_1x1: bool = False,
+        dilated: bool = False,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+        dilate_first_block: bool = False,
+    ) -> None:
         super().__init__()
         if name not in VARIANTS:
             raise ValueError(f"no trunk {name!r}; choose {', '.join(VARIANTS)}")
         if norm == "none":
-            raise ValueError("ResNet: without norms it does not train; choose frozen, batch, sync, group or layer")
+            raise ValueError(
+                "ResNet: without norms it does not train; choose frozen, batch, sync, group or "
+                "layer"
+            )
         if width < 1 or not 0 <= freeze_at <= 5:
-            raise ValueError(f"ResNet: width {width} must be at least 1 and freeze_at {freeze_at} in 0..5")
+            raise ValueError(
+                f"ResNet: width {width} must be at least 1 and freeze_at {freeze_at} in 0..5"
+            )
         block, blocks, groups, inner = VARIANTS[name]
         if width * inner % (64 * groups):
             raise ValueError(f"{name}: width {width} does not divide into its {groups} groups")
@@ -171,11 +191,16 @@ class ResNet(Trunk):
         for i, count in enumerate(blocks):
             stage, dilate = [], dilated and i == 3
             for j in range(count):
-                # The first block of a dilated stage takes the place of its stride, those behind it are dilated: of
-                # torchvision's. detectron2 dilates them all.
+                # The first block of a dilated stage takes the place of its stride, those behind it
+                # are dilated: of torchvision's. detectron2 dilates them all.
                 drop = drop_path * (sum(blocks[:i]) + j + 1) / sum(blocks)
-                shape = Shape(groups, inner / 64, stride_in_1x1, 2 if dilate and (j > 0 or dilate_first_block) else 1,
-                              drop)
+                shape = Shape(
+                    groups,
+                    inner / 64,
+                    stride_in_1x1,
+                    2 if dilate and (j > 0 or dilate_first_block) else 1,
+                    drop,
+                )
                 stride = 2 if i > 0 and j == 0 and not dilate else 1
                 stage.append(block(channels, width * 2**i, stride, layer, shape))
                 channels = width * 2**i * block.expansion

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 
 class C4(nn.Module):
-    """A ResNet's stages up to C4; its last stage is applied to each RoI (Mask R-CNN, figure 4, left).
+    """A ResNet's stages up to C4; its last stage is applied to each RoI (Mask R-CNN, figure 4,
+    left).
 
     Attributes:
         roi_channels, roi_stride: of what `roi_stage` makes of pooled features.
@@ -28,7 +29,8 @@ class C4(nn.Module):
 
 
 class DC5(nn.Module):
-    """The last map of a trunk whose last stage is dilated and keeps stride 16 (Dai et al., R-FCN, 3)."""
+    """The last map of a trunk whose last stage is dilated and keeps stride 16 (Dai et al., R-FCN,
+    3)."""
 
     def __init__(self, trunk: Any) -> None:
         super().__init__()

@@ -14,19 +14,22 @@ from ..tools.norm import count_once
 from ..tools.weights import load_state
 from .trunk import Trunk
 
-# What makes models with fixed input sizes take any: of Swin and its kin, and of plain vision transformers.
+# What makes models with fixed input sizes take any: of Swin and its kin, and of plain vision
+# transformers.
 ANY_SIZE = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
 
 class Timm(Trunk):
-    """The feature maps of strides 4, 8, 16 and 32 of a model of timm, or the last one of a plain vision transformer.
+    """The feature maps of strides 4, 8, 16 and 32 of a model of timm, or the last one of a plain
+    vision transformer.
 
     Args:
         name: of the model in timm, such as convnext_tiny.
-        norm: frozen turns the model's batch norms into fixed numbers, sync shares their statistics between processes,
-            batch leaves all norms as they are.
-        freeze_at: 0 trains everything, 1 freezes what comes before the stage of the first map, 2 that stage too, and so
-            on up to 5; of a plain transformer the embedding of patches is all that is frozen.
+        norm: frozen turns the model's batch norms into fixed numbers, sync shares their statistics
+            between processes, batch leaves all norms as they are.
+        freeze_at: 0 trains everything, 1 freezes what comes before the stage of the first map, 2
+            that stage too, and so on up to 5; of a plain transformer the embedding of patches is
+            all that is frozen.
         in_channels: of the images.
         drop_path: rate of stochastic depth, for models that have it.
         checkpointing: compute activations anew for the backward pass instead of keeping them.
@@ -35,24 +38,40 @@ class Timm(Trunk):
         channels, strides: of the outputs.
 
     Raises:
-        ValueError: timm is not installed or has no such model, the model has no maps that serve, or cannot do what
-            was asked for.
+        ValueError: timm is not installed or has no such model, the model has no maps that serve, or
+            cannot do what was asked for.
     """
 
-    def __init__(self, name: str, norm: str = "batch", freeze_at: int = 0, in_channels: int = 3,
-                 drop_path: float = 0.0, checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        norm: str = "batch",
+        freeze_at: int = 0,
+        in_channels: int = 3,
+        drop_path: float = 0.0,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         if norm not in ("frozen", "batch", "sync"):
-            raise ValueError(f"timm/{name} has norms of its own: choose norm frozen, batch or sync, not {norm!r}")
+            raise ValueError(
+                f"timm/{name} has norms of its own: choose norm frozen, batch or sync, not {norm!r}"
+            )
         self.name, self.in_channels = name, in_channels
         self.asked: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         self.model = create_model(name, in_channels, **self.asked)
         info = self.model.feature_info
-        last = {stride: i for i, stride in enumerate(info.reduction())}  # of several maps of a stride the deepest
+        last = {
+            stride: i for i, stride in enumerate(info.reduction())
+        }  # of several maps of a stride the deepest
         self.chosen = [i for stride, i in sorted(last.items()) if stride in (4, 8, 16, 32)]
         if not self.chosen:
-            raise ValueError(f"timm/{name} has maps of strides {info.reduction()}; a trunk needs some of 4, 8, 16, 32")
-        if self.chosen[-1] < len(info.reduction()) - 1:  # leave out the stages behind the last map, which none trains
+            raise ValueError(
+                f"timm/{name} has maps of strides {info.reduction()}; a trunk needs some of 4, 8, "
+                "16, 32"
+            )
+        if (
+            self.chosen[-1] < len(info.reduction()) - 1
+        ):  # leave out the stages behind the last map, which none trains
             self.asked["out_indices"] = [info.out_indices[i] for i in self.chosen]
             self.model = create_model(name, in_channels, **self.asked)
             info, self.chosen = self.model.feature_info, list(range(len(self.chosen)))
@@ -78,24 +97,34 @@ class Timm(Trunk):
         try:
             maps = self.model(images)
         except (AssertionError, RuntimeError) as error:
-            # Models say so in either way. But what memory or the device fails at is no matter of sizes.
-            right = not self.fixed_size or images.shape[2:] == (self.side, self.side) or "memory" in str(error)
+            # Models say so in either way. But what memory or the device fails at is no matter of
+            # sizes.
+            right = (
+                not self.fixed_size
+                or images.shape[2:] == (self.side, self.side)
+                or "memory" in str(error)
+            )
             if isinstance(error, RuntimeError) and right:
                 raise
-            raise ValueError(f"timm/{self.name} takes images of {self.side} x {self.side}"
-                             f"{'' if self.fixed_size else ' or multiples of it'}, and these are {images.shape[2]} x "
-                             f"{images.shape[3]}: set [transform] size_divisor = {self.side}, or choose another model "
-                             f"({str(error) or 'it gives no reason'})") from error
+            raise ValueError(
+                f"timm/{self.name} takes images of {self.side} x "
+                f"{self.side}{'' if self.fixed_size else ' or multiples of it'}, and these are "
+                f"{images.shape[2]} x {images.shape[3]}: set [transform] size_divisor = "
+                f"{self.side}, or choose another model ({str(error) or 'it gives no reason'})"
+            ) from error
         return [maps[i].permute(0, 3, 1, 2) if self.channels_last else maps[i] for i in self.chosen]
 
     def published(self) -> dict[str, Tensor]:
-        """timm's own weights for this trunk, downloaded if need be. Raises ValueError where they cannot be had."""
+        """timm's own weights for this trunk, downloaded if need be. Raises ValueError where they
+        cannot be had."""
         try:
             model = create_model(self.name, self.in_channels, pretrained=True, **self.asked)
         except OSError as error:
-            raise ValueError(f"the weights of timm/{self.name} cannot be had: {error}. Connect to the network once, "
-                             f"which puts them into the cache, or save timm.create_model({self.name!r}, "
-                             f"pretrained=True).state_dict() elsewhere and give that file as pretrained") from error
+            raise ValueError(
+                f"the weights of timm/{self.name} cannot be had: {error}. Connect to the network "
+                f"once, which puts them into the cache, or save timm.create_model({self.name!r}, "
+                "pretrained=True).state_dict() elsewhere and give that file as pretrained"
+            ) from error
         return {f"model.{key}": value for key, value in model.state_dict().items()}
 
     def normalisation(self) -> dict[str, list[float]]:
@@ -106,7 +135,8 @@ class Timm(Trunk):
         return {} if settings is None else {"mean": list(settings.mean), "std": list(settings.std)}
 
     def from_whole(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-        """The state dict of timm's model of this name, with or without its classifier, under the names of this trunk.
+        """The state dict of timm's model of this name, with or without its classifier, under the
+        names of this trunk.
 
         Raises:
             ValueError: listing what does not fit that model.
@@ -117,17 +147,31 @@ class Timm(Trunk):
         own, settings = whole.state_dict(), timm.get_pretrained_cfg(self.name)
         names = getattr(settings, "classifier", None) or ()
         heads = tuple(f"{head}." for head in ([names] if isinstance(names, str) else names))
-        state = {key: value for key, value in fit_stem(state, own, "").items() if not key.startswith(heads)}
-        load_state(whole, {**{key: value for key, value in own.items() if key.startswith(heads)}, **state}, source)
-        # timm renames some modules where it takes maps out of a model: it does so with these weights in it.
+        state = {
+            key: value
+            for key, value in fit_stem(state, own, "").items()
+            if not key.startswith(heads)
+        }
+        load_state(
+            whole,
+            {**{key: value for key, value in own.items() if key.startswith(heads)}, **state},
+            source,
+        )
+        # timm renames some modules where it takes maps out of a model: it does so with these
+        # weights in it.
         sides = (224, 224) if settings is None else settings.input_size[1:]
         overlay = {"state_dict": whole.state_dict(), "input_size": (self.in_channels, *sides)}
         log = logging.getLogger("timm")
         level = log.level
         log.setLevel(logging.ERROR)  # it would list the classifier as unexpected
         try:
-            model = create_model(self.name, self.in_channels, pretrained=True, pretrained_cfg_overlay=overlay,
-                                 **self.asked)
+            model = create_model(
+                self.name,
+                self.in_channels,
+                pretrained=True,
+                pretrained_cfg_overlay=overlay,
+                **self.asked,
+            )
         finally:
             log.setLevel(level)
         return {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -135,7 +179,11 @@ class Timm(Trunk):
     def _convert_norms(self, norm: str) -> None:
         from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
 
-        self.model = freeze_batch_norm_2d(self.model) if norm == "frozen" else convert_sync_batchnorm(self.model)
+        self.model = (
+            freeze_batch_norm_2d(self.model)
+            if norm == "frozen"
+            else convert_sync_batchnorm(self.model)
+        )
 
     def _freeze(self, freeze_at: int) -> None:
         if not 0 <= freeze_at <= 5:
@@ -143,31 +191,51 @@ class Timm(Trunk):
         if freeze_at == 0:
             return
         modules = [name for name, _ in self.model.named_modules()]  # in the order of computation
-        if len(self.chosen) == 1:  # a plain transformer: its patches' embedding comes before all blocks
+        if (
+            len(self.chosen) == 1
+        ):  # a plain transformer: its patches' embedding comes before all blocks
             end = next((i for i, name in enumerate(modules) if name.endswith("blocks")), 0)
         else:
-            stages = [self._places(modules, self.model.feature_info.module_name()[i]) for i in self.chosen]
-            end = 0 if not all(stages) else stages[0][0] if freeze_at == 1 else \
-                stages[min(freeze_at - 2, len(stages) - 1)][-1] + 1
+            stages = [
+                self._places(modules, self.model.feature_info.module_name()[i]) for i in self.chosen
+            ]
+            end = (
+                0
+                if not all(stages)
+                else stages[0][0]
+                if freeze_at == 1
+                else stages[min(freeze_at - 2, len(stages) - 1)][-1] + 1
+            )
         if end == 0:
-            raise ValueError(f"timm/{self.name}: what comes before its maps is not known, so none of it can be frozen; "
-                             f"set [backbone] freeze_at = 0")
+            raise ValueError(
+                f"timm/{self.name}: what comes before its maps is not known, so none of it can be "
+                "frozen; set [backbone] freeze_at = 0"
+            )
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(modules.index(name.rpartition(".")[0]) >= end)
         # With whatever lies within them: batch norms that were turned into buffers need no mode.
-        self.freeze(part for part in self.model.modules() if list(part.parameters())
-                    and not any(parameter.requires_grad for parameter in part.parameters()))
+        self.freeze(
+            part
+            for part in self.model.modules()
+            if list(part.parameters())
+            and not any(parameter.requires_grad for parameter in part.parameters())
+        )
 
     @staticmethod
     def _places(modules: list[str], name: str) -> list[int]:
-        """Where a module that `feature_info` names and its parts stand: timm flattens or wraps some of these names."""
+        """Where a module that `feature_info` names and its parts stand: timm flattens or wraps some
+        of these names."""
         names = {name, name.replace(".", "_"), name.replace(".", "_", 1), f"model.{name}"}
-        return [i for i, module in enumerate(modules)
-                if module in names or module.startswith(tuple(f"{each}." for each in names))]
+        return [
+            i
+            for i, module in enumerate(modules)
+            if module in names or module.startswith(tuple(f"{each}." for each in names))
+        ]
 
 
 class PerThread(dict[Any, Any]):
-    """A dict of one entry a device, separate for every thread, as several threads may compute with the same model.
+    """A dict of one entry a device, separate for every thread, as several threads may compute with
+    the same model.
 
     The hooks of timm's models collect feature maps in such a dict until the model returns them.
     """
@@ -184,19 +252,23 @@ class PerThread(dict[Any, Any]):
 
 
 def image_side(model: nn.Module, name: str) -> tuple[int, bool]:
-    """The side of the images that a model of timm is made for, and whether it takes no others. Of a transformer that
-    takes any number of patches it is that of one."""
+    """The side of the images that a model of timm is made for, and whether it takes no others. Of a
+    transformer that takes any number of patches it is that of one."""
     import timm
 
     if any(getattr(part, "dynamic_img_size", False) is True for part in model.modules()):
         return max(model.feature_info.reduction()), False
     settings = timm.get_pretrained_cfg(name)
-    return (224, False) if settings is None else (settings.input_size[-1], bool(settings.fixed_input_size))
+    return (
+        (224, False)
+        if settings is None
+        else (settings.input_size[-1], bool(settings.fixed_input_size))
+    )
 
 
 def create_model(name: str, in_channels: int = 3, **asked: Any) -> Any:
-    """timm's model of this name, with whatever else is asked, and with its feature maps as outputs. Raises ValueError
-    as `Timm` does."""
+    """timm's model of this name, with whatever else is asked, and with its feature maps as outputs.
+    Raises ValueError as `Timm` does."""
     try:
         import timm
     except ImportError:
@@ -207,12 +279,15 @@ def create_model(name: str, in_channels: int = 3, **asked: Any) -> Any:
     problem: Exception = ValueError("no features")
     for sizes in ANY_SIZE:
         try:
-            return timm.create_model(name, features_only=True, in_chans=in_channels, **asked, **sizes)
+            return timm.create_model(
+                name, features_only=True, in_chans=in_channels, **asked, **sizes
+            )
         except TypeError as error:  # an argument that this model does not have
             problem = error
         except (RuntimeError, AssertionError, AttributeError) as error:
             problem = error
             break
     rate = asked.get("drop_path_rate")
-    raise ValueError(f"timm/{name} cannot serve as a trunk{f' with drop_path {rate}' if rate else ''}: {problem}"
-                     ) from problem
+    raise ValueError(
+        f"timm/{name} cannot serve as a trunk{f' with drop_path {rate}' if rate else ''}: {problem}"
+    ) from problem

@@ -6,14 +6,14 @@ from torch import nn
 
 
 class Trunk(nn.Module):
-    """A module that maps images to a list of maps, finest first, and declares `channels` and `strides`, one of each a
-    map. Parts of it can be frozen."""
+    """A module that maps images to a list of maps, finest first, and declares `channels` and
+    `strides`, one of each a map. Parts of it can be frozen."""
 
     _frozen: tuple[nn.Module, ...] = ()
 
     def freeze(self, parts: Iterable[nn.Module]) -> None:
-        """Parts that keep their weights, and stay in evaluation mode, so that their batch norms neither use nor collect
-        batch statistics."""
+        """Parts that keep their weights, and stay in evaluation mode, so that their batch norms
+        neither use nor collect batch statistics."""
         self._frozen = tuple(parts)
         for part in self._frozen:
             part.requires_grad_(False)

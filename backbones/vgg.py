@@ -1,4 +1,5 @@
-"""VGG16 (Simonyan and Zisserman, table 1, column D), with the key names of torchvision's weights."""
+"""VGG16 (Simonyan and Zisserman, table 1, column D), with the key names of torchvision's
+weights."""
 
 from torch import Tensor, nn
 
@@ -22,7 +23,9 @@ class VGG16(Trunk):
         ValueError: freeze_at outside 0..5.
     """
 
-    def __init__(self, width: int = 64, norm: str = "none", freeze_at: int = 0, in_channels: int = 3) -> None:
+    def __init__(
+        self, width: int = 64, norm: str = "none", freeze_at: int = 0, in_channels: int = 3
+    ) -> None:
         super().__init__()
         if not 0 <= freeze_at <= 5:
             raise ValueError(f"VGG16: freeze_at {freeze_at} must be in 0..5")

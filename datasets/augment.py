@@ -15,11 +15,13 @@ from .paste import paste
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The settings of [augment] in config.ini, which says what each does; by default nothing is changed.
+    """The settings of [augment] in config.ini, which says what each does; by default nothing is
+    changed.
 
-    `fill` is what the padding and the corners of turned images show, in 0..1 a channel, or one number for all. Give
-    [transform] mean: the model then sees there what it sees in the padding of its batches, zero, and no black border
-    that real images lack. No number stands for the mean of each image, for [transform] normalize = image.
+    `fill` is what the padding and the corners of turned images show, in 0..1 a channel, or one
+    number for all. Give [transform] mean: the model then sees there what it sees in the padding of
+    its batches, zero, and no black border that real images lack. No number stands for the mean of
+    each image, for [transform] normalize = image.
 
     Raises:
         ValueError: a setting out of its range.
@@ -43,8 +45,12 @@ class Augmentation:
         _check(0 <= self.hue <= 0.5, "hue", self.hue, "between 0 and 0.5")
         _check(0 <= self.rotation <= 180, "rotation", self.rotation, "between 0 and 180 degrees")
         _check(self.crop >= 0, "crop", self.crop, "0 or more pixels")
-        _check(len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[-1] < float("inf"), "scale", self.scale,
-               "two factors above 0, the lower one first")
+        _check(
+            len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[-1] < float("inf"),
+            "scale",
+            self.scale,
+            "two factors above 0, the lower one first",
+        )
 
     @property
     def moves(self) -> bool:
@@ -60,18 +66,22 @@ def _check(right: bool, key: str, value: Any, what: str) -> None:
 class Augmented(torch.utils.data.Dataset):
     """A data set whose images are changed at random, anew at each access.
 
-    An image is turned, scaled and cut or padded (large-scale jitter), mirrored, gets objects of another one pasted in,
-    and then other colours: in this order. Every choice is drawn from torch's global generator of the CPU and from
-    nothing else: seeded before an access, the item is the same in whatever process. What `settings` leave alone comes
-    through as it is; uint8 stays uint8. Images may end up without objects.
+    An image is turned, scaled and cut or padded (large-scale jitter), mirrored, gets objects of
+    another one pasted in, and then other colours: in this order. Every choice is drawn from torch's
+    global generator of the CPU and from nothing else: seeded before an access, the item is the same
+    in whatever process. What `settings` leave alone comes through as it is; uint8 stays uint8.
+    Images may end up without objects.
 
     Raises:
-        ValueError: at access, an image that the settings cannot be applied to; the message names its file.
+        ValueError: at access, an image that the settings cannot be applied to; the message names
+            its file.
     """
 
     def __init__(self, dataset: Dataset, settings: Augmentation) -> None:
         self.dataset, self.settings = dataset, settings
-        strengths = {key: getattr(settings, key) for key in ("brightness", "contrast", "saturation", "hue")}
+        strengths = {
+            key: getattr(settings, key) for key in ("brightness", "contrast", "saturation", "hue")
+        }
         self.color = None
         if any(strengths.values()):
             from torchvision.transforms import v2
@@ -80,7 +90,9 @@ class Augmented(torch.utils.data.Dataset):
 
     def __getattr__(self, name: str) -> Any:
         """category_ids, sizes (before any change) and what else the data set has."""
-        if name.startswith("__") or name == "dataset":  # a copy that is being unpickled has no data set yet
+        if (
+            name.startswith("__") or name == "dataset"
+        ):  # a copy that is being unpickled has no data set yet
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -97,7 +109,9 @@ class Augmented(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, i: int) -> Item:
-        i = range(len(self))[i]  # negative counts from the end; behind it an IndexError, which ends a plain for loop
+        i = range(len(self))[
+            i
+        ]  # negative counts from the end; behind it an IndexError, which ends a plain for loop
         crop = self.settings.crop
         image, target = self._moved(i, (crop, crop) if crop else None)
         if _happens(self.settings.copy_paste):
@@ -112,10 +126,17 @@ class Augmented(torch.utils.data.Dataset):
             degrees = _between(-settings.rotation, settings.rotation)
             factor = _between(*settings.scale)
             height, width = frame or (None, None)
-            rows, columns = draw_span(image.shape[1], factor, height), draw_span(image.shape[2], factor, width)
-            if degrees or any(span != (0, side, side, 0, side)
-                              for span, side in zip((rows, columns), image.shape[1:])):
-                image, target = resample(image, target, degrees, rows, columns, self._fill(image, i))
+            rows, columns = (
+                draw_span(image.shape[1], factor, height),
+                draw_span(image.shape[2], factor, width),
+            )
+            if degrees or any(
+                span != (0, side, side, 0, side)
+                for span, side in zip((rows, columns), image.shape[1:])
+            ):
+                image, target = resample(
+                    image, target, degrees, rows, columns, self._fill(image, i)
+                )
         if _happens(settings.flip):
             image, target = mirror(image, target)
         if _happens(settings.flip_vertical):
@@ -128,30 +149,41 @@ class Augmented(torch.utils.data.Dataset):
         other = self._moved(j, (image.shape[1], image.shape[2]))
         for k, (pixels, objects) in ((i, (image, target)), (j, other)):
             if "masks" not in objects:
-                raise ValueError(f"{self.file(k)}: [augment] copy_paste needs masks, and this target has none")
+                raise ValueError(
+                    f"{self.file(k)}: [augment] copy_paste needs masks, and this target has none"
+                )
             if pixels.shape[0] != image.shape[0]:
-                raise ValueError(f"{self.file(k)} has {pixels.shape[0]} channels and {self.file(i)} "
-                                 f"{image.shape[0]}; [augment] copy_paste needs the same number")
+                raise ValueError(
+                    f"{self.file(k)} has {pixels.shape[0]} channels and {self.file(i)} "
+                    f"{image.shape[0]}; [augment] copy_paste needs the same number"
+                )
         chosen = torch.rand(len(other[1]["boxes"])) < 0.5
         return paste(image, target, *other, chosen)
 
     def _colored(self, image: Tensor, i: int) -> Tensor:
-        """v2.ColorJitter takes images of one or three channels: of others each channel by itself, all alike."""
+        """v2.ColorJitter takes images of one or three channels: of others each channel by itself,
+        all alike."""
         if image.shape[0] == 3:
             return self.color(image)
         if self.settings.saturation or self.settings.hue:
-            raise ValueError(f"{self.file(i)} has {image.shape[0]} channels; [augment] saturation and hue are for "
-                             f"3 (red, green, blue), and should be 0 here")
+            raise ValueError(
+                f"{self.file(i)} has {image.shape[0]} channels; [augment] saturation and hue are "
+                "for 3 (red, green, blue), and should be 0 here"
+            )
         return self.color(image[:, None])[:, 0]
 
     def _fill(self, image: Tensor, i: int) -> list[float]:
         """One number a channel."""
         fill = list(self.settings.fill)
         if not fill:
-            return (image.float().mean((1, 2)) / (255 if image.dtype == torch.uint8 else 1)).tolist()
+            return (
+                image.float().mean((1, 2)) / (255 if image.dtype == torch.uint8 else 1)
+            ).tolist()
         if len(fill) not in (1, image.shape[0]):
-            raise ValueError(f"{self.file(i)} has {image.shape[0]} channels, but the padding (fill, [transform] mean) "
-                             f"{len(fill)} numbers: {fill}")
+            raise ValueError(
+                f"{self.file(i)} has {image.shape[0]} channels, but the padding (fill, [transform] "
+                f"mean) {len(fill)} numbers: {fill}"
+            )
         return fill if len(fill) == image.shape[0] else fill * image.shape[0]
 
 

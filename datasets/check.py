@@ -23,16 +23,25 @@ from .table import Table
 from .table_checks import check_table
 
 ODD = 2.0  # times the mask's pixels, from which on an annotated area is odd ...
-RIM = 2.0  # ... unless the difference is within so many pixels along the edge, which polygons and pixels differ by
+# ... unless the difference is within so many pixels along the edge, which polygons and pixels
+# differ by
+RIM = 2.0
 
 
-def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int = 3, anchors: int = 5,
-                  progress: Callable[[str, int, int], None] | None = None, limits: Sequence[Limit] = ()) -> Report:
+def check_dataset(
+    data: EasyDict,
+    splits: Sequence[str] = SPLITS,
+    channels: int = 3,
+    anchors: int = 5,
+    progress: Callable[[str, int, int], None] | None = None,
+    limits: Sequence[Limit] = (),
+) -> Report:
     """What is wrong with a data set, and what is in it. Nothing that is wrong with the data raises.
 
     Args:
         data: section [data] of the configuration.
-        splits: of train, val and test. One of the same files as another before it is not read again.
+        splits: of train, val and test. One of the same files as another before it is not read
+            again.
         channels: of the images.
         anchors: how many anchor sizes to propose.
         progress: called as progress(split, done, total) after each image.
@@ -43,12 +52,17 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
     """
     unknown = [split for split in splits if split not in SPLITS]
     if unknown or data.format not in FORMATS:
-        raise ValueError(f"unknown split {unknown[0]!r}; choose {', '.join(SPLITS)}" if unknown else
-                         f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}")
+        raise ValueError(
+            f"unknown split {unknown[0]!r}; choose {', '.join(SPLITS)}"
+            if unknown
+            else f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}"
+        )
     problems = Problems("skip")
     options = ImageOptions(channels, data.value_range, data.orientation)
     tables: dict[str, Table] = {}
-    contents: dict[bytes, tuple[str, str]] = {}  # of image files: a digest, and the first split and file that have it
+    contents: dict[
+        bytes, tuple[str, str]
+    ] = {}  # of image files: a digest, and the first split and file that have it
     names = None
     wanted = [split for split in SPLITS if split in splits]
     for k, split in enumerate(wanted):
@@ -65,13 +79,22 @@ def check_dataset(data: EasyDict, splits: Sequence[str] = SPLITS, channels: int 
         for problem in [*check_table(table, split, lost), *check_counts(table, split, limits)]:
             problems.found(problem)
         _check_images(table, split, options, contents, problems, progress)
-    return Report(problems.all, {split: summarize(table) for split, table in tables.items()},
-                  _proposal(list(tables.values()), anchors),
-                  settings_for(tables, limits))
+    return Report(
+        problems.all,
+        {split: summarize(table) for split, table in tables.items()},
+        _proposal(list(tables.values()), anchors),
+        settings_for(tables, limits),
+    )
 
 
-def _check_images(table: Table, split: str, options: ImageOptions, contents: dict[bytes, tuple[str, str]],
-                  problems: Problems, progress: Callable[[str, int, int], None] | None) -> None:
+def _check_images(
+    table: Table,
+    split: str,
+    options: ImageOptions,
+    contents: dict[bytes, tuple[str, str]],
+    problems: Problems,
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
     """What concerns single images, and what they show together."""
     outlines = np.zeros(2, int)
     looked = in_threads(lambda i: check_image(table, i, options), range(len(table)))
@@ -85,16 +108,27 @@ def _check_images(table: Table, split: str, options: ImageOptions, contents: dic
         here = (split, str(table.file(i)))
         first = contents.setdefault(digest, here) if digest else here
         if first != here:
-            problems.found(table.problem("duplicate image", f"the {first[0]} split has the same content, in {first[1]}",
-                                         i, error=False))
+            problems.found(
+                table.problem(
+                    "duplicate image",
+                    f"the {first[0]} split has the same content, in {first[1]}",
+                    i,
+                    error=False,
+                )
+            )
         if progress is not None:
             progress(split, i + 1, len(table))
     for problem in check_seen(table, options, seen, len(table)):
         problems.found(problem)
     if unrelated(*outlines.tolist()):
-        problems.found(Problem("masks off images", f"{split}: the images change along the outlines of their masks no "
-                                                   f"more than elsewhere; are these the masks of other images?",
-                               str(table.root)))
+        problems.found(
+            Problem(
+                "masks off images",
+                f"{split}: the images change along the outlines of their masks no "
+                f"more than elsewhere; are these the masks of other images?",
+                str(table.root),
+            )
+        )
 
 
 def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> Seen:
@@ -110,8 +144,14 @@ def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> Seen:
             turned = other_orientation(table.file(i), options.orientation, (height, width))
             if not turned and shape == (width, height):
                 turned = "; are they swapped?"
-            found.append(table.problem("size mismatch", f"the file has (height, width) {shape}, but is annotated as "
-                                                        f"{height, width}{turned}", i))
+            found.append(
+                table.problem(
+                    "size mismatch",
+                    f"the file has (height, width) {shape}, but is annotated as "
+                    f"{height, width}{turned}",
+                    i,
+                )
+            )
         else:
             seen.outlines = count_shown(grey, masks_of(table, i))
     except (ValueError, OSError, MemoryError) as error:
@@ -123,7 +163,11 @@ def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> Seen:
         key = (int(table.labels[k]), *box, code)
         if key in first:
             other = table.problem("", "", i, first[key]).annotation
-            found.append(table.problem("duplicate object", f"box, class and mask are those of {other}", i, k, False))
+            found.append(
+                table.problem(
+                    "duplicate object", f"box, class and mask are those of {other}", i, k, False
+                )
+            )
         first.setdefault(key, k)
     return seen
 
@@ -140,10 +184,18 @@ def _check_object(table: Table, i: int, k: int, code: bytes, box: list[float]) -
         found.append(table.problem(*fault, i, k))
     area = float(table.areas[k])
     if not area > 0:
-        found.append(table.problem("zero area", f"its area is {area:g}, and its mask has {pixels} pixels", i, k))
+        found.append(
+            table.problem(
+                "zero area", f"its area is {area:g}, and its mask has {pixels} pixels", i, k
+            )
+        )
     edge = 2 * (tight[2] - tight[0] + tight[3] - tight[1])
     if area > 0 and max(area, pixels) > ODD * min(area, pixels) and abs(area - pixels) > RIM * edge:
-        found.append(table.problem("odd area", f"its area is {area:g}, but its mask has {pixels} pixels", i, k, False))
+        found.append(
+            table.problem(
+                "odd area", f"its area is {area:g}, but its mask has {pixels} pixels", i, k, False
+            )
+        )
     return found
 
 

@@ -1,5 +1,5 @@
-"""Entries of COCO's "annotations": encoded one by one while the file is read, as Python's lists of numbers the polygons
-of COCO's training split would take gigabytes."""
+"""Entries of COCO's "annotations": encoded one by one while the file is read, as Python's lists of
+numbers the polygons of COCO's training split would take gigabytes."""
 
 from typing import Any, NamedTuple
 
@@ -8,7 +8,8 @@ from . import segments
 from .boxes import agree
 from .values import Id, flag, identity, number
 
-SMALL = 4.0  # pixels that an object's rings go around: of fewer, it may have no pixel, and is looked at again
+# pixels that an object's rings go around: of fewer, it may have no pixel, and is looked at again
+SMALL = 4.0
 NEEDED = "it needs id, image_id, category_id, bbox [x, y, width, height] and segmentation"
 
 Fault = tuple[str, str]  # the kind and a message
@@ -39,7 +40,8 @@ class Broken(NamedTuple):
 
 
 def encode(entry: dict[str, Any], masks: bool = True) -> Any:
-    """Return an annotation for an object of JSON that has image_id and bbox; any other object as it is.
+    """Return an annotation for an object of JSON that has image_id and bbox; any other object as it
+    is.
 
     Args:
         entry: the object.
@@ -63,7 +65,9 @@ def encode(entry: dict[str, Any], masks: bool = True) -> Any:
             small = False
         else:
             if not segmentation and not (w > 0 and h > 0):
-                return broken(entry, "degenerate box", f"its box of {w:g} x {h:g} pixels has no size")
+                return broken(
+                    entry, "degenerate box", f"its box of {w:g} x {h:g} pixels has no size"
+                )
             rings = segments.rings(segmentation or [[x, y, x + w, y, x + w, y + h, x, y + h]])
             mask = segments.from_rings(rings.good)
             around = rings.box
@@ -73,15 +77,26 @@ def encode(entry: dict[str, Any], masks: bool = True) -> Any:
         return broken(entry, "empty mask", str(error))
     except (ValueError, KeyError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else error
-        return broken(entry, "malformed mask", f"its segmentation is no polygons and no RLE: {said}")
+        return broken(
+            entry, "malformed mask", f"its segmentation is no polygons and no RLE: {said}"
+        )
     try:
         area = None if entry.get("area") is None else number(entry["area"], "area")
         if area is not None and area < 0:
             raise ValueError(f"area {area:g} is below 0")
         fits = not small and agree((x, y, x + w, y + h), around)
-        return Annotation(identity(entry.get("id", 0)), identity(entry["image_id"], "image_id"),
-                          identity(entry.get("category_id"), "category_id"), box, area,
-                          flag(entry.get("iscrowd", 0), "iscrowd"), mask, size, fits, dropped)
+        return Annotation(
+            identity(entry.get("id", 0)),
+            identity(entry["image_id"], "image_id"),
+            identity(entry.get("category_id"), "category_id"),
+            box,
+            area,
+            flag(entry.get("iscrowd", 0), "iscrowd"),
+            mask,
+            size,
+            fits,
+            dropped,
+        )
     except ValueError as error:
         return broken(entry, "malformed annotation", f"{error}; {NEEDED}")
 

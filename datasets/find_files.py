@@ -1,4 +1,5 @@
-"""The image file that an annotation means: annotations are often written on another machine, or with another layout."""
+"""The image file that an annotation means: annotations are often written on another machine, or
+with another layout."""
 
 import os
 import unicodedata
@@ -15,21 +16,24 @@ from .files import in_threads
 Fault = tuple[str, str]  # the kind and a message
 
 
-def find_files(folder: Path, names: Sequence[Any], root: Path, outside: bool = True,
-               what: str = "image") -> list[str | Fault]:
-    """Return for each name the file, relative to the folder; or what is wrong: the kind and a message.
+def find_files(
+    folder: Path, names: Sequence[Any], root: Path, outside: bool = True, what: str = "image"
+) -> list[str | Fault]:
+    """Return for each name the file, relative to the folder; or what is wrong: the kind and a
+    message.
 
-    A name is taken as it stands where that is a file. Otherwise these are tried, in this order: backslashes for
-    slashes; the path behind ?d= of Label Studio's URLs, and what %20 and the like stand for; the end of a path, so that
-    /home/me/images/a.png is images/a.png, or else a.png, in the folder; and another writing of the same letters: é as
-    one character or as two, .JPG for .jpg. What is found in this way must be the one such file, and belong to one name.
+    A name is taken as it stands where that is a file. Otherwise these are tried, in this order:
+    backslashes for slashes; the path behind ?d= of Label Studio's URLs, and what %20 and the like
+    stand for; the end of a path, so that /home/me/images/a.png is images/a.png, or else a.png, in
+    the folder; and another writing of the same letters: é as one character or as two, .JPG for
+    .jpg. What is found in this way must be the one such file, and belong to one name.
 
     Args:
         folder: of the files.
         names: as annotated, each once.
         root: [data] root.
-        outside: [data] outside, whether files may lie outside of root and of the folder. Links count as where they
-            lead to.
+        outside: [data] outside, whether files may lie outside of root and of the folder. Links
+            count as where they lead to.
         what: these are files of, for messages.
     """
     names = list(names)
@@ -45,11 +49,17 @@ def find_files(folder: Path, names: Sequence[Any], root: Path, outside: bool = T
         for i in places:
             if found[i] != _tidy(names[i]):  # it was found by other means than its name
                 other = next(names[j] for j in places if names[j] != names[i])
-                found[i] = (f"ambiguous {what}", f"there is no file {shown(names[i])} in {folder}; {shown(file)} could "
-                                                 f"be it, but is meant by {shown(other)} as well")
+                found[i] = (
+                    f"ambiguous {what}",
+                    f"there is no file {shown(names[i])} in {folder}; {shown(file)} could "
+                    f"be it, but is meant by {shown(other)} as well",
+                )
     if not outside:
         homes = [Path(os.path.realpath(home)) for home in (root, folder)]
-        found = [file if isinstance(file, tuple) else _inside(folder, file, homes, what) for file in found]
+        found = [
+            file if isinstance(file, tuple) else _inside(folder, file, homes, what)
+            for file in found
+        ]
     return found
 
 
@@ -63,11 +73,15 @@ def _inside(folder: Path, file: str, homes: Sequence[Path], what: str) -> str | 
     real = Path(os.path.realpath(folder / os.fsdecode(os.fsencode(file))))
     if any(real.is_relative_to(home) for home in homes):
         return file
-    return f"{what} outside", (f"{shown(file)} is {shown(str(real))}, outside of {homes[0]}, which [data] outside = no "
-                               f"forbids")
+    return f"{what} outside", (
+        f"{shown(file)} is {shown(str(real))}, outside of {homes[0]}, which [data] outside = no "
+        f"forbids"
+    )
 
 
-def _find(folder: Path, name: Any, what: str, listings: dict[Path, dict[str, list[str]]]) -> str | Fault:
+def _find(
+    folder: Path, name: Any, what: str, listings: dict[Path, dict[str, list[str]]]
+) -> str | Fault:
     if not isinstance(name, str) or not name.strip():
         return f"malformed {what}", f"its file name is {shown(name)}; a text is expected"
     try:
@@ -75,7 +89,10 @@ def _find(folder: Path, name: Any, what: str, listings: dict[Path, dict[str, lis
         if "\0" in name:
             raise ValueError
     except ValueError:
-        return f"malformed {what}", f"its file name {shown(name)} has characters that no file name can have"
+        return (
+            f"malformed {what}",
+            f"its file name {shown(name)} has characters that no file name can have",
+        )
     try:
         if (folder / name).is_file():
             return _tidy(name)
@@ -88,17 +105,23 @@ def _find(folder: Path, name: Any, what: str, listings: dict[Path, dict[str, lis
                 return alike[0]
             if alike:
                 files = ", ".join(map(shown, alike[:3]))
-                return f"ambiguous {what}", (f"there is no file {shown(name)} in {folder}, but {len(alike)} that "
-                                             f"differ in case or accents alone: {files}")
+                return f"ambiguous {what}", (
+                    f"there is no file {shown(name)} in {folder}, but {len(alike)} that "
+                    f"differ in case or accents alone: {files}"
+                )
     except (OSError, ValueError) as error:  # a name that is too long, or a URL that is none
         reason = getattr(error, "strerror", None) or str(error)
-        return f"malformed {what}", f"its file name {shown(name)} cannot be that of a file: {reason}"
+        return (
+            f"malformed {what}",
+            f"its file name {shown(name)} cannot be that of a file: {reason}",
+        )
     plain = len(name) < 200 and name.isprintable()
     return f"missing {what}", f"there is no file {folder / name if plain else shown(name)}"
 
 
 def _tidy(name: str) -> str:
-    """Return a path without ./, // and / at its end, so that one file has one name; ../ stays, as links may precede."""
+    """Return a path without ./, // and / at its end, so that one file has one name; ../ stays, as
+    links may precede."""
     return str(PurePosixPath(name))
 
 
@@ -119,7 +142,8 @@ def _readings(name: str) -> Iterator[str]:
 
 
 def _alike(folder: Path, name: str, listings: dict[Path, dict[str, list[str]]]) -> list[str]:
-    """Return the files in a folder whose path is the same but for the way in which its letters are written."""
+    """Return the files in a folder whose path is the same but for the way in which its letters are
+    written."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         return []

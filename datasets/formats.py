@@ -33,8 +33,12 @@ log = logging.getLogger("maskrcnn")
 
 FORMATS = ("cst", "coco", "voc", "masks", "via", "labelme")
 TOLD = 3  # warnings of a kind about a split as a whole
-FOLDERS: dict[str, Callable[..., Table]] = {"cst": read_cst, "masks": read_folders, "via": read_via,
-                                            "labelme": read_labelme}
+FOLDERS: dict[str, Callable[..., Table]] = {
+    "cst": read_cst,
+    "masks": read_folders,
+    "via": read_via,
+    "labelme": read_labelme,
+}
 
 
 class Dataset(Protocol):
@@ -55,23 +59,29 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Any]]:
-        """Image uint8 [C, h, w] and its target: boxes [M, 4], labels [M], masks [M, h, w], perhaps iscrowd [M] and
-        area [M]."""
+        """Image uint8 [C, h, w] and its target: boxes [M, 4], labels [M], masks [M, h, w], perhaps
+        iscrowd [M] and area [M]."""
 
     def file(self, i: int) -> Path:
         """The file of image i, for messages."""
 
 
-def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Sequence[str] | None = None,
-                 problems: Problems | None = None, limits: Sequence[Limit] = ()) -> Instances:
+def open_dataset(
+    data: EasyDict,
+    split: str,
+    channels: int = 3,
+    class_names: Sequence[str] | None = None,
+    problems: Problems | None = None,
+    limits: Sequence[Limit] = (),
+) -> Instances:
     """One split of a data set.
 
     Args:
         data: section [data] of the configuration.
         split: train, val or test.
         channels: of the images.
-        class_names: of labels 1..K, where the training split has decided; those of [data] classes otherwise, or of
-            the annotations.
+        class_names: of labels 1..K, where the training split has decided; those of [data] classes
+            otherwise, or of the annotations.
         problems: told what is broken; by default it is raised or left out, as [data] broken says.
         limits: of the configuration; images with more objects than they let through are warned of.
 
@@ -82,26 +92,38 @@ def open_dataset(data: EasyDict, split: str, channels: int = 3, class_names: Seq
     before, where = len(problems.all), f"{data.root}, {split} split"
     table = read_table(data, split, problems, class_names)
     if not len(table):
-        raise ValueError(f"the {split} split of {data.root} ([data] {split} = {listed(data[split])}) has no images"
-                         + (f", after {problems.summary()} were left out" if problems.summary() else ""))
+        raise ValueError(
+            f"the {split} split of {data.root} ([data] {split} = {listed(data[split])}) has no "
+            "images" + (f", after {problems.summary()} were left out" if problems.summary() else "")
+        )
     found = problems.all[before:]
     errors, of_single, of_all = [p for p in found if p.error], [], []
     for problem in (p for p in found if not p.error):
         (of_single if problem.image else of_all).append(problem)
     if errors:
-        log.warning("%s: left out what is broken: %s; `maskrcnn check` lists it", where, summary(errors))
+        log.warning(
+            "%s: left out what is broken: %s; `maskrcnn check` lists it", where, summary(errors)
+        )
     if of_single:
         log.warning("%s: %s; `maskrcnn check` lists it", where, summary(of_single))
     check_left_out(table, found, where)
     objects = sum(bool(problem.annotation) for problem in errors)
     options = ImageOptions(channels, data.value_range, data.orientation)
-    _report([*of_all, *check_for_training(table, split, objects), *check_counts(table, split, limits),
-             *check_first(table, options)], where)
+    _report(
+        [
+            *of_all,
+            *check_for_training(table, split, objects),
+            *check_counts(table, split, limits),
+            *check_first(table, options),
+        ],
+        where,
+    )
     return Instances(table, problems, options, data.cache)
 
 
 def _report(problems: Sequence[Problem], where: str) -> None:
-    """Log warnings about a split as a whole, the first of many of each kind; raise a ValueError for an error."""
+    """Log warnings about a split as a whole, the first of many of each kind; raise a ValueError for
+    an error."""
     kinds = Counter(problem.kind for problem in problems)
     told: Counter[str] = Counter()
     for problem in problems:
@@ -111,10 +133,17 @@ def _report(problems: Sequence[Problem], where: str) -> None:
         if told[problem.kind] <= TOLD:
             log.warning("%s: %s", where, printable(problem.message))
         elif told[problem.kind] == kinds[problem.kind]:
-            log.warning("%s: %d of %s in all; `maskrcnn check` lists them", where, kinds[problem.kind], problem.kind)
+            log.warning(
+                "%s: %d of %s in all; `maskrcnn check` lists them",
+                where,
+                kinds[problem.kind],
+                problem.kind,
+            )
 
 
-def read_table(data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None = None) -> Table:
+def read_table(
+    data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None = None
+) -> Table:
     """The annotations of one split alone; see `open_dataset`."""
     check_class_names(list(class_names or data.classes), where="[data] classes")
     table = _read(data, split, problems, class_names)
@@ -122,7 +151,9 @@ def read_table(data: EasyDict, split: str, problems: Problems, class_names: Sequ
     return table
 
 
-def _read(data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None) -> Table:
+def _read(
+    data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None
+) -> Table:
     """The annotations as the reader of their format returns them."""
     if data.format not in FORMATS:
         raise ValueError(f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}")
@@ -135,11 +166,22 @@ def _read(data: EasyDict, split: str, problems: Problems, class_names: Sequence[
     options = ReadOptions(data.masks, data.crowd, data.orientation, data.outside)
     if data.format == "voc":
         return read_voc(data.root, values, problems, names, options)
-    needed, what = (2, "image folder, annotation file") if data.format == "coco" else (1, "its folder")
+    needed, what = (
+        (2, "image folder, annotation file") if data.format == "coco" else (1, "its folder")
+    )
     if len(values) != needed:
-        raise ValueError(f"[data] {split} = {listed(values)}; for format = {data.format} give {what}")
+        raise ValueError(
+            f"[data] {split} = {listed(values)}; for format = {data.format} give {what}"
+        )
     root = Path(data.root)
     if data.format == "coco":
-        return read_coco(root / values[1], root / values[0], problems, names, options, root,
-                         all_there=split == "train" and not class_names)
+        return read_coco(
+            root / values[1],
+            root / values[0],
+            problems,
+            names,
+            options,
+            root,
+            all_there=split == "train" and not class_names,
+        )
     return FOLDERS[data.format](root, values[0], problems, names, options)

@@ -9,7 +9,8 @@ from .values import whole
 
 
 def label_of(value: Any, what: str) -> str:
-    """Return the name of a class: a text, without spaces around it, or a whole number; nothing for null.
+    """Return the name of a class: a text, without spaces around it, or a whole number; nothing for
+    null.
 
     Raises:
         ValueError: anything else, such as a list; the message names `what`.
@@ -27,9 +28,17 @@ def label_of(value: Any, what: str) -> str:
 
 
 def other_classes(counts: Counter[str], source: Any) -> list[Problem]:
-    """Return the warning that objects of these classes are left out, which are none of those that were asked for."""
+    """Return the warning that objects of these classes are left out, which are none of those that
+    were asked for."""
     if not counts:
         return []
     which = listed(f"{name} ({count})" for name, count in counts.most_common())
-    return [Problem("other classes", f"{sum(counts.values())} objects are left out, whose classes are none of the "
-                                     f"model's classes: {which}", str(source), error=False)]
+    return [
+        Problem(
+            "other classes",
+            f"{sum(counts.values())} objects are left out, whose classes are none of the "
+            f"model's classes: {which}",
+            str(source),
+            error=False,
+        )
+    ]

@@ -1,4 +1,5 @@
-"""What the masks of a split give away together: objects that are several, or none, and colours turned round."""
+"""What the masks of a split give away together: objects that are several, or none, and colours
+turned round."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -8,9 +9,15 @@ import numpy as np
 from .pieces import border, crumbled, find_pieces, parts
 
 SPECK = 2  # pixels of an object at most, which hardly is one
-MANY_SPECKS, LEAST_SPECKS = 0.1, 5  # the share of a split's objects, and the number, above which they are reported
+MANY_SPECKS, LEAST_SPECKS = (
+    0.1,
+    5,
+)  # the share of a split's objects, and the number, above which they are reported
 IN_PARTS = 0.5  # of a split's objects: from here on it is not that something hides their middle
-SINGLE, SINGLE_IN_PARTS = 0.05, 0.2  # where so few files are of several objects, this share of files is enough
+SINGLE, SINGLE_IN_PARTS = (
+    0.05,
+    0.2,
+)  # where so few files are of several objects, this share of files is enough
 AROUND, WITHIN = 0.9, 0.1  # of the border that an object has, and that background has at most
 SHOWN = 3  # files in a message
 
@@ -38,9 +45,20 @@ def look_at(plane: np.ndarray, name: str, void: str = "") -> Look:
     edge = border(plane)
     most = int(np.bincount(edge).argmax()) if edge.size else 0
     whole = len(counts) == 1 and int(pieces.sizes.sum()) == plane.size
-    around = most > 0 and (edge == most).mean() >= AROUND and (edge == 0).mean() <= WITHIN and not whole
-    return Look(name, len(counts), sum(count > 1 for count in counts), sum(counts),
-                int(((areas > 0) & (areas <= SPECK)).sum()), around, whole, crumbled(pieces), void)
+    around = (
+        most > 0 and (edge == most).mean() >= AROUND and (edge == 0).mean() <= WITHIN and not whole
+    )
+    return Look(
+        name,
+        len(counts),
+        sum(count > 1 for count in counts),
+        sum(counts),
+        int(((areas > 0) & (areas <= SPECK)).sum()),
+        around,
+        whole,
+        crumbled(pieces),
+        void,
+    )
 
 
 def hints(looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
@@ -52,33 +70,54 @@ def hints(looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
     in_parts = sum(look.in_parts for look in filled)
     single = several <= SINGLE * len(filled) and len(apart) >= SINGLE_IN_PARTS * len(filled)
     if apart and (single or in_parts >= IN_PARTS * objects):
-        yield "objects in one", (
-            f"{in_parts} of {objects} masks have several separate pieces, {sum(look.pieces for look in filled)} in "
-            f"all, and each counts as one object ({_names(apart)}); if each piece is an object, give each an index, or "
-            f"a file, of its own")
+        yield (
+            "objects in one",
+            (
+                f"{in_parts} of {objects} masks have several separate pieces, "
+                f"{sum(look.pieces for look in filled)} in all, and each counts as one object "
+                f"({_names(apart)}); if each piece is an object, give each an index, or a file, of "
+                "its own"
+            ),
+        )
     around = [look for look in filled if look.around]
     if around:
-        yield "masks inside out", (
-            f"in {len(around)} of {len(filled)} mask files an object lies all along the border and background within "
-            f"it ({_names(around)}); if the objects are what is 0 or black there, turn the values round: 0 is "
-            f"background")
+        yield (
+            "masks inside out",
+            (
+                f"in {len(around)} of {len(filled)} mask files an object lies all along the border "
+                f"and background within it ({_names(around)}); if the objects are what is 0 or "
+                "black there, turn the values round: 0 is background"
+            ),
+        )
     whole = [look for look in filled if look.whole]
     if whole:
-        yield "mask of all pixels", (
-            f"{len(whole)} of {len(filled)} mask files are one object that covers the whole image "
-            f"({_names(whole)}); 0 is background")
+        yield (
+            "mask of all pixels",
+            (
+                f"{len(whole)} of {len(filled)} mask files are one object that covers the whole "
+                f"image ({_names(whole)}); 0 is background"
+            ),
+        )
     specks = [look for look in filled if look.specks]
     count = sum(look.specks for look in filled)
     if count >= LEAST_SPECKS and count > MANY_SPECKS * objects:
-        yield "specks", (
-            f"{count} of {objects} objects have a mask of no more than {SPECK} pixels ({_names(specks)}); are these "
-            f"remains of smoothing, compression or resizing?")
+        yield (
+            "specks",
+            (
+                f"{count} of {objects} objects have a mask of no more than {SPECK} pixels "
+                f"({_names(specks)}); are these remains of smoothing, compression or resizing?"
+            ),
+        )
     void = [look for look in looks if look.void]
     if void:
-        yield "void index", (
-            f"{void[0].void} stands apart from the other indices of {len(void)} mask files ({_names(void)}) and "
-            f"counts as background, like the rim between objects in PASCAL VOC; if it is an object, count on from the "
-            f"others")
+        yield (
+            "void index",
+            (
+                f"{void[0].void} stands apart from the other indices of {len(void)} mask files "
+                f"({_names(void)}) and counts as background, like the rim between objects in "
+                "PASCAL VOC; if it is an object, count on from the others"
+            ),
+        )
 
 
 def _names(looks: Sequence[Look]) -> str:

@@ -1,4 +1,5 @@
-"""The pixels of mask files as they are stored: values, palettes and opacity, of every mode that Pillow has."""
+"""The pixels of mask files as they are stored: values, palettes and opacity, of every mode that
+Pillow has."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +26,26 @@ def read_stored(path: Path, orientation: str = "exif") -> Stored:
     """Read a mask file.
 
     Raises:
-        ValueError: a file that cannot be decoded, or whose values cannot be indices; the message names it.
+        ValueError: a file that cannot be decoded, or whose values cannot be indices; the message
+            names it.
     """
     with opened(path, "{name} cannot be decoded ({reason})") as image:
         lossy = _lossy(image, path)
         form = str(image.tile[0][3]) if image.tile else ""  # how pixels are stored
         if ";16" in form and not image.mode.startswith("I"):
-            raise ValueError("it has several bands of 16 bits, of which only 8 can be read; save indices as grey PNG")
+            raise ValueError(
+                "it has several bands of 16 bits, of which only 8 can be read; save indices as "
+                "grey PNG"
+            )
         if lossy:
-            image.draft("L", image.size)  # a JPEG decoder then skips the colours: four times as fast
+            image.draft(
+                "L", image.size
+            )  # a JPEG decoder then skips the colours: four times as fast
         bands, _ = turned(image, orientation, lambda image: _bands(image, form, bool(lossy)))
         palette = _palette(image)
-    values, opaque = (bands[:, :, :-1], bands[:, :, -1]) if bands.shape[2] in (2, 4) else (bands, None)
+    values, opaque = (
+        (bands[:, :, :-1], bands[:, :, -1]) if bands.shape[2] in (2, 4) else (bands, None)
+    )
     if (values == values[:, :, :1]).all():
         values = values[:, :, 0]  # grey
     if opaque is not None and (opaque == opaque[0, 0]).all():
@@ -45,8 +54,9 @@ def read_stored(path: Path, orientation: str = "exif") -> Stored:
 
 
 def other_size(path: Path, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the height and width of a mask file where they are not those of its image, whichever way it is turned. Its
-    head alone is read: a small file may have more pixels than there is memory.
+    """Return the height and width of a mask file where they are not those of its image, whichever
+    way it is turned. Its head alone is read: a small file may have more pixels than there is
+    memory.
 
     Raises:
         ValueError: a file that is no image; the message names it.
@@ -75,11 +85,16 @@ def _bands(image: Image.Image, form: str, lossy: bool) -> np.ndarray:
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
     mode = image.mode
-    if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F") and not mode.startswith("I;16"):
+    if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F") and not mode.startswith(
+        "I;16"
+    ):
         raise ValueError(f"its mode is {mode}; save indices as grey PNG")
     values = np.asarray(image)
     if values.dtype.kind in "if":
-        if not (np.isfinite(values) & (values >= 0) & (values < 2**31)).all() or (values % 1 != 0).any():
+        if (
+            not (np.isfinite(values) & (values >= 0) & (values < 2**31)).all()
+            or (values % 1 != 0).any()
+        ):
             raise ValueError("it has values that are no whole numbers from 0 on, as indices are")
         values = values.astype(np.int64)
     elif mode == "1":

@@ -10,7 +10,8 @@ from .table import Table
 
 
 def check_counts(table: Table, split: str, limits: Sequence[Limit]) -> list[Problem]:
-    """Return a warning where images of a split have more objects than these limits of a configuration let through."""
+    """Return a warning where images of a split have more objects than these limits of a
+    configuration let through."""
     counts, limits = _counts(table), _limits_of(split, limits)
     most = int(counts.max(initial=0))
     stopping = [limit for limit in limits if limit.stops(most)]
@@ -18,16 +19,26 @@ def check_counts(table: Table, split: str, limits: Sequence[Limit]) -> list[Prob
         return []
     images = int((counts > min(limit.value for limit in stopping)).sum())
     settings = ", ".join(map(str, stopping))
-    message = (f"{images} of {len(table)} images of the {split} split have more objects than {settings} let through, "
-               f"up to {most}: those beyond are not found. Set {as_settings(raised(limits, most))}")
-    return [table.problem("more objects than settings allow", message, int(counts.argmax()), error=False)]
+    message = (
+        f"{images} of {len(table)} images of the {split} split have more objects than {settings} "
+        f"let through, up to {most}: those beyond are not found. Set "
+        f"{as_settings(raised(limits, most))}"
+    )
+    return [
+        table.problem(
+            "more objects than settings allow", message, int(counts.argmax()), error=False
+        )
+    ]
 
 
 def settings_for(tables: Mapping[str, Table], limits: Sequence[Limit]) -> dict[str, dict[str, int]]:
-    """Return sections of settings that let all objects of these splits through: those that are too low."""
+    """Return sections of settings that let all objects of these splits through: those that are too
+    low."""
     sections: dict[str, dict[str, int]] = {}
     for split, table in tables.items():
-        for section, keys in raised(_limits_of(split, limits), int(_counts(table).max(initial=0))).items():
+        for section, keys in raised(
+            _limits_of(split, limits), int(_counts(table).max(initial=0))
+        ).items():
             for key, value in keys.items():
                 known = sections.setdefault(section, {})
                 known[key] = max(value, known.get(key, 0))

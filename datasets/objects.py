@@ -6,10 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROWS = ("boxes", "labels", "masks", "iscrowd", "area")  # what has a row for each object; other keys stay as they are
+ROWS = (
+    "boxes",
+    "labels",
+    "masks",
+    "iscrowd",
+    "area",
+)  # what has a row for each object; other keys stay as they are
 
-# An object of which a change leaves less than this share of its pixels, or fewer than these pixels, is dropped: nobody
-# could tell from such a sliver what it is. One that no border and no other object cuts stays, however small.
+# An object of which a change leaves less than this share of its pixels, or fewer than these pixels,
+# is dropped: nobody could tell from such a sliver what it is. One that no border and no other
+# object cuts stays, however small.
 LEAST_SHARE, LEAST_PIXELS = 0.01, 4
 
 
@@ -19,12 +26,14 @@ def select(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
 
 
 def pixels(masks: Tensor) -> Tensor:
-    """How many each mask [M, h, w] has: float32 [M]. (One by one: 30 times as fast as torch.sum of bool.)"""
+    """How many each mask [M, h, w] has: float32 [M]. (One by one: 30 times as fast as torch.sum of
+    bool.)"""
     return torch.tensor([np.count_nonzero(mask) for mask in masks.numpy()], dtype=torch.float32)
 
 
 def tight_boxes(masks: Tensor) -> Tensor:
-    """Boxes float32 [M, 4] around the pixels of masks bool [M, h, w], exclusive x2, y2; all 0 for empty masks.
+    """Boxes float32 [M, 4] around the pixels of masks bool [M, h, w], exclusive x2, y2; all 0 for
+    empty masks.
 
     torchvision's masks_to_boxes leaves the last pixel out, and takes a millisecond a mask.
     """

@@ -1,4 +1,5 @@
-"""Whether masks belong to their images: at the outline of an object, an image changes more than elsewhere."""
+"""Whether masks belong to their images: at the outline of an object, an image changes more than
+elsewhere."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,8 +11,8 @@ CLEAR = 1.5  # times the change along an outline in one image, that in another o
 
 
 def count_shown(image: np.ndarray, masks: Iterable[np.ndarray]) -> tuple[int, int]:
-    """How many masks have an outline at which the image changes more than at the same place of its mirror image, and
-    at how many it does differ from that.
+    """How many masks have an outline at which the image changes more than at the same place of its
+    mirror image, and at how many it does differ from that.
 
     Args:
         image: [h, w]. masks: [h, w] bool each.
@@ -23,8 +24,11 @@ def count_shown(image: np.ndarray, masks: Iterable[np.ndarray]) -> tuple[int, in
     return shown, differing
 
 
-def count_better(image: np.ndarray, other: np.ndarray, masks: Iterable[np.ndarray]) -> tuple[int, int]:
-    """Count the masks at whose outline the image changes clearly more than another one does, and clearly less.
+def count_better(
+    image: np.ndarray, other: np.ndarray, masks: Iterable[np.ndarray]
+) -> tuple[int, int]:
+    """Count the masks at whose outline the image changes clearly more than another one does, and
+    clearly less.
 
     Args:
         image, other: [h, w]. masks: [h, w] bool each.
@@ -37,9 +41,15 @@ def count_better(image: np.ndarray, other: np.ndarray, masks: Iterable[np.ndarra
 
 
 def contrasts(images: Sequence[np.ndarray], masks: Iterable[np.ndarray]) -> Iterator[list[float]]:
-    """Yield for each mask [h, w] how much each of the images [h, w] changes along its outline, in sum."""
-    changes = [[np.ascontiguousarray(np.abs(np.diff(image.astype(np.float32), axis=axis))) for axis in (0, 1)]
-               for image in images]
+    """Yield for each mask [h, w] how much each of the images [h, w] changes along its outline, in
+    sum."""
+    changes = [
+        [
+            np.ascontiguousarray(np.abs(np.diff(image.astype(np.float32), axis=axis)))
+            for axis in (0, 1)
+        ]
+        for image in images
+    ]
     for mask in masks:
         ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if not len(ys):
@@ -47,11 +57,17 @@ def contrasts(images: Sequence[np.ndarray], masks: Iterable[np.ndarray]) -> Iter
         y1, y2, x1, x2 = max(0, ys[0] - 1), ys[-1] + 2, max(0, xs[0] - 1), xs[-1] + 2
         part = mask[y1:y2, x1:x2]
         edges = [np.diff(part, axis=axis) for axis in (0, 1)]
-        yield [sum(float(change[y1:y2, x1:x2][: edge.shape[0], : edge.shape[1]][edge].sum())
-                   for change, edge in zip(sides, edges)) for sides in changes]
+        yield [
+            sum(
+                float(change[y1:y2, x1:x2][: edge.shape[0], : edge.shape[1]][edge].sum())
+                for change, edge in zip(sides, edges)
+            )
+            for sides in changes
+        ]
 
 
 def unrelated(shown: int, differing: int) -> bool:
-    """Whether the outlines of a data set's masks show no more often than half the time, which is chance: within two
-    standard deviations. Of COCO's, nuclei's and the CST-Dataset's own masks, 92 to 100 % show."""
+    """Whether the outlines of a data set's masks show no more often than half the time, which is
+    chance: within two standard deviations. Of COCO's, nuclei's and the CST-Dataset's own masks, 92
+    to 100 % show."""
     return differing >= ENOUGH and shown < differing / 2 + math.sqrt(differing)

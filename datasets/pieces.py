@@ -1,11 +1,15 @@
-"""The shape of index masks: pieces that hang together, soft edges, and what lies along the border."""
+"""The shape of index masks: pieces that hang together, soft edges, and what lies along the
+border."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-TINY = 4  # pixels: as many has a piece at most that an edge leaves behind, where it was blurred or compressed
-BLURRED = 0.1  # share of the pixels along edges that lie between their neighbours' values, from which on edges are soft
+# pixels: as many has a piece at most that an edge leaves behind, where it was blurred or compressed
+TINY = 4
+# share of the pixels along edges that lie between their neighbours' values, from which on edges are
+# soft
+BLURRED = 0.1
 FEWEST = 10  # soft pixels, or tiny pieces, below which nothing is concluded
 PART = 0.1  # of the largest piece of an object: smaller ones are specks
 
@@ -23,9 +27,14 @@ def find_pieces(plane: np.ndarray) -> Pieces:
     used = [np.flatnonzero(plane.any(axis)) for axis in (1, 0)]
     if not used[0].size:
         return Pieces(plane[:0, 0], np.zeros(0, np.int64), np.zeros(0, bool))
-    plane = plane[used[0][0] : used[0][-1] + 1, used[1][0] : used[1][-1] + 1]  # most masks fill a corner
+    plane = plane[
+        used[0][0] : used[0][-1] + 1, used[1][0] : used[1][-1] + 1
+    ]  # most masks fill a corner
     width = plane.shape[1]
-    first, last = np.ones(plane.shape, bool), np.ones(plane.shape, bool)  # pixels of runs along the rows
+    first, last = (
+        np.ones(plane.shape, bool),
+        np.ones(plane.shape, bool),
+    )  # pixels of runs along the rows
     first[:, 1:] = last[:, :-1] = plane[:, 1:] != plane[:, :-1]
     inside = plane != 0
     starts, ends = np.flatnonzero(first & inside), np.flatnonzero(last & inside) + 1
@@ -43,7 +52,9 @@ def find_pieces(plane: np.ndarray) -> Pieces:
     return Pieces(indices[roots], sizes, np.bincount(place, touching, len(roots)) > 0)
 
 
-def _neighbours(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+def _neighbours(
+    rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of runs that touch, one in the row below the other's."""
     step = width + 2  # so that the end of a row touches nothing in the next
     begin, end = rows * step + starts, rows * step + ends
@@ -56,7 +67,8 @@ def _neighbours(rows: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: i
 
 
 def _join(count: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the lowest member of each one's group, [count], where a[i] and b[i] are in one group."""
+    """Return the lowest member of each one's group, [count], where a[i] and b[i] are in one
+    group."""
     root = np.arange(count)
     while True:
         low, high = np.minimum(root[a], root[b]), np.maximum(root[a], root[b])
@@ -81,16 +93,18 @@ def parts(pieces: Pieces) -> dict[int, int]:
 
 
 def crumbled(pieces: Pieces) -> bool:
-    """Return True if most pieces are tiny and lie against other objects, as compression leaves them along edges."""
+    """Return True if most pieces are tiny and lie against other objects, as compression leaves them
+    along edges."""
     crumbs = int(((pieces.sizes <= TINY) & pieces.touching).sum())
     return crumbs >= FEWEST and crumbs > len(pieces.sizes) / 2
 
 
 def soft_edges(pixels: np.ndarray) -> bool:
-    """Return True if edges in [h, w, C] run over values in between, as those of smoothed or resized pictures do.
+    """Return True if edges in [h, w, C] run over values in between, as those of smoothed or resized
+    pictures do.
 
-    In an index mask hardly a pixel lies between its left and right, or upper and lower neighbour: only objects one
-    pixel wide with a lower index on one side and a higher one on the other.
+    In an index mask hardly a pixel lies between its left and right, or upper and lower neighbour:
+    only objects one pixel wide with a lower index on one side and a higher one on the other.
     """
     soft = edges = 0
     for plane in (pixels, pixels.swapaxes(0, 1)):

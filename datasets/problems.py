@@ -8,7 +8,8 @@ from typing import Any
 from ..tools.text import MOST_IN_LINE, brief, printable, shorten
 
 POLICIES = ("error", "skip")
-MOST = 0.1  # of a split's images or objects may be left out; with more, something else is wrong than these
+# of a split's images or objects may be left out; with more, something else is wrong than these
+MOST = 0.1
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class Problem:
     def __str__(self) -> str:
         image = f", image {brief(self.image)}" if self.image and self.image != self.file else ""
         annotation = f", annotation {brief(self.annotation)}" if self.annotation else ""
-        return f"{printable(self.file)}{image}{annotation}: {printable(shorten(self.message, MOST_IN_LINE))}"
+        return (
+            f"{printable(self.file)}{image}{annotation}: "
+            f"{printable(shorten(self.message, MOST_IN_LINE))}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -36,8 +40,8 @@ class Problems:
     """Readers of data sets tell every fault to `found`, and leave out what it concerns.
 
     Args:
-        policy: error raises a ValueError at the first error; skip keeps them, so that what is broken is left out and
-            counted.
+        policy: error raises a ValueError at the first error; skip keeps them, so that what is
+            broken is left out and counted.
     """
 
     def __init__(self, policy: str = "error") -> None:
@@ -53,7 +57,8 @@ class Problems:
         self.all.append(problem)
 
     def summary(self, error: bool = True) -> str:
-        """How many errors, or warnings, there are of each kind: "3 of empty mask, 1 of unknown category"."""
+        """How many errors, or warnings, there are of each kind: "3 of empty mask, 1 of unknown
+        category"."""
         return summary(problem for problem in self.all if problem.error is error)
 
 
@@ -64,5 +69,6 @@ def summary(problems: Iterable[Problem]) -> str:
 
 
 def too_many(left_out: int, total: int) -> bool:
-    """Return whether so much was left out that the rest is of no use: more than a tenth, and more than one."""
+    """Return whether so much was left out that the rest is of no use: more than a tenth, and more
+    than one."""
     return left_out > max(1, MOST * total)

@@ -34,8 +34,12 @@ class Report:
 
     problems: list[Problem]
     splits: dict[str, Summary]
-    proposal: dict[str, list[int]]  # anchor_sizes, min_size, max_size; empty where there are no objects
-    limits: dict[str, dict[str, int]] = field(default_factory=dict)  # sections of settings that let all objects through
+    proposal: dict[
+        str, list[int]
+    ]  # anchor_sizes, min_size, max_size; empty where there are no objects
+    limits: dict[str, dict[str, int]] = field(
+        default_factory=dict
+    )  # sections of settings that let all objects through
 
     @property
     def errors(self) -> list[Problem]:
@@ -44,10 +48,14 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"errors": len(self.errors), "warnings": len(self.problems) - len(self.errors),
-                "problems": [problem.as_dict() for problem in self.problems],
-                "splits": {split: vars(summary) for split, summary in self.splits.items()}, "proposal": self.proposal,
-                "limits": self.limits}
+        return {
+            "errors": len(self.errors),
+            "warnings": len(self.problems) - len(self.errors),
+            "problems": [problem.as_dict() for problem in self.problems],
+            "splits": {split: vars(summary) for split, summary in self.splits.items()},
+            "proposal": self.proposal,
+            "limits": self.limits,
+        }
 
     def text(self) -> str:
         """For people."""
@@ -55,8 +63,12 @@ class Report:
         warnings = [problem for problem in self.problems if not problem.error]
         parts += [_problems_text("Errors", self.errors), _problems_text("Warnings", warnings)]
         if self.proposal:
-            parts.append("Settings that suit these sizes:\n\n" + config_lines(self.proposal, self.limits))
-        return "\n\n".join(parts).encode("utf-8", "backslashreplace").decode()  # names of files may be no text
+            parts.append(
+                "Settings that suit these sizes:\n\n" + config_lines(self.proposal, self.limits)
+            )
+        return (
+            "\n\n".join(parts).encode("utf-8", "backslashreplace").decode()
+        )  # names of files may be no text
 
 
 def summarize(table: Table) -> Summary:
@@ -65,17 +77,28 @@ def summarize(table: Table) -> Summary:
     counts = np.bincount(table.labels[counted], minlength=len(table.class_names) + 1)[1:]
     sides = table.boxes[counted][:, 2:] - table.boxes[counted][:, :2]
     sizes = np.percentile(np.sqrt(sides.prod(1)), PERCENTILES).tolist() if len(sides) else []
-    return Summary(len(table), int((np.diff(table.first) == 0).sum()), len(table.labels), int(table.crowd.sum()),
-                   dict(zip(table.class_names, counts.tolist())),
-                   {f"{share}%": round(size, 2) for share, size in zip(PERCENTILES, sizes)})
+    return Summary(
+        len(table),
+        int((np.diff(table.first) == 0).sum()),
+        len(table.labels),
+        int(table.crowd.sum()),
+        dict(zip(table.class_names, counts.tolist())),
+        {f"{share}%": round(size, 2) for share, size in zip(PERCENTILES, sizes)},
+    )
 
 
 def _split_text(split: str, summary: Summary) -> str:
-    lines = [f"{split}: {summary.images} images, {summary.empty} of them without objects; {summary.objects} objects, "
-             f"{summary.crowd} of them crowd or difficult"]
+    lines = [
+        f"{split}: {summary.images} images, {summary.empty} of them without objects; "
+        f"{summary.objects} objects, {summary.crowd} of them crowd or difficult"
+    ]
     classes = sorted(summary.classes.items(), key=lambda pair: -pair[1])
-    lines += textwrap.wrap(listed((f"{name} {count}" for name, count in classes), CLASSES), 100, initial_indent="  ",
-                           subsequent_indent="  ")
+    lines += textwrap.wrap(
+        listed((f"{name} {count}" for name, count in classes), CLASSES),
+        100,
+        initial_indent="  ",
+        subsequent_indent="  ",
+    )
     if summary.sizes:
         sizes = ", ".join(f"{share} {size:g}" for share, size in summary.sizes.items())
         lines.append(f"  sizes (root of the box's area, in pixels), percentiles: {sizes}")

@@ -1,7 +1,8 @@
 """Masks as short byte strings: run-length codes (RLE) or polygons, as they were annotated.
 
-The first byte says which: R, COCO's compressed RLE; P, polygons of float64 coordinates; H, of whole hundredths of a
-pixel, which is what COCO's files have, in half the bytes and without a rounding error.
+The first byte says which: R, COCO's compressed RLE; P, polygons of float64 coordinates; H, of whole
+hundredths of a pixel, which is what COCO's files have, in half the bytes and without a rounding
+error.
 """
 
 import math
@@ -15,7 +16,9 @@ from faster_coco_eval import mask as rle
 from ..tools.text import shown
 from .values import whole
 
-FAR = 2**20  # pixels, of a side or a corner; drawing a polygon takes memory for every pixel along its edge
+FAR = (
+    2**20
+)  # pixels, of a side or a corner; drawing a polygon takes memory for every pixel along its edge
 MOST_LENGTH = 2**22  # pixels of all edges of an object together
 MOST_PIXELS = 2**31 - 1  # of an image: COCO's codes count them in 32 bits
 DIGITS = 7  # of such a number in a compressed RLE
@@ -30,14 +33,21 @@ def from_mask(mask: np.ndarray) -> bytes:
     columns = np.flatnonzero(mask.any(0))
     if not len(columns):
         return b"R" + rle.encode(np.zeros((height, width), np.uint8, order="F"))["counts"]
-    first, last = columns[0], columns[-1] + 1  # encoding those alone is several times as fast for small objects
-    runs = _runs(rle.encode(np.asfortranarray(mask[:, first:last] != 0, np.uint8))["counts"]).tolist()
+    first, last = (
+        columns[0],
+        columns[-1] + 1,
+    )  # encoding those alone is several times as fast for small objects
+    runs = _runs(
+        rle.encode(np.asfortranarray(mask[:, first:last] != 0, np.uint8))["counts"]
+    ).tolist()
     runs[0] += int(first) * height
     if len(runs) % 2 == 0 and last < width:
         runs.append(0)
     if len(runs) % 2:
         runs[-1] += int(width - last) * height
-    return b"R" + rle.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
+    return (
+        b"R" + rle.frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
+    )
 
 
 def from_rle(segmentation: dict[str, Any]) -> bytes:
@@ -49,8 +59,9 @@ def from_rle(segmentation: dict[str, Any]) -> bytes:
     height, width = rle_size(segmentation)
     counts = segmentation["counts"]
     if isinstance(counts, (list, tuple)):
-        counts = rle.frPyObjects({"size": [height, width], "counts": _whole_runs(counts, height, width)},
-                                 height, width)["counts"]
+        counts = rle.frPyObjects(
+            {"size": [height, width], "counts": _whole_runs(counts, height, width)}, height, width
+        )["counts"]
     if not isinstance(counts, (str, bytes)):
         raise ValueError(f"counts {shown(counts)} are neither a text nor a list of numbers")
     code = counts.encode() if isinstance(counts, str) else counts
@@ -71,7 +82,9 @@ def rle_size(segmentation: dict[str, Any]) -> tuple[int, int]:
         raise ValueError(f"size {shown(size)}; expected is [height, width]")
     height, width = (whole(side, what, 0, FAR) for side, what in zip(size, ("height", "width")))
     if height * width > MOST_PIXELS:
-        raise ValueError(f"a size of {height} x {width} pixels; at most {MOST_PIXELS} can be encoded")
+        raise ValueError(
+            f"a size of {height} x {width} pixels; at most {MOST_PIXELS} can be encoded"
+        )
     return height, width
 
 
@@ -98,17 +111,24 @@ class Rings(NamedTuple):
     good: list[np.ndarray]  # [x1, y1, x2, y2, ...] float64 each
     dropped: list[str]  # what other rings were, in a few words
     area: float  # pixels that the good ones go around
-    box: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)  # xyxy around their corners, wherever the image ends
+    box: tuple[float, ...] = (
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    )  # xyxy around their corners, wherever the image ends
 
 
 def rings(segmentation: Sequence[Any]) -> Rings:
     """Return the rings of a COCO segmentation.
 
-    A ring is a list of numbers, or of pairs [x, y]. One ring alone may be given instead of a list of rings. Rings of
-    fewer than three points, and rings all of whose points lie on a line, are dropped, and described in a few words.
+    A ring is a list of numbers, or of pairs [x, y]. One ring alone may be given instead of a list
+    of rings. Rings of fewer than three points, and rings all of whose points lie on a line, are
+    dropped, and described in a few words.
 
     Raises:
-        ValueError: a ring that is none, or is too far out or too long to be drawn; NoArea where none is left.
+        ValueError: a ring that is none, or is too far out or too long to be drawn; NoArea where
+            none is left.
     """
     if not isinstance(segmentation, (list, tuple)):
         raise ValueError(f"{shown(segmentation)} is no list of rings")
@@ -120,9 +140,14 @@ def rings(segmentation: Sequence[Any]) -> Rings:
         if len(ring) < 6:
             dropped.append("a ring of fewer than 3 points")
             continue
-        xs, ys = ring[::2].tolist(), ring[1::2].tolist()  # Python's sums of so few are quicker than numpy's
+        xs, ys = (
+            ring[::2].tolist(),
+            ring[1::2].tolist(),
+        )  # Python's sums of so few are quicker than numpy's
         x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
-        twice = sum(map(mul, xs, ys[1:])) - sum(map(mul, xs[1:], ys)) + xs[-1] * ys[0] - xs[0] * ys[-1]
+        twice = (
+            sum(map(mul, xs, ys[1:])) - sum(map(mul, xs[1:], ys)) + xs[-1] * ys[0] - xs[0] * ys[-1]
+        )
         if not max(-x1, -y1, x2, y2) <= FAR or math.isnan(twice):
             raise ValueError(f"a corner at {ring[np.abs(ring).argmax()]:g} pixels")
         inside = abs(twice) / 2 if abs(twice) > SURE else surface(ring)
@@ -135,7 +160,10 @@ def rings(segmentation: Sequence[Any]) -> Rings:
         left, top, right, bottom = min(left, x1), min(top, y1), max(right, x2), max(bottom, y2)
     if not good:
         kind = NoArea if FLAT_RING in dropped else ValueError
-        raise kind(f"{', '.join(dropped[:3]) or 'no ring'}; a polygon has at least 3 points that are not on one line")
+        raise kind(
+            f"{', '.join(dropped[:3]) or 'no ring'}; a polygon has at least 3 points that are not "
+            "on one line"
+        )
     if length > MOST_LENGTH and sum(map(_length, good)) > MOST_LENGTH:
         raise ValueError(f"outlines of more than {MOST_LENGTH} pixels")
     return Rings(good, dropped, area, (left, top, right, bottom))
@@ -147,8 +175,12 @@ def _parts(segmentation: Sequence[Any]) -> Sequence[Any]:
         return segmentation
     if not isinstance(segmentation[0], (list, tuple, np.ndarray)):
         return [segmentation]
-    pairs = len(segmentation) >= 3 and all(isinstance(part, (list, tuple)) and len(part) == 2
-                                           and not isinstance(part[0], (list, tuple)) for part in segmentation)
+    pairs = len(segmentation) >= 3 and all(
+        isinstance(part, (list, tuple))
+        and len(part) == 2
+        and not isinstance(part[0], (list, tuple))
+        for part in segmentation
+    )
     return [segmentation] if pairs else segmentation
 
 
@@ -167,14 +199,18 @@ def _ring(part: Any) -> np.ndarray:
 
 
 def surface(ring: np.ndarray) -> float:
-    """Return the pixels that a ring [x1, y1, x2, y2, ...] goes around, 0 where all of its points lie on a line. Of one
-    that crosses itself, some number above 0."""
+    """Return the pixels that a ring [x1, y1, x2, y2, ...] goes around, 0 where all of its points
+    lie on a line. Of one that crosses itself, some number above 0."""
     x, y = ring[::2] - ring[0], ring[1::2] - ring[1]
-    area = abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2  # the last edge ends at 0, 0, and adds nothing
+    area = (
+        abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
+    )  # the last edge ends at 0, 0, and adds nothing
     if area > FLAT:
         return area
     far = int((x * x + y * y).argmax())
-    across = float(np.abs(x * y[far] - y * x[far]).max())  # twice the largest triangle on the longest line
+    across = float(
+        np.abs(x * y[far] - y * x[far]).max()
+    )  # twice the largest triangle on the longest line
     return across if across > FLAT else 0.0
 
 
@@ -189,7 +225,11 @@ def from_rings(polygon: Sequence[np.ndarray]) -> bytes:
     hundredths = np.rint(every * 100)
     exact = bool((hundredths / 100 == every).all())
     head = np.array([len(polygon), *(len(ring) for ring in polygon)], np.int32).tobytes()
-    return (b"H" if exact else b"P") + head + (hundredths.astype(np.int32) if exact else every).tobytes()
+    return (
+        (b"H" if exact else b"P")
+        + head
+        + (hundredths.astype(np.int32) if exact else every).tobytes()
+    )
 
 
 def from_polygons(polygons: Sequence[Any]) -> bytes:
@@ -202,7 +242,8 @@ def from_polygons(polygons: Sequence[Any]) -> bytes:
 
 
 def corner_box(polygon: Sequence[np.ndarray]) -> tuple[float, float, float, float]:
-    """xyxy around the corners of rings [x1, y1, ...]: without drawing them, and so wherever the image ends."""
+    """xyxy around the corners of rings [x1, y1, ...]: without drawing them, and so wherever the
+    image ends."""
     every = np.concatenate(polygon)
     xs, ys = every[::2], every[1::2]
     return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
@@ -238,8 +279,9 @@ def piece(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
 
 
 def _fill(mask: np.ndarray, runs: np.ndarray) -> None:
-    """Draw runs, which go down the columns, into an empty mask [h, w]. Only the columns that the object spans are
-    unrolled and turned into rows: for objects of a tenth of the width, several times as fast as all of them."""
+    """Draw runs, which go down the columns, into an empty mask [h, w]. Only the columns that the
+    object spans are unrolled and turned into rows: for objects of a tenth of the width, several
+    times as fast as all of them."""
     height = len(mask)
     ends = runs.cumsum()
     objects = len(runs) // 2  # runs of background and object in turn, from background
@@ -276,8 +318,8 @@ def area(code: bytes, height: int, width: int) -> int:
 
 
 def _runs(code: bytes) -> np.ndarray:
-    """The lengths of a compressed RLE: its numbers have 5 bits a byte, and from the fourth on are differences to the
-    last but one (see COCO's maskApi.c, rleFrString).
+    """The lengths of a compressed RLE: its numbers have 5 bits a byte, and from the fourth on are
+    differences to the last but one (see COCO's maskApi.c, rleFrString).
 
     Raises:
         ValueError: no such code.

@@ -20,13 +20,17 @@ def rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, turned: float = 0.0) -> list[float]:
-    """Return the ring around x, y, of radii rx and ry; turned by so many radians, clockwise on the screen."""
+    """Return the ring around x, y, of radii rx and ry; turned by so many radians, clockwise on the
+    screen."""
     if not (rx > 0 and ry > 0):
         raise ValueError(f"radii {rx:g} and {ry:g}; they should be above 0")
     ring = []
     for k in range(POINTS):
         a, b = rx * math.cos(2 * math.pi * k / POINTS), ry * math.sin(2 * math.pi * k / POINTS)
-        ring += [x + a * math.cos(turned) - b * math.sin(turned), y + a * math.sin(turned) + b * math.cos(turned)]
+        ring += [
+            x + a * math.cos(turned) - b * math.sin(turned),
+            y + a * math.sin(turned) + b * math.cos(turned),
+        ]
     return ring
 
 
@@ -59,5 +63,7 @@ def corners(points: Any) -> list[tuple[float, float]]:
     for place, point in enumerate(points, 1):
         if not isinstance(point, (list, tuple)) or len(point) != 2:
             raise ValueError(f"its point {place} is {shown(point)}; expected is [x, y]")
-        pairs.append((number(point[0], f"x of point {place}"), number(point[1], f"y of point {place}")))
+        pairs.append(
+            (number(point[0], f"x of point {place}"), number(point[1], f"y of point {place}"))
+        )
     return pairs

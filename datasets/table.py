@@ -1,7 +1,8 @@
 """The annotations of a data set in a few arrays.
 
-A list of dicts for COCO's 860,000 objects takes gigabytes, and each worker process ends up with a copy of its own, as
-counting references writes to the pages that a fork shares. Arrays are compact, and stay shared.
+A list of dicts for COCO's 860,000 objects takes gigabytes, and each worker process ends up with a
+copy of its own, as counting references writes to the pages that a fork shares. Arrays are compact,
+and stay shared.
 """
 
 import itertools
@@ -20,7 +21,9 @@ from .values import Id
 class Blobs:
     """Many byte strings in two arrays."""
 
-    def __init__(self, strings: Sequence[bytes] | bytearray, ends: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, strings: Sequence[bytes] | bytearray, ends: Sequence[int] | None = None
+    ) -> None:
         if ends is None:
             ends = np.cumsum([len(string) for string in strings], dtype=np.int64)
             strings = bytearray().join(strings)
@@ -36,7 +39,10 @@ class Blobs:
     def take(self, order: np.ndarray) -> "Blobs":
         """The strings at these places, in this order."""
         starts = np.concatenate([[0], self.ends[:-1]]) if len(self) else self.ends
-        old, new = memoryview(self.data), bytearray()  # indices of all bytes at once would take 8 times their memory
+        old, new = (
+            memoryview(self.data),
+            bytearray(),
+        )  # indices of all bytes at once would take 8 times their memory
         for start, end in zip(starts[order].tolist(), self.ends[order].tolist()):
             new += old[start:end]
         return Blobs(new, np.cumsum((self.ends - starts)[order]))
@@ -44,7 +50,8 @@ class Blobs:
 
 @dataclass
 class Table:
-    """N images and O objects, those of an image side by side: image i has objects first[i] to first[i + 1]."""
+    """N images and O objects, those of an image side by side: image i has objects first[i] to
+    first[i + 1]."""
 
     class_names: list[str]  # of labels 1..K
     category_ids: list[Id]  # of labels 1..K in the annotation file
@@ -61,9 +68,12 @@ class Table:
     masks: Blobs  # [O]: see `maskrcnn.datasets.segments`
     names: Blobs  # [O] or [0]: of the annotations, for messages, where their ids do not say enough
     sources: Blobs  # [N], or [1] for all images: the annotation file
-    boxes_as: str = ""  # how the annotation file has boxes: xywh, xyxy, or not at all, as they are made from masks
+    # how the annotation file has boxes: xywh, xyxy, or not at all, as they are made from masks
+    boxes_as: str = ""
     crowd_as: str = ""  # how the annotation file marks crowd: "iscrowd = 1"
-    texts: dict[int, str] = field(default_factory=dict)  # by image: its id in the annotation file, where that is a text
+    texts: dict[int, str] = field(
+        default_factory=dict
+    )  # by image: its id in the annotation file, where that is a text
     others: int = 0  # objects of the file that are of none of the classes, and left out for that
 
     def __len__(self) -> int:
@@ -77,32 +87,54 @@ class Table:
         """The id of image i as the annotation file writes it."""
         return self.texts.get(i, int(self.image_ids[i]))
 
-    def problem(self, kind: str, message: str, i: int, k: int | None = None, error: bool = True) -> Problem:
+    def problem(
+        self, kind: str, message: str, i: int, k: int | None = None, error: bool = True
+    ) -> Problem:
         """What is wrong with image i, or with its object k (of all O)."""
-        annotation = "" if k is None else os.fsdecode(self.names[k]) if len(self.names) else str(self.ids[k])
+        annotation = (
+            "" if k is None else os.fsdecode(self.names[k]) if len(self.names) else str(self.ids[k])
+        )
         source = self.sources[min(i, len(self.sources) - 1)]
-        return Problem(kind, message, os.fsdecode(source), os.fsdecode(self.files[i]), annotation, error)
+        return Problem(
+            kind, message, os.fsdecode(source), os.fsdecode(self.files[i]), annotation, error
+        )
 
 
 class TableBuilder:
     """Collects images and objects, in any order.
 
     Args:
-        class_names: of labels 1..K. category_ids: of labels 1..K in the annotation file; nothing is 1..K.
-        root: the folder of image files. source: the annotation file, where there is one for all images.
+        class_names: of labels 1..K. category_ids: of labels 1..K in the annotation file; nothing is
+            1..K.
+        root: the folder of image files. source: the annotation file, where there is one for all
+            images.
         boxes_as: how that has boxes: xywh, xyxy, or not at all. crowd_as: how it marks crowd.
     """
 
-    def __init__(self, class_names: Sequence[str], category_ids: Sequence[Id] | None, root: str | Path,
-                 source: str | Path = "", boxes_as: str = "", crowd_as: str = "") -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        category_ids: Sequence[Id] | None,
+        root: str | Path,
+        source: str | Path = "",
+        boxes_as: str = "",
+        crowd_as: str = "",
+    ) -> None:
         self.class_names, self.root = list(class_names), Path(root)
         self.boxes_as, self.crowd_as = boxes_as, crowd_as
-        self.category_ids = list(category_ids) if category_ids is not None else list(range(1, len(class_names) + 1))
+        self.category_ids = (
+            list(category_ids) if category_ids is not None else list(range(1, len(class_names) + 1))
+        )
         self.rows: dict[Id, int] = {}  # image id -> row
         self.files: list[bytes] = []
         self.sizes, self.image_ids = array("i"), array("q")
         self.boxes, self.areas = array("f"), array("f")
-        self.labels, self.crowd, self.ids, self.images = array("i"), array("b"), array("q"), array("q")
+        self.labels, self.crowd, self.ids, self.images = (
+            array("i"),
+            array("b"),
+            array("q"),
+            array("q"),
+        )
         self.masks, self.ends = bytearray(), array("q")
         self.source = str(source)
         self.sources: list[bytes] = []
@@ -111,10 +143,18 @@ class TableBuilder:
         self.worded: list[int] = []  # images whose id is a word
         self.others = 0
 
-    def add_image(self, image_id: Id, file: str, height: int, width: int, source: str | Path = "",
-                  text: str | None = None) -> None:
-        """An image; `file` is relative to the root, `source` its annotation file where each has one of its own, `text`
-        the id as the file writes it where that is a text. Ids are different, which the caller has checked."""
+    def add_image(
+        self,
+        image_id: Id,
+        file: str,
+        height: int,
+        width: int,
+        source: str | Path = "",
+        text: str | None = None,
+    ) -> None:
+        """An image; `file` is relative to the root, `source` its annotation file where each has one
+        of its own, `text` the id as the file writes it where that is a text. Ids are different,
+        which the caller has checked."""
         row = self.rows[image_id] = len(self.files)
         if isinstance(image_id, str):
             self.worded.append(row)
@@ -125,10 +165,20 @@ class TableBuilder:
         self.sources.append(os.fsencode(source))
         self.sizes.extend((height, width))
 
-    def add_object(self, image_id: Id, label: int, box: Sequence[float], mask: bytes, area: float,
-                   annotation_id: int = 0, crowd: bool = False, name: str = "") -> None:
-        """An object of an image that was added, or else it is left out; `mask` as `maskrcnn.datasets.segments` encodes
-        it; `name` tells where it is annotated, where its id does not. All objects have one, or none."""
+    def add_object(
+        self,
+        image_id: Id,
+        label: int,
+        box: Sequence[float],
+        mask: bytes,
+        area: float,
+        annotation_id: int = 0,
+        crowd: bool = False,
+        name: str = "",
+    ) -> None:
+        """An object of an image that was added, or else it is left out; `mask` as
+        `maskrcnn.datasets.segments` encodes it; `name` tells where it is annotated, where its id
+        does not. All objects have one, or none."""
         self.images.append(self.rows.get(image_id, -1))
         self.labels.append(label)
         self.boxes.extend(box)
@@ -151,9 +201,28 @@ class TableBuilder:
         image_ids = np.array(self.image_ids)
         free = (number for number in itertools.count() if number not in self.rows)
         image_ids[self.worded] = [next(free) for _ in self.worded]
-        boxes, sizes = (np.array(values).reshape(-1, width) for values, width in ((self.boxes, 4), (self.sizes, 2)))
-        return Table(self.class_names, self.category_ids, self.root, Blobs(self.files), sizes,
-                     image_ids, first, boxes[order], np.array(self.labels)[order],
-                     np.array(self.crowd).astype(bool)[order], np.array(self.areas)[order],
-                     np.array(self.ids)[order], Blobs(self.masks, self.ends).take(order), names, Blobs(sources),
-                     self.boxes_as, self.crowd_as, self.texts, self.others)
+        boxes, sizes = (
+            np.array(values).reshape(-1, width)
+            for values, width in ((self.boxes, 4), (self.sizes, 2))
+        )
+        return Table(
+            self.class_names,
+            self.category_ids,
+            self.root,
+            Blobs(self.files),
+            sizes,
+            image_ids,
+            first,
+            boxes[order],
+            np.array(self.labels)[order],
+            np.array(self.crowd).astype(bool)[order],
+            np.array(self.areas)[order],
+            np.array(self.ids)[order],
+            Blobs(self.masks, self.ends).take(order),
+            names,
+            Blobs(sources),
+            self.boxes_as,
+            self.crowd_as,
+            self.texts,
+            self.others,
+        )

@@ -1,4 +1,5 @@
-"""Numbers and ids as annotation files give them: read in full, or refused. Nothing is rounded, cut or guessed."""
+"""Numbers and ids as annotation files give them: read in full, or refused. Nothing is rounded, cut
+or guessed."""
 
 import math
 import re
@@ -24,7 +25,8 @@ def whole(value: Any, what: str, least: int = 1 - BITS, most: int = BITS - 1) ->
         most: the largest that is right.
 
     Raises:
-        ValueError: anything else, such as 1.9, true, nan or a list; or a number that is too small or too large.
+        ValueError: anything else, such as 1.9, true, nan or a list; or a number that is too small
+            or too large.
     """
     number = _whole(value)
     if number is None:
@@ -59,18 +61,23 @@ def number(value: Any, what: str) -> float:
 def identity(value: Any, what: str = "id") -> int | str:
     """Return an id: a whole number of 64 bits, or a word.
 
-    A text of digits is the number, as some tools write ids as texts in one place and as numbers in another; one that a
-    number would not be written as, such as "007", is a word.
+    A text of digits is the number, as some tools write ids as texts in one place and as numbers in
+    another; one that a number would not be written as, such as "007", is a word.
 
     Raises:
-        ValueError: anything else, such as 1.9, true, null, an empty text or a list; the message names `what`.
+        ValueError: anything else, such as 1.9, true, null, an empty text or a list; the message
+            names `what`.
     """
     if type(value) is int and -BITS < value < BITS:
         return value
     if isinstance(value, str):
         if not value:
             raise ValueError(f"{what} {shown(value)} is empty")
-        same = WHOLE.fullmatch(value) is not None and abs(int(value)) < BITS and str(int(value)) == value
+        same = (
+            WHOLE.fullmatch(value) is not None
+            and abs(int(value)) < BITS
+            and str(int(value)) == value
+        )
         return int(value) if same else value
     if _whole(value) is None:
         raise ValueError(f"{what} {shown(value)} is neither a whole number nor a text")

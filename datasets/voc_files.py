@@ -1,4 +1,5 @@
-"""The files of PASCAL VOC: lists of names, and the image, annotation and masks that a name means."""
+"""The files of PASCAL VOC: lists of names, and the image, annotation and masks that a name
+means."""
 
 import os
 from collections import Counter
@@ -41,9 +42,14 @@ def find_list(root: Path, entry: str) -> tuple[Path, Path]:
     if not (folder / "ImageSets").is_dir():
         found = sorted(path.parent for path in folder.glob("*/ImageSets"))
         if len(found) != 1:
-            raise ValueError(f"{folder} has no folder ImageSets" + (
-                f"; say which of {listed(path.name for path in found)}: {found[-1].name}/{name}" if found else
-                ", and none of its folders has; expected is the layout of PASCAL VOC"))
+            raise ValueError(
+                f"{folder} has no folder ImageSets"
+                + (
+                    f"; say which of {listed(path.name for path in found)}: {found[-1].name}/{name}"
+                    if found
+                    else ", and none of its folders has; expected is the layout of PASCAL VOC"
+                )
+            )
         folder = found[0]
     lists = folder / "ImageSets" / "Segmentation"
     file = lists / f"{name}.txt"
@@ -54,7 +60,8 @@ def find_list(root: Path, entry: str) -> tuple[Path, Path]:
 
 
 def read_names(file: Path, folder: Path) -> list[str]:
-    """The names in a list. What stands behind one, such as 1 or -1, is left out; but a name may have spaces."""
+    """The names in a list. What stands behind one, such as 1 or -1, is left out; but a name may
+    have spaces."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -68,12 +75,20 @@ def read_names(file: Path, folder: Path) -> list[str]:
 def _files(folder: Path, name: str) -> list[Path]:
     """The files in JPEGImages that a name means; none where no file could have it."""
     own = [name] if Path(name).suffix.lower() in SUFFIXES else []
-    both = [f"{name}{suffix}" for suffix in SUFFIXES] + [f"{name}{suffix.upper()}" for suffix in SUFFIXES]
+    both = [f"{name}{suffix}" for suffix in SUFFIXES] + [
+        f"{name}{suffix.upper()}" for suffix in SUFFIXES
+    ]
     try:
-        found = [path for path in (folder / "JPEGImages" / file for file in [*both, *own]) if path.is_file()]
+        found = [
+            path
+            for path in (folder / "JPEGImages" / file for file in [*both, *own])
+            if path.is_file()
+        ]
     except (OSError, ValueError):  # of a name that is too long
         return []
-    return [path for k, path in enumerate(found) if not any(path.samefile(other) for other in found[:k])]
+    return [
+        path for k, path in enumerate(found) if not any(path.samefile(other) for other in found[:k])
+    ]
 
 
 def find_image(folder: Path, name: str, root: Path, outside: bool) -> Image | Fault:
@@ -82,8 +97,10 @@ def find_image(folder: Path, name: str, root: Path, outside: bool) -> Image | Fa
     if not found:
         return "missing image", f"there is no file {folder / 'JPEGImages'}/{brief(name)}.jpg"
     if len(found) > 1:
-        return "ambiguous image", (f"{' and '.join(brief(path.name) for path in found)} are both {brief(name)}, and "
-                                   f"have one annotation; give each a name of its own")
+        return "ambiguous image", (
+            f"{' and '.join(brief(path.name) for path in found)} are both {brief(name)}, and "
+            f"have one annotation; give each a name of its own"
+        )
     path = Path(os.path.normpath(found[0]))
     if ".." in Path(name).parts or not path.is_relative_to(root):
         return "image outside", f"{brief(name)} leads out of {folder / 'JPEGImages'}"
@@ -93,10 +110,15 @@ def find_image(folder: Path, name: str, root: Path, outside: bool) -> Image | Fa
 
 
 def find_flat(images: list[Image]) -> None:
-    """Let images in sub-folders whose annotations are in none have them, where no two images share their last name."""
+    """Let images in sub-folders whose annotations are in none have them, where no two images share
+    their last name."""
     counts = Counter((image.folder, os.path.basename(image.name)) for image in images)
     for image in images:
         last = os.path.basename(image.name)
         flat = replace(image, name=last)
-        if counts[image.folder, last] == 1 and not image.annotation.is_file() and flat.annotation.is_file():
+        if (
+            counts[image.folder, last] == 1
+            and not image.annotation.is_file()
+            and flat.annotation.is_file()
+        ):
             image.name = last

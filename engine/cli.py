@@ -1,5 +1,6 @@
-"""The command line: `maskrcnn train`, `evaluate`, `predict`, `check`. Argument parsing only; each verb is a function
-elsewhere, imported when it is called: `--help` does not wait for libraries that it has no use for."""
+"""The command line: `maskrcnn train`, `evaluate`, `predict`, `check`. Argument parsing only; each
+verb is a function elsewhere, imported when it is called: `--help` does not wait for libraries that
+it has no use for."""
 
 import argparse
 import json
@@ -21,8 +22,8 @@ from .terminal import Parser, complain, log_to_terminal, put, reason
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status: 0 for success, 1 where something failed, 2 for wrong usage, and 143 or
-    130 where SIGTERM or SIGINT has stopped it."""
+    """Run one command; returns its exit status: 0 for success, 1 where something failed, 2 for
+    wrong usage, and 143 or 130 where SIGTERM or SIGINT has stopped it."""
     status = 1
     try:
         status = _run(make_parser().parse_args(argv))
@@ -60,56 +61,97 @@ def _resume(arguments: argparse.Namespace, kept: str) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = Parser(prog="maskrcnn", description="Mask R-CNN: train, evaluate, predict, check data.")
+    parser = Parser(
+        prog="maskrcnn", description="Mask R-CNN: train, evaluate, predict, check data."
+    )
     parser.add_argument("--version", action="version", version=f"maskrcnn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("train", help="train, then evaluate on the test split")
     _add_config(command)
-    command.add_argument("--resume", action="store_true", help="go on with the last run of that output; begin one if "
-                                                               "there is none")
+    command.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the last run of that output; begin one if there is none",
+    )
     command.set_defaults(run=_train)
 
     command = commands.add_parser("evaluate", help="average precision of a checkpoint on one split")
     _add_config(command)
-    command.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt")
+    command.add_argument(
+        "--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt"
+    )
     command.add_argument("--split", default="test", help="train, val or test (default)")
-    command.add_argument("--results", metavar="FILE", help="write the detections in COCO's results format")
-    command.add_argument("--report", metavar="FILE", help="write a page of HTML with figures, curves and confusions")
+    command.add_argument(
+        "--results", metavar="FILE", help="write the detections in COCO's results format"
+    )
+    command.add_argument(
+        "--report", metavar="FILE", help="write a page of HTML with figures, curves and confusions"
+    )
     command.set_defaults(run=_evaluate)
 
-    command = commands.add_parser("predict", help="annotated pictures and COCO results of image files")
+    command = commands.add_parser(
+        "predict", help="annotated pictures and COCO results of image files"
+    )
     command.add_argument("images", nargs="+", metavar="IMAGE")
-    command.add_argument("--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt")
-    command.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures and results.json")
-    command.add_argument("--score", type=float, metavar="S", help="only detections that score above this")
-    command.add_argument("--batch-size", type=int, default=4, metavar="N", help="images at a time (4)")
-    command.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps")
+    command.add_argument(
+        "--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt"
+    )
+    command.add_argument(
+        "--output", required=True, metavar="DIR", help="folder for the pictures and results.json"
+    )
+    command.add_argument(
+        "--score", type=float, metavar="S", help="only detections that score above this"
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="images at a time (4)"
+    )
+    command.add_argument(
+        "--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps"
+    )
     command.set_defaults(run=_predict)
 
     command = commands.add_parser("check", help="what is wrong with a data set, and what is in it")
     _add_config(command)
-    command.add_argument("--split", nargs="+", default=SPLITS, choices=SPLITS, metavar="SPLIT",
-                         help="of train, val and test; without, all")
+    command.add_argument(
+        "--split",
+        nargs="+",
+        default=SPLITS,
+        choices=SPLITS,
+        metavar="SPLIT",
+        help="of train, val and test; without, all",
+    )
     command.add_argument("--json", metavar="FILE", help="write the whole report into this file too")
     command.set_defaults(run=_check)
     return parser
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument("config", metavar="CONFIG", help="an .ini file, laid over the defaults of config.ini")
-    command.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", dest="settings",
-                         action="extend", help="behind CONFIG: change settings: --set train.epochs=2 data.root=mine")
+    command.add_argument(
+        "config", metavar="CONFIG", help="an .ini file, laid over the defaults of config.ini"
+    )
+    command.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        dest="settings",
+        action="extend",
+        help="behind CONFIG: change settings: --set train.epochs=2 data.root=mine",
+    )
 
 
 def _overrides(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The sections of --set. Raises ValueError for what is no setting, before the sections become arguments."""
+    """The sections of --set. Raises ValueError for what is no setting, before the sections become
+    arguments."""
     overrides: dict[str, dict[str, Any]] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         section, dot, key = name.strip().partition(".")
         if not equals or not dot:
-            raise ValueError(f"--set {brief(setting)}: write SECTION.KEY=VALUE, e.g. train.epochs=2")
+            raise ValueError(
+                f"--set {brief(setting)}: write SECTION.KEY=VALUE, e.g. train.epochs=2"
+            )
         overrides.setdefault(section, {})[key] = value.strip()
     try:
         load_config(overrides)
@@ -128,22 +170,39 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from .evaluate import evaluate
 
-    _print(evaluate(arguments.config, arguments.weights, arguments.split, arguments.results, arguments.report,
-                    **_overrides(arguments.settings)))
+    _print(
+        evaluate(
+            arguments.config,
+            arguments.weights,
+            arguments.split,
+            arguments.results,
+            arguments.report,
+            **_overrides(arguments.settings),
+        )
+    )
     return 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:
     from .predict import predict
 
-    failures = predict(arguments.weights, arguments.images, arguments.output, arguments.batch_size, arguments.device,
-                       arguments.score)
+    failures = predict(
+        arguments.weights,
+        arguments.images,
+        arguments.output,
+        arguments.batch_size,
+        arguments.device,
+        arguments.score,
+    )
     reasons = list(failures.values())
     for text in reasons[:MOST_ITEMS]:
         complain("predict", text)
     if len(reasons) > MOST_ITEMS:
-        complain("predict", f"{len(reasons)} of {len(arguments.images)} images could not be read; images.json in "
-                            f"{arguments.output} lists all, under failed")
+        complain(
+            "predict",
+            f"{len(reasons)} of {len(arguments.images)} images could not be read; images.json in "
+            f"{arguments.output} lists all, under failed",
+        )
     return 1 if failures else 0
 
 
@@ -156,14 +215,21 @@ def _check(arguments: argparse.Namespace) -> int:
         check_apart({"--json": arguments.json}, {"the configuration": arguments.config})
         check_writable(arguments.json)
     with progress_bar(0, "check") as bar:
+
         def progress(split: str, done: int, total: int) -> None:
             if done == 1:
                 bar.reset(total)
                 bar.set_description(f"check {split}")
             bar.update(1)
 
-        report = check_dataset(cfg.data, arguments.split, len(cfg.transform.mean), len(cfg.rpn.anchor_sizes), progress,
-                               limits_of(cfg))
+        report = check_dataset(
+            cfg.data,
+            arguments.split,
+            len(cfg.transform.mean),
+            len(cfg.rpn.anchor_sizes),
+            progress,
+            limits_of(cfg),
+        )
     if arguments.json:
         with atomic(arguments.json) as part:
             part.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")

@@ -9,14 +9,16 @@ from .results import Results
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 RECALLS = np.linspace(0, 1, 101)
-# Least and greatest area in pixels, both inclusive, of what counts as of any size, small, medium and large.
+# Least and greatest area in pixels, both inclusive, of what counts as of any size, small, medium
+# and large.
 ALL, SMALL, MEDIUM, LARGE = (0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)
 
 
-def coco_curves(results: Results, kind: str, most: Sequence[int], sigmas: Sequence[float] | None = None) \
-        -> tuple[np.ndarray, np.ndarray]:
-    """Precision [10 IoU thresholds, 101 recalls, K, sizes, max detections], and recall, which is the same without the
-    recalls; -1 where there is no ground truth.
+def coco_curves(
+    results: Results, kind: str, most: Sequence[int], sigmas: Sequence[float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision [10 IoU thresholds, 101 recalls, K, sizes, max detections], and recall, which is
+    the same without the recalls; -1 where there is no ground truth.
 
     Sizes are all, small, medium and large; of keypoints, all, medium and large.
 
@@ -38,12 +40,15 @@ def coco_curves(results: Results, kind: str, most: Sequence[int], sigmas: Sequen
             for m, limit in enumerate(most):
                 hits = np.cumsum(right[rank < limit])
                 recall[t, k, a, m] = hits[-1] / objects[k, a] if len(hits) else 0
-                precision[t, :, k, a, m] = interpolated(hits / np.arange(1, len(hits) + 1), hits / objects[k, a])
+                precision[t, :, k, a, m] = interpolated(
+                    hits / np.arange(1, len(hits) + 1), hits / objects[k, a]
+                )
     return precision, recall
 
 
 def interpolated(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """[101]: the best precision at a recall of at least 0, 0.01, ..., 1. Its mean is COCO's AP at one IoU.
+    """[101]: the best precision at a recall of at least 0, 0.01, ..., 1. Its mean is COCO's AP at
+    one IoU.
 
     Both are [D], of the best 1, 2, ..., D detections.
     """

@@ -1,4 +1,5 @@
-"""An epoch of training: one visible loop over its steps, which may be left between any two of them."""
+"""An epoch of training: one visible loop over its steps, which may be left between any two of
+them."""
 
 import math
 import time
@@ -50,8 +51,14 @@ def train_epoch(loop: Loop) -> float:
     loop.passes.epoch, loop.passes.start = progress.epoch, progress.step
     before = (progress.epoch - 1) * steps
     batches, began = begin(loop.loader), time.perf_counter() - progress.seconds
-    with progress_bar(steps * settings.batch_size, f"epoch {progress.epoch}/{settings.epochs}",
-                      progress.step * settings.batch_size) as bar, later() if several else nullcontext():
+    with (
+        progress_bar(
+            steps * settings.batch_size,
+            f"epoch {progress.epoch}/{settings.epochs}",
+            progress.step * settings.batch_size,
+        ) as bar,
+        later() if several else nullcontext(),
+    ):
         for step in range(progress.step, steps):
             batch = next(batches)  # a signal ends this wait, unless other processes expect the step
             with later():
@@ -61,7 +68,11 @@ def train_epoch(loop: Loop) -> float:
                 loop.scalars.add({"train/step_loss": loss, "lr": rate}, before + step + 1)
                 bar.update(settings.batch_size)
                 bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.2g}", refresh=False)
-                if settings.save_steps and progress.step % settings.save_steps == 0 and progress.step < steps:
+                if (
+                    settings.save_steps
+                    and progress.step % settings.save_steps == 0
+                    and progress.step < steps
+                ):
                     state.save(loop.run, best_metric(loop.cfg))
             if several:
                 stop_together(state)
@@ -75,8 +86,14 @@ def train_step(loop: Loop, step: int, batches: Iterator[tuple]) -> float:
     before, state.files, losses = state.files, [], {}
     for number, (images, targets, files) in zip(range(settings.accumulate), batches):
         state.files += files
-        torch.manual_seed(mixed(settings.seed, state.progress.epoch, step, loop.passes.piece(number)))
-        with nullcontext() if number + 1 == settings.accumulate else state.accelerator.no_sync(loop.net):
+        torch.manual_seed(
+            mixed(settings.seed, state.progress.epoch, step, loop.passes.piece(number))
+        )
+        with (
+            nullcontext()
+            if number + 1 == settings.accumulate
+            else state.accelerator.no_sync(loop.net)
+        ):
             losses = train_pass(loop, images, targets)
         if not math.isfinite(losses["loss"]):
             raise diverged(state, losses, files, before, step)
@@ -90,8 +107,11 @@ def train_step(loop: Loop, step: int, batches: Iterator[tuple]) -> float:
     return losses["loss"]
 
 
-def train_pass(loop: Loop, images: list[torch.Tensor], targets: list[dict[str, Any]]) -> dict[str, float]:
-    """Add a pass's gradients to those of its step, where its loss is finite; returns the loss and its parts."""
+def train_pass(
+    loop: Loop, images: list[torch.Tensor], targets: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Add a pass's gradients to those of its step, where its loss is finite; returns the loss and
+    its parts."""
     losses = loop.net(images, targets)
     parts = torch.stack(list(losses.values()))
     loss = parts.sum()
@@ -102,21 +122,27 @@ def train_pass(loop: Loop, images: list[torch.Tensor], targets: list[dict[str, A
     return values
 
 
-def diverged(state: State, losses: Mapping[str, float], files: list[Path], before: list[Path],
-             step: int) -> TrainingError:
-    """What to report of a loss that is not finite: images of this step, or, where the step before, of the images
-    `before`, has spoilt the weights, that."""
+def diverged(
+    state: State, losses: Mapping[str, float], files: list[Path], before: list[Path], step: int
+) -> TrainingError:
+    """What to report of a loss that is not finite: images of this step, or, where the step before,
+    of the images `before`, has spoilt the weights, that."""
     names = [name for name, value in state.model.named_parameters() if not value.isfinite().all()]
     if names:
-        return TrainingError(f"the weights are not finite in epoch {state.progress.epoch}, before step {step + 1}: "
-                             f"{first_of(names)}. {advice(before)}")
+        return TrainingError(
+            f"the weights are not finite in epoch {state.progress.epoch}, before step {step + 1}: "
+            f"{first_of(names)}. {advice(before)}"
+        )
     parts = ", ".join(f"{name} = {value:g}" for name, value in losses.items() if name != "loss")
-    return TrainingError(f"the loss is not finite in epoch {state.progress.epoch}, step {step + 1}: {parts}. "
-                         f"{advice(files)}")
+    return TrainingError(
+        f"the loss is not finite in epoch {state.progress.epoch}, step {step + 1}: {parts}. "
+        f"{advice(files)}"
+    )
 
 
 def stop_together(state: State) -> None:
-    """Raise Stopped, behind a step, in all processes as soon as one has been asked to stop. All have to call it."""
+    """Raise Stopped, behind a step, in all processes as soon as one has been asked to stop. All
+    have to call it."""
     number = highest(asked(), state.accelerator.device) if watched() else 0
     if number:
         state.share()
@@ -124,10 +150,15 @@ def stop_together(state: State) -> None:
 
 
 def keep(loop: Loop) -> str:
-    """Save what a training that has been asked to stop has done, and say what that is. No process waits for another
+    """Save what a training that has been asked to stop has done, and say what that is. No process
+    waits for another
     here: they have shared their state behind the last step."""
     progress, last = loop.state.progress, loop.run / "last.pt"
     if progress.step:
         loop.state.write(loop.run, best_metric(loop.cfg))
         return f"saved epoch {progress.epoch}, step {progress.step} of {loop.steps}, in {last}"
-    return f"saved the end of epoch {progress.epoch - 1} in {last}" if progress.epoch > 1 else "no step was done yet"
+    return (
+        f"saved the end of epoch {progress.epoch - 1} in {last}"
+        if progress.epoch > 1
+        else "no step was done yet"
+    )

@@ -1,4 +1,5 @@
-"""Why a training or an evaluation cannot go on, in words: what is missing, and which setting to change."""
+"""Why a training or an evaluation cannot go on, in words: what is missing, and which setting to
+change."""
 
 import errno
 import re
@@ -9,11 +10,18 @@ import torch
 import torch.distributed as dist
 from easydict import EasyDict
 
-NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory"
-                       r"|STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED")
-NO_PEER = re.compile(r"Connection closed by peer|Connection reset by peer|gloo|NCCL|Broken pipe|process group")
+NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory"
+    r"|STATUS_ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED"
+)
+NO_PEER = re.compile(
+    r"Connection closed by peer|Connection reset by peer|gloo|NCCL|Broken pipe|process group"
+)
 SHARED = re.compile(r"Bus error|shared memory|shm|/torch_\d+.*No space left")
-WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited unexpectedly|is killed by signal: [^.]*)")
+WORKER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) "
+    r"(exited unexpectedly|is killed by signal: [^.]*)"
+)
 
 
 class TrainingError(RuntimeError):
@@ -21,7 +29,8 @@ class TrainingError(RuntimeError):
 
 
 class MachineError(RuntimeError):
-    """The machine lacks memory, or has ended a process; the message says which settings need less."""
+    """The machine lacks memory, or has ended a process; the message says which settings need
+    less."""
 
 
 @contextmanager
@@ -35,7 +44,11 @@ def explained(less_memory: str, workers: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        reason = None if isinstance(error, (TrainingError, MachineError)) else _reason(error, less_memory, workers)
+        reason = (
+            None
+            if isinstance(error, (TrainingError, MachineError))
+            else _reason(error, less_memory, workers)
+        )
         if reason is None:
             raise
         raise MachineError(reason) from error
@@ -46,23 +59,34 @@ def _reason(error: Exception, less_memory: str, workers: int) -> str | None:
     text, number = str(error), getattr(error, "errno", None)
     fewer = f"Lower [data] workers (now {workers}; with 0 the process itself loads the images)"
     if SHARED.search(text) and (workers or "DataLoader" in text):
-        return (f"the processes that load images ran out of shared memory (/dev/shm): {_first(text)}. {fewer}, or give "
-                f"the system more of it, in a container by --shm-size")
+        return (
+            f"the processes that load images ran out of shared memory (/dev/shm): {_first(text)}. "
+            f"{fewer}, or give the system more of it, in a container by --shm-size"
+        )
     if killed := WORKER.search(text):
-        return (f"a process that loads images (pid {killed[1]}) {killed[2]}: mostly because memory, or the "
-                f"shared memory of /dev/shm, ran out. {fewer}, or set [data] cache = no, as each of them keeps its own "
-                f"images")
-    if number == errno.EMFILE or "Too many open files" in text or "received 0 items of ancdata" in text:
+        return (
+            f"a process that loads images (pid {killed[1]}) {killed[2]}: mostly because memory, or "
+            f"the shared memory of /dev/shm, ran out. {fewer}, or set [data] cache = no, as each "
+            "of them keeps its own images"
+        )
+    if (
+        number == errno.EMFILE
+        or "Too many open files" in text
+        or "received 0 items of ancdata" in text
+    ):
         return f"too many open files. {fewer}, or raise the system's limit: ulimit -n 65536"
-    if isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(text)
-                                                      and "DataLoader" not in text):
+    if isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and NO_MEMORY.search(text) and "DataLoader" not in text
+    ):
         return f"not enough memory: {_first(text)}. {less_memory}"
     if isinstance(error, MemoryError) or number == errno.ENOMEM or NO_MEMORY.search(text):
         what = _first(text) or "the system gives no more"
         return f"not enough memory: {what}. Set [data] cache = no. {fewer}. {less_memory}"
     if _is_lost(error, text):
-        return (f"process {dist.get_rank()} has lost the others: one of them has ended or was killed, see its own "
-                f"message or the launcher's")
+        return (
+            f"process {dist.get_rank()} has lost the others: one of them has ended or was killed, "
+            "see its own message or the launcher's"
+        )
     return None
 
 
@@ -70,13 +94,17 @@ def _is_lost(error: Exception, text: str) -> bool:
     """Whether an error means that another process of this training has ended."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return False
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and NO_PEER.search(text) is not None)
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and NO_PEER.search(text) is not None
+    )
 
 
 def _first(text: str) -> str:
     """The line of a message that says what happened, without what stands before and behind it."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    if lines and lines[0].startswith("Caught "):  # in a process that loads images: the last line of its traceback
+    if lines and lines[0].startswith(
+        "Caught "
+    ):  # in a process that loads images: the last line of its traceback
         lines = lines[-1:]
     line = re.sub(r"^\[[^\]]*\]\s*[.:]?\s*", "", lines[0]) if lines else ""
     short = line.partition(" If reserved but unallocated")[0].partition(" GPU ")[0]
@@ -86,12 +114,18 @@ def _first(text: str) -> str:
 def less_in_training(cfg: EasyDict) -> str:
     """What takes less memory in training."""
     train = cfg.train
-    return (f"Lower [train] batch_size (now {train.batch_size}) or [transform] min_size and max_size, raise [train] "
-            f"accumulate (now {train.accumulate}), or set [train] precision = bf16 or [backbone] checkpointing = yes; "
-            f"in validation [evaluate] batch_size (now {cfg.evaluate.batch_size}) counts. Other settings begin a new "
-            f"run; with the same ones --resume goes on from what was saved, once there is more memory")
+    return (
+        f"Lower [train] batch_size (now {train.batch_size}) or [transform] min_size and max_size, "
+        f"raise [train] accumulate (now {train.accumulate}), or set [train] precision = bf16 or "
+        "[backbone] checkpointing = yes; in validation [evaluate] batch_size (now "
+        f"{cfg.evaluate.batch_size}) counts. Other settings begin a new run; with the same ones "
+        "--resume goes on from what was saved, once there is more memory"
+    )
 
 
 def less_in_evaluation(cfg: EasyDict) -> str:
     """What takes less memory in an evaluation."""
-    return f"Lower [evaluate] batch_size (now {cfg.evaluate.batch_size}), or [transform] min_size and max_size"
+    return (
+        f"Lower [evaluate] batch_size (now {cfg.evaluate.batch_size}), or [transform] min_size "
+        "and max_size"
+    )

@@ -1,8 +1,8 @@
 """Which images make up which step, and how they are loaded.
 
-All that is random about a step follows from the seed, the epoch, the step and the image: not from the process that
-loads or computes it, nor from what came before. So one process and several do the same, and a training that was
-interrupted goes on as if it had not been.
+All that is random about a step follows from the seed, the epoch, the step and the image: not from
+the process that loads or computes it, nor from what came before. So one process and several do the
+same, and a training that was interrupted goes on as if it had not been.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,27 +23,35 @@ from .signals import blocked, later, leave_to_parent, watched
 Item = tuple[int, int]  # the number of an image, and the seed of its changes and samples
 
 
-def epoch_steps(count: int, batch_size: int, seed: int, epoch: int,
-                sizes: np.ndarray | None = None) -> list[list[int]]:
-    """The images of each step of an epoch: every image once, and, to fill the last step, some a second time.
+def epoch_steps(
+    count: int, batch_size: int, seed: int, epoch: int, sizes: np.ndarray | None = None
+) -> list[list[int]]:
+    """The images of each step of an epoch: every image once, and, to fill the last step, some a
+    second time.
 
     Args:
         count: images there are.
         batch_size: images in a step.
-        sizes: [count, 2], height and width: each step then has only wide images, or only tall ones, unless there are
-            too few of them to fill one.
+        sizes: [count, 2], height and width: each step then has only wide images, or only tall ones,
+            unless there are too few of them to fill one.
     """
     generator = torch.Generator().manual_seed(mixed(seed, epoch))
     order = torch.randperm(count, generator=generator).tolist()
     groups = [order]
     if sizes is not None:
         wide = (sizes[:, 1] >= sizes[:, 0]).tolist()
-        groups = [group for group in ([i for i in order if wide[i]], [i for i in order if not wide[i]]) if group]
+        groups = [
+            group
+            for group in ([i for i in order if wide[i]], [i for i in order if not wide[i]])
+            if group
+        ]
     steps = []
     for group in groups:
         missing = -len(group) % batch_size
         own = set(group)
-        pool = group + [i for i in order if i not in own]  # a small group would fill a step with one image
+        pool = group + [
+            i for i in order if i not in own
+        ]  # a small group would fill a step with one image
         group = group + (pool * (missing // len(pool) + 1))[:missing]
         steps += [group[start : start + batch_size] for start in range(0, len(group), batch_size)]
     if len(groups) > 1:
@@ -52,7 +60,8 @@ def epoch_steps(count: int, batch_size: int, seed: int, epoch: int,
 
 
 def mixed(*numbers: int) -> int:
-    """One seed that follows from several numbers. Python's hash of them is the same in every process."""
+    """One seed that follows from several numbers. Python's hash of them is the same in every
+    process."""
     return hash(numbers)
 
 
@@ -62,14 +71,28 @@ class Passes(Sampler[list[Item]]):
     A step's images are cut into one piece for each pass of each process.
     """
 
-    def __init__(self, count: int, batch_size: int, accumulate: int, seed: int,
-                 sizes: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        sizes: np.ndarray | None = None,
+    ) -> None:
         self.rank, processes = rank_and_count()
         self.pieces = processes * accumulate
         if batch_size % self.pieces:
-            raise ValueError(f"[train] batch_size = {batch_size} does not divide into {processes} processes with "
-                             f"accumulate = {accumulate} passes each")
-        self.count, self.batch_size, self.processes, self.seed, self.sizes = count, batch_size, processes, seed, sizes
+            raise ValueError(
+                f"[train] batch_size = {batch_size} does not divide into {processes} processes "
+                f"with accumulate = {accumulate} passes each"
+            )
+        self.count, self.batch_size, self.processes, self.seed, self.sizes = (
+            count,
+            batch_size,
+            processes,
+            seed,
+            sizes,
+        )
         self.epoch, self.start = 1, 0
 
     def steps(self) -> list[list[int]]:
@@ -88,13 +111,15 @@ class Passes(Sampler[list[Item]]):
         for step, images in enumerate(self.steps()[self.start :], self.start):
             for number in range(self.pieces // self.processes):
                 first = self.piece(number) * each
-                yield [(i, mixed(self.seed, self.epoch, step, place, i))
-                       for place, i in enumerate(images[first : first + each], first)]
+                yield [
+                    (i, mixed(self.seed, self.epoch, step, place, i))
+                    for place, i in enumerate(images[first : first + each], first)
+                ]
 
 
 class Seeded(torch.utils.data.Dataset):
-    """Items (image, target, file) of an (index, seed): random changes follow from the seed, which the target keeps for
-    the samples of the losses."""
+    """Items (image, target, file) of an (index, seed): random changes follow from the seed, which
+    the target keeps for the samples of the losses."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -108,26 +133,39 @@ class Seeded(torch.utils.data.Dataset):
 
 
 def make_loader(dataset: Dataset, cfg: EasyDict) -> tuple[DataLoader, Passes]:
-    """Batches (images, targets, files), one a forward pass of this process; and what decides on their order."""
-    passes = Passes(len(dataset), cfg.train.batch_size, cfg.train.accumulate, cfg.train.seed,
-                    dataset.sizes if cfg.data.group_by_aspect else None)
+    """Batches (images, targets, files), one a forward pass of this process; and what decides on
+    their order."""
+    passes = Passes(
+        len(dataset),
+        cfg.train.batch_size,
+        cfg.train.accumulate,
+        cfg.train.seed,
+        dataset.sizes if cfg.data.group_by_aspect else None,
+    )
     fill = cfg.transform.mean if cfg.transform.normalize == "fixed" else ()
     changed = Augmented(dataset, Augmentation(**cfg.augment, fill=fill))
-    loader = DataLoader(Seeded(changed), batch_sampler=passes, num_workers=cfg.data.workers,
-                        collate_fn=transpose, persistent_workers=cfg.data.workers > 0, worker_init_fn=quiet(),
-                        pin_memory=torch.cuda.is_available() and cfg.train.device != "cpu",
-                        generator=torch.Generator().manual_seed(0))  # its own, so as not to draw from torch's
+    loader = DataLoader(
+        Seeded(changed),
+        batch_sampler=passes,
+        num_workers=cfg.data.workers,
+        collate_fn=transpose,
+        persistent_workers=cfg.data.workers > 0,
+        worker_init_fn=quiet(),
+        pin_memory=torch.cuda.is_available() and cfg.train.device != "cpu",
+        generator=torch.Generator().manual_seed(0),
+    )  # its own, so as not to draw from torch's
     return loader, passes
 
 
 def quiet() -> Callable[[int], None] | None:
-    """What a process that loads images begins with: where this one handles signals, it leaves them to this one."""
+    """What a process that loads images begins with: where this one handles signals, it leaves them
+    to this one."""
     return leave_to_parent if watched() else None
 
 
 def begin(loader: DataLoader) -> Iterator[Any]:
-    """The batches of a loader, whose processes are started without a moment in which a signal could reach them. This
-    process is not interrupted either: what is half built cannot be taken down."""
+    """The batches of a loader, whose processes are started without a moment in which a signal could
+    reach them. This process is not interrupted either: what is half built cannot be taken down."""
     with later(), blocked():
         return iter(loader)
 

@@ -26,22 +26,29 @@ LONGEST_NAME = 200  # bytes of the name of a picture, without what tells equal o
 
 
 @explained("Lower the batch size (--batch-size), or [transform] min_size and max_size", workers=0)
-def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], output: str | os.PathLike,
-            batch_size: int = 4, device: str = "auto", score_threshold: float | None = None) -> dict[str, str]:
+def predict(
+    weights: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    batch_size: int = 4,
+    device: str = "auto",
+    score_threshold: float | None = None,
+) -> dict[str, str]:
     """Detect objects in image files.
 
-    Into the folder `output` go, for each image, an annotated PNG of the same name; results.json, a list of detections
-    in COCO's results format, where image_id is the place of the image in the list, from 0, and category_id the class's
-    id in the data set that the model was trained on, or, where that is not known, its label; and images.json,
-    which has the file of each image_id, the class of each category_id, and the files that could not be read.
+    Into the folder `output` go, for each image, an annotated PNG of the same name; results.json, a
+    list of detections in COCO's results format, where image_id is the place of the image in the
+    list, from 0, and category_id the class's id in the data set that the model was trained on, or,
+    where that is not known, its label; and images.json, which has the file of each image_id, the
+    class of each category_id, and the files that could not be read.
 
     Args:
         weights: a checkpoint of training or of `MaskRCNN.save`.
         images: image files.
         batch_size: images at a time.
         device: auto, cpu, cuda, cuda:1 or mps.
-        score_threshold: detections must exceed it, to be listed and to be drawn. By default those above the
-            checkpoint's [box] score_threshold are listed, and those from 0.5 on drawn.
+        score_threshold: detections must exceed it, to be listed and to be drawn. By default those
+            above the checkpoint's [box] score_threshold are listed, and those from 0.5 on drawn.
 
     Returns:
         The files that could not be read, each with the reason; the others are done.
@@ -62,8 +69,10 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
     ids = model.category_ids or list(range(1, model.num_classes + 1))
     failures: dict[str, str] = {}
     count, listed = 0, []
-    with progress_bar(len(images), "predict") as bar, \
-            ResultsWriter(output / "results.json", ids) as results:
+    with (
+        progress_bar(len(images), "predict") as bar,
+        ResultsWriter(output / "results.json", ids) as results,
+    ):
         for start in range(0, len(images), batch_size):
             batch: dict[int, Tensor] = {}
             for i in range(start, min(start + batch_size, len(images))):
@@ -79,8 +88,15 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
                     draw(image, shown, model.class_names).save(part, format="PNG")
                 results.add(i, detections)
                 count += len(detections["scores"])
-                listed.append({"id": i, "file_name": os.fspath(images[i]), "height": image.shape[1],
-                               "width": image.shape[2], "picture": f"{names[i]}.png"})
+                listed.append(
+                    {
+                        "id": i,
+                        "file_name": os.fspath(images[i]),
+                        "height": image.shape[1],
+                        "width": image.shape[2],
+                        "picture": f"{names[i]}.png",
+                    }
+                )
             bar.update(min(batch_size, len(images) - start))
     class_names = model.class_names or [str(k) for k in range(1, model.num_classes + 1)]
     categories = [{"id": k, "name": name} for k, name in zip(ids, class_names)]
@@ -88,7 +104,10 @@ def predict(weights: str | os.PathLike, images: Sequence[str | os.PathLike], out
     reached.warn()
     failed = [{"file_name": file, "reason": reason} for file, reason in failures.items()]
     with atomic(output / "images.json", make_folder=False) as part:
-        part.write_text(json.dumps({"images": listed, "categories": categories, "failed": failed}), encoding="utf-8")
+        part.write_text(
+            json.dumps({"images": listed, "categories": categories, "failed": failed}),
+            encoding="utf-8",
+        )
     return failures
 
 
@@ -99,27 +118,36 @@ def detect(model: MaskRCNN, images: list[Tensor]) -> list[dict[str, Tensor]]:
 
 
 def check_outputs(output: Path, names: Sequence[str], inputs: Sequence[str | os.PathLike]) -> None:
-    """Make the folder `output`, and check that files can be written into it and take the place of no input.
+    """Make the folder `output`, and check that files can be written into it and take the place of
+    no input.
 
     Raises:
         ValueError: it cannot be made, is no folder or not writable, or an input would be replaced.
     """
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is no folder: give --output a folder, which is made where there is none")
+        raise ValueError(
+            f"{output} is no folder: give --output a folder, which is made where there is none"
+        )
     own: set[str] = set()
     for path in inputs:
         with suppress(ValueError):  # no path at all: reading it will say so
-            own |= {os.path.realpath(path), os.path.join(os.path.realpath(Path(path).parent), Path(path).name)}
+            own |= {
+                os.path.realpath(path),
+                os.path.join(os.path.realpath(Path(path).parent), Path(path).name),
+            }
     folder = os.path.realpath(output)
     for file in ("results.json", "images.json", *(f"{name}.png" for name in names)):
         if os.path.join(folder, file) in own:
-            raise ValueError(f"{output / file} would replace an input image or the weights; choose another folder")
+            raise ValueError(
+                f"{output / file} would replace an input image or the weights; choose another "
+                "folder"
+            )
     check_writable(output / "results.json")
 
 
 def unique_names(images: Sequence[str | os.PathLike]) -> list[str]:
-    """A name for each image's picture: its own without suffix, with -2, -3, ... behind it where that is taken. What is
-    too long for a file of its own is cut."""
+    """A name for each image's picture: its own without suffix, with -2, -3, ... behind it where
+    that is taken. What is too long for a file of its own is cut."""
     taken: set[str] = set()
     numbers: dict[str, int] = {}  # of pictures with each name
     names = []
@@ -138,4 +166,6 @@ def unique_names(images: Sequence[str | os.PathLike]) -> list[str]:
 def cut(name: str) -> str:
     """A name, or as much of it as a file system takes."""
     encoded = name.encode("utf-8", "surrogatepass")
-    return name if len(encoded) <= LONGEST_NAME else encoded[:LONGEST_NAME].decode("utf-8", "ignore")
+    return (
+        name if len(encoded) <= LONGEST_NAME else encoded[:LONGEST_NAME].decode("utf-8", "ignore")
+    )

@@ -1,6 +1,7 @@
 """What several processes of one training share. Each has a rank; a lone process is rank 0 of 1.
 
-`accelerate launch` and `torchrun` start them, and accelerate connects them; here they only exchange plain data.
+`accelerate launch` and `torchrun` start them, and accelerate connects them; here they only exchange
+plain data.
 """
 
 import atexit
@@ -27,8 +28,8 @@ def rank_and_count() -> tuple[int, int]:
 
 @atexit.register
 def leave() -> None:
-    """Part from the other processes: PyTorch's threads for them, if still at work when the interpreter ends, abort it
-    now and then."""
+    """Part from the other processes: PyTorch's threads for them, if still at work when the
+    interpreter ends, abort it now and then."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -36,8 +37,9 @@ def leave() -> None:
 def end(status: int) -> None:
     """End this process at once with an exit status if it is one of several; return otherwise.
 
-    Handlers of `atexit` run and output is written, but the interpreter is not taken down: a thread of PyTorch that asks
-    for it meanwhile would abort the process ("terminate called without an active exception").
+    Handlers of `atexit` run and output is written, but the interpreter is not taken down: a thread
+    of PyTorch that asks for it meanwhile would abort the process ("terminate called without an
+    active exception").
     """
     if rank_and_count()[1] > 1:
         atexit._run_exitfuncs()
@@ -58,10 +60,12 @@ def gather(value: Any) -> list[Any]:
 
 
 def together(task: Callable[[], Value]) -> Value:
-    """What a task returns in this process, once it has succeeded in all of them, which have to call it.
+    """What a task returns in this process, once it has succeeded in all of them, which have to call
+    it.
 
-    Where it raises ValueError, OSError or TrainingError, what users can mend, the first process in which it did raises
-    that; the others exit without a word (SystemExit), where they would have waited for it, or said the same.
+    Where it raises ValueError, OSError or TrainingError, what users can mend, the first process in
+    which it did raises that; the others exit without a word (SystemExit), where they would have
+    waited for it, or said the same.
     """
     result: Any = None
     error: Exception | None = None
@@ -71,7 +75,9 @@ def together(task: Callable[[], Value]) -> Value:
         error = caught
     failed = gather(error is not None)
     if any(failed):
-        raise error if error is not None and not any(failed[: rank_and_count()[0]]) else SystemExit(1)
+        raise (
+            error if error is not None and not any(failed[: rank_and_count()[0]]) else SystemExit(1)
+        )
     return result
 
 

@@ -14,28 +14,45 @@ from easydict import EasyDict
 from maskrcnn import MaskRCNN
 
 from ..tools.checkpoints import load_checkpoint
-from ..tools.config import BEFORE, as_text, dump_config, later_settings, load_config, load_saved, plain
+from ..tools.config import (
+    BEFORE,
+    as_text,
+    dump_config,
+    later_settings,
+    load_config,
+    load_saved,
+    plain,
+)
 from ..tools.files import WriteError, atomic, lock, remove_leftovers
 from ..tools.text import listed
 from ..tools.visualize import plot_history
 
 log = logging.getLogger("maskrcnn")
 
-# What a training may be resumed with another value of: none of these changes what it has done so far. [evaluate]
-# batch_size is not among them, since images are padded to the largest of their batch, which figures depend on a little.
-FREE = {"train": ("device", "output", "save_steps", "tensorboard", "patience"), "data": ("root", "workers", "cache")}
+# What a training may be resumed with another value of: none of these changes what it has done so
+# far. [evaluate] batch_size is not among them, since images are padded to the largest of their
+# batch, which figures depend on a little.
+FREE = {
+    "train": ("device", "output", "save_steps", "tensorboard", "patience"),
+    "data": ("root", "workers", "cache"),
+}
 STATE = {"images", "progress", "optimizer", "average", "scaler"}  # of a training, in last.pt
 
 
 def new_run_folder(output: str) -> Path:
-    """A fresh folder: `output`, or with -2, -3, ... behind it where earlier runs have taken that."""
+    """A fresh folder: `output`, or with -2, -3, ... behind it where earlier runs have taken
+    that."""
     number = 1
     if Path(output).exists() and not Path(output).is_dir():
-        raise ValueError(f"[train] output = {output}: there is a file of that name; give the name of a folder")
+        raise ValueError(
+            f"[train] output = {output}: there is a file of that name; give the name of a folder"
+        )
     try:
         Path(output).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"[train] output = {output}: its folder cannot be made: {error}") from error
+        raise ValueError(
+            f"[train] output = {output}: its folder cannot be made: {error}"
+        ) from error
     while True:
         folder = _numbered(output, number)
         try:
@@ -44,7 +61,9 @@ def new_run_folder(output: str) -> Path:
             number += 1
             continue
         except OSError as error:
-            raise ValueError(f"[train] output = {output}: the folder cannot be made: {error}") from error
+            raise ValueError(
+                f"[train] output = {output}: the folder cannot be made: {error}"
+            ) from error
         log.info("run folder: %s", folder)
         return folder
 
@@ -63,8 +82,8 @@ def _numbered(output: str, number: int) -> Path:
 
 
 def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
-    """The folder of this run, with its configuration in it; to resume, that of the last run. And what keeps other
-    processes from training into it until it is released.
+    """The folder of this run, with its configuration in it; to resume, that of the last run. And
+    what keeps other processes from training into it until it is released.
 
     Raises:
         ValueError: to resume, a run with another configuration, or one that is still going on.
@@ -89,8 +108,9 @@ def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
 
 
 def as_begun(cfg: EasyDict) -> EasyDict:
-    """Return the configuration for going on with the last run of its [train] output. Settings that did not exist when
-    the run began, and that it knows nothing of, keep what was done then. Raises ValueError for a damaged file."""
+    """Return the configuration for going on with the last run of its [train] output. Settings that
+    did not exist when the run began, and that it knows nothing of, keep what was done then. Raises
+    ValueError for a damaged file."""
     folder = last_run_folder(cfg.train.output)
     if folder is None or not (folder / "config.ini").is_file():
         return cfg
@@ -98,8 +118,13 @@ def as_begun(cfg: EasyDict) -> EasyDict:
     lacking = later_settings(folder / "config.ini")
     for section, key in lacking:
         if cfg[section][key] != BEFORE[section][key]:
-            log.info("%s began before there was [%s] %s: it goes on with %s", folder, section, key,
-                     as_text(BEFORE[section][key]))
+            log.info(
+                "%s began before there was [%s] %s: it goes on with %s",
+                folder,
+                section,
+                key,
+                as_text(BEFORE[section][key]),
+            )
     return load_config(cfg, {section: {key: BEFORE[section][key]} for section, key in lacking})
 
 
@@ -108,14 +133,17 @@ def saved_settings(folder: Path) -> EasyDict:
     try:
         return load_saved(folder / "config.ini")
     except ValueError as error:
-        raise ValueError(f"{error}. To resume, give this file back what the run was started with, or start anew "
-                         f"without --resume") from error
+        raise ValueError(
+            f"{error}. To resume, give this file back what the run was started with, or start anew "
+            f"without --resume"
+        ) from error
 
 
 class Hold:
-    """A lock on a folder, which ends with a `with` block, or with its process however that ends: this object may be
-    there for longer, as notebooks keep what an error has met. Where the system or the file system has no such locks,
-    nothing is locked, and what other processes are sent of it holds nothing."""
+    """A lock on a folder, which ends with a `with` block, or with its process however that ends:
+    this object may be there for longer, as notebooks keep what an error has met. Where the system
+    or the file system has no such locks, nothing is locked, and what other processes are sent of it
+    holds nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -142,7 +170,8 @@ class Hold:
         return {"folder": self.folder, "handle": None}
 
     def release(self) -> None:
-        """Let other processes, or this one, train into the folder. Forked copies must have been closed."""
+        """Let other processes, or this one, train into the folder. Forked copies must have been
+        closed."""
         if self.handle is not None:
             os.close(self.handle)
             self.handle = None
@@ -165,42 +194,55 @@ def _release_all() -> None:
         hold.release()
 
 
-# Forked processes share a lock. Those that load data outlive a training that is killed by some seconds, in which it
-# could not be resumed.
+# Forked processes share a lock. Those that load data outlive a training that is killed by some
+# seconds, in which it could not be resumed.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_release_all)
 
 
 def check_folder(run: Path) -> None:
-    """Raises WriteError where the folder of a run that this process holds is gone, or is another one."""
-    if run.is_dir() and all(hold.is_there() for hold in HOLDS if hold.folder == run and hold.handle is not None):
+    """Raises WriteError where the folder of a run that this process holds is gone, or is another
+    one."""
+    if run.is_dir() and all(
+        hold.is_there() for hold in HOLDS if hold.folder == run and hold.handle is not None
+    ):
         return
     what = "another one has taken its place" if run.exists() else "it was deleted or moved"
-    raise WriteError(f"the run folder {run} is no longer there: {what}. Nothing was written. Put it back and go on "
-                     f"with --resume, or start anew without it")
+    raise WriteError(
+        f"the run folder {run} is no longer there: {what}. Nothing was written. Put it back and go "
+        "on with --resume, or start anew without it"
+    )
 
 
 def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
-    """Raises ValueError where a run would go on with settings that change what it has done so far: of [train] epochs
-    the cosine schedule makes the rate of every step, while that of schedule = step does not depend on them."""
+    """Raises ValueError where a run would go on with settings that change what it has done so far:
+    of [train] epochs the cosine schedule makes the rate of every step, while that of schedule =
+    step does not depend on them."""
     free = {section: set(FREE.get(section, ())) for section in cfg}
     free["train"] |= {"epochs"} if cfg.train.schedule == "step" else set()
     why = {"epochs": " (with schedule = cosine the rate of every step follows from it)"}
-    changed = [f"[{section}] {key} = {saved[section][key]} is now {cfg[section][key]}{why.get(key, '')}"
-               for section in cfg for key in cfg[section]
-               if key not in free[section] and saved[section][key] != cfg[section][key]]
+    changed = [
+        f"[{section}] {key} = {saved[section][key]} is now {cfg[section][key]}{why.get(key, '')}"
+        for section in cfg
+        for key in cfg[section]
+        if key not in free[section] and saved[section][key] != cfg[section][key]
+    ]
     if changed:
-        raise ValueError(f"{folder} cannot be resumed with other settings: {listed(changed)}. Give the "
-                         f"configuration that it was started with, or start anew without --resume")
+        raise ValueError(
+            f"{folder} cannot be resumed with other settings: {listed(changed)}. Give the "
+            f"configuration that it was started with, or start anew without --resume"
+        )
 
 
 def check_same_data(saved: Mapping[str, Any], model: MaskRCNN, images: int, folder: Path) -> None:
     """Raises ValueError where a run would go on with other data than it had."""
     before = saved["class_names"], saved["training"]["images"]
     if before != (model.class_names, images):
-        raise ValueError(f"{folder} cannot be resumed with other data: it had {before[1]} training images of "
-                         f"{listed(before[0] or [])}, and now there are {images} of "
-                         f"{listed(model.class_names or [])}. Start anew without --resume")
+        raise ValueError(
+            f"{folder} cannot be resumed with other data: it had {before[1]} training images of "
+            f"{listed(before[0] or [])}, and now there are {images} of "
+            f"{listed(model.class_names or [])}. Start anew without --resume"
+        )
 
 
 def saved_state(run: Path) -> dict[str, Any] | None:
@@ -217,9 +259,13 @@ def saved_state(run: Path) -> dict[str, Any] | None:
         if not isinstance(content.get("training"), dict):
             raise ValueError(f"{path} holds a model, but no state of a training")
         if lacking := STATE - set(content["training"]):
-            raise ValueError(f"{path}: the state of the training lacks {', '.join(sorted(lacking))}")
+            raise ValueError(
+                f"{path}: the state of the training lacks {', '.join(sorted(lacking))}"
+            )
     except ValueError as error:
-        raise ValueError(f"{error}. It cannot be resumed from; start anew without --resume") from error
+        raise ValueError(
+            f"{error}. It cannot be resumed from; start anew without --resume"
+        ) from error
     return content
 
 
@@ -227,7 +273,9 @@ def write_log(run: Path, history: list[dict[str, Any]]) -> None:
     """log.jsonl and history.png."""
     check_folder(run)
     with atomic(run / "log.jsonl", make_folder=False) as part:
-        part.write_text("".join(json.dumps(json_ready(record)) + "\n" for record in history), encoding="utf-8")
+        part.write_text(
+            "".join(json.dumps(json_ready(record)) + "\n" for record in history), encoding="utf-8"
+        )
     plot_history(history, run / "history.png")
 
 
@@ -251,12 +299,15 @@ def read_metrics(run: Path) -> dict[str, float] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         return {key: math.nan if value is None else value for key, value in content.items()}
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Delete it and resume again: the test split is then evaluated "
-                         f"anew") from error
+        raise ValueError(
+            f"{path} is damaged: {error}. Delete it and resume again: the test split is then "
+            "evaluated anew"
+        ) from error
 
 
 def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
-    """The epoch of highest val/<metric>, the later one of equals; the last epoch where there is no such number."""
+    """The epoch of highest val/<metric>, the later one of equals; the last epoch where there is no
+    such number."""
     scores = [record.get(f"val/{metric}", math.nan) for record in history]
     known = [score for score in scores if not math.isnan(score)]
     if not known:
@@ -266,5 +317,7 @@ def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
 
 def json_ready(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """NaN, which JSON does not know, as null."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in metrics.items()}
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in metrics.items()
+    }

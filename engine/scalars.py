@@ -13,7 +13,8 @@ from ..tools.files import WriteError
 class Scalars:
     """Writes a TensorBoard file into a folder, or, where not wanted, nothing.
 
-    It writes at once: TensorBoard's own writer does in a thread, whose errors are a traceback on the terminal.
+    It writes at once: TensorBoard's own writer does in a thread, whose errors are a traceback on
+    the terminal.
 
     Raises:
         ValueError: wanted, but TensorBoard is not installed.
@@ -27,7 +28,9 @@ class Scalars:
             from tensorboard.summary.writer.record_writer import RecordWriter
             from torch.utils.tensorboard import summary  # noqa: F401  # which needs TensorBoard too
         except ImportError:
-            raise ValueError("[train] tensorboard = yes needs TensorBoard: pip install tensorboard") from None
+            raise ValueError(
+                "[train] tensorboard = yes needs TensorBoard: pip install tensorboard"
+            ) from None
         now = f"{time.time():.6f}"  # TensorBoard reads files in the order of their names
         self.path = folder / f"events.out.tfevents.{now}.{socket.gethostname()}.{os.getpid()}"
         self.file = RecordWriter(open(self.path, "wb"))  # noqa: SIM115  # for as long as the training
@@ -54,5 +57,7 @@ class Scalars:
             self.file.flush()
         except OSError as error:
             what = error.strerror or str(error)
-            raise WriteError(f"cannot write {self.path}: {what.lower()}. The state that was saved last is kept; free "
-                             f"some space, or set [train] tensorboard = no, and go on with --resume") from error
+            raise WriteError(
+                f"cannot write {self.path}: {what.lower()}. The state that was saved last is kept; "
+                "free some space, or set [train] tensorboard = no, and go on with --resume"
+            ) from error

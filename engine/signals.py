@@ -1,7 +1,8 @@
-"""SIGTERM and SIGINT on the command line: what has begun is finished and saved, and then the process ends.
+"""SIGTERM and SIGINT on the command line: what has begun is finished and saved, and then the
+process ends.
 
-Nothing happens on import. `main` turns them into `Stopped` while a command runs; in a notebook, or where `train` is
-called as a function, they do what Python makes of them.
+Nothing happens on import. `main` turns them into `Stopped` while a command runs; in a notebook, or
+where `train` is called as a function, they do what Python makes of them.
 """
 
 import atexit
@@ -21,11 +22,13 @@ from .terminal import in_notebook
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 25.0  # seconds in which each of several processes has to end: torchrun kills them after 30
 SOON = 0.02  # seconds
-SAME = 3.0  # seconds in which a launcher may pass a signal on that its processes have received themselves
+# seconds in which a launcher may pass a signal on that its processes have received themselves
+SAME = 3.0
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGINT has asked this process to end. No Exception, so that nothing takes it for a failure."""
+    """SIGTERM or SIGINT has asked this process to end. No Exception, so that nothing takes it for a
+    failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -34,7 +37,8 @@ class Stopped(BaseException):
 
     @property
     def status(self) -> int:
-        """The exit status that a shell gives to a process that this signal has ended: 143 or 130."""
+        """The exit status that a shell gives to a process that this signal has ended: 143 or
+        130."""
         return 128 + self.number
 
     def __str__(self) -> str:
@@ -45,9 +49,9 @@ class Stopped(BaseException):
 class Watch:
     """What SIGTERM and SIGINT do while a command runs.
 
-    The first one raises Stopped in the main thread: at once, or at the end of a block of `later`. The second one ends
-    the process, whatever it does. So does the first one, after a while, where several processes work together: one may
-    be waiting for another that has ended.
+    The first one raises Stopped in the main thread: at once, or at the end of a block of `later`.
+    The second one ends the process, whatever it does. So does the first one, after a while, where
+    several processes work together: one may be waiting for another that has ended.
     """
 
     def __init__(self, command: str) -> None:
@@ -61,8 +65,8 @@ class Watch:
         self.before_wakeup = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
         self.before = {number: signal.signal(number, self.received) for number in SIGNALS}
         self.before_hook, sys.unraisablehook = sys.unraisablehook, self.swallowed
-        # Python runs handlers in the main thread, between two of its instructions: a second signal, and the end of
-        # the time, must not have to wait for that.
+        # Python runs handlers in the main thread, between two of its instructions: a second signal,
+        # and the end of the time, must not have to wait for that.
         threading.Thread(target=self._guard, daemon=True).start()
 
     def received(self, number: int, frame: Any) -> None:
@@ -76,7 +80,10 @@ class Watch:
         if not self.held:
             raise Stopped(number)
         if first_of_all():
-            self.say(f"{signal.Signals(number).name}: stopping after this step; a second signal ends it at once")
+            self.say(
+                f"{signal.Signals(number).name}: stopping after this step; a second signal ends it "
+                "at once"
+            )
 
     def swallowed(self, error: Any) -> None:
         """Raise Stopped once more where Python had to drop it: within a `__del__` or a callback."""
@@ -102,7 +109,10 @@ class Watch:
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
             if not select.select([self.reading], [], [], left)[0]:
-                self.say(f"{signal.Signals(number).name}: no end within {GRACE:.0f} s; what was saved before is kept")
+                self.say(
+                    f"{signal.Signals(number).name}: no end within {GRACE:.0f} s; what was saved "
+                    "before is kept"
+                )
                 os._exit(128 + number)
             received = os.read(self.reading, 1)
             if not received:
@@ -138,8 +148,8 @@ WATCH: Watch | None = None
 
 @contextmanager
 def stoppable(command: str) -> Iterator[None]:
-    """In this block of the main thread SIGTERM and SIGINT raise Stopped. In other threads, and in notebooks, nothing
-    changes."""
+    """In this block of the main thread SIGTERM and SIGINT raise Stopped. In other threads, and in
+    notebooks, nothing changes."""
     global WATCH
     main = threading.current_thread() is threading.main_thread()
     if not main or WATCH is not None or in_notebook():
@@ -185,7 +195,8 @@ def watched() -> bool:
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Processes that are started in this block begin with SIGTERM and SIGINT blocked: see `leave_to_parent`."""
+    """Processes that are started in this block begin with SIGTERM and SIGINT blocked: see
+    `leave_to_parent`."""
     if WATCH is None or not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -197,8 +208,9 @@ def blocked() -> Iterator[None]:
 
 
 def leave_to_parent(_: int = 0) -> None:
-    """Ignore SIGTERM and SIGINT in a process that loads images: terminals and launchers send them to all, and it is
-    the training process that finishes its step with what is loaded, and then ends this one."""
+    """Ignore SIGTERM and SIGINT in a process that loads images: terminals and launchers send them
+    to all, and it is the training process that finishes its step with what is loaded, and then ends
+    this one."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -207,14 +219,18 @@ def leave_to_parent(_: int = 0) -> None:
 
 
 def _parent_may_be_gone(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Report an error in a process that loads images, but not that the training process has hung up on it."""
+    """Report an error in a process that loads images, but not that the training process has hung up
+    on it."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
 
 
 def end_children(others: set[Any]) -> None:
-    """End the processes that this one has started to load images, but for those in `others`. One may be stuck."""
-    children = [child for child in multiprocessing.active_children() if child.daemon and child not in others]
+    """End the processes that this one has started to load images, but for those in `others`. One
+    may be stuck."""
+    children = [
+        child for child in multiprocessing.active_children() if child.daemon and child not in others
+    ]
     if not children:
         return
     # torch has a handler that would report them as killed.

@@ -32,14 +32,16 @@ class _Formatter(logging.Formatter):
 
 
 def log_to_terminal() -> None:
-    """Have messages of the library printed to standard error, unless the program has already set up logging."""
+    """Have messages of the library printed to standard error, unless the program has already set up
+    logging."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def in_notebook() -> bool:
-    """Return True in a Jupyter notebook and in IPython, which have handlers of their own and show what is written."""
+    """Return True in a Jupyter notebook and in IPython, which have handlers of their own and show
+    what is written."""
     interactive = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return interactive is not None and interactive() is not None
 
@@ -47,7 +49,8 @@ def in_notebook() -> bool:
 def put(text: str, stream: TextIO | None = None) -> None:
     """Print text whatever the encoding of the stream, standard output by default.
 
-    A stream that is closed, or whose reader has gone as `head` does, takes no more: that is no error.
+    A stream that is closed, or whose reader has gone as `head` does, takes no more: that is no
+    error.
     """
     stream = sys.stdout if stream is None else stream
     if stream is None or stream.closed:
@@ -61,8 +64,8 @@ def put(text: str, stream: TextIO | None = None) -> None:
 
 
 def complain(command: str, text: str) -> None:
-    """Print what is wrong to standard error. Before the processes of a training are connected, each of them finds the
-    same, and the first alone says it."""
+    """Print what is wrong to standard error. Before the processes of a training are connected, each
+    of them finds the same, and the first alone says it."""
     if rank_and_count()[1] > 1 or os.environ.get("LOCAL_RANK", "0") == "0":
         put(f"maskrcnn {command}: {message(text)}", sys.stderr)
 
@@ -74,19 +77,26 @@ def reason(error: Exception) -> str:
         Exception: the error itself, one that nobody foresaw, where the environment asks for it.
     """
     text = str(error).strip()
-    if text.startswith("Caught "):  # in a process that loads images: without that process's traceback
+    if text.startswith(
+        "Caught "
+    ):  # in a process that loads images: without that process's traceback
         return text.splitlines()[-1].partition(": ")[2]
     if out_of_memory(error) and not isinstance(error, MachineError):
-        return (f"not enough memory ({_first_line(error)}). Lower [train] batch_size, [evaluate] batch_size or "
-                f"--batch-size, [transform] max_size or [data] workers")
+        return (
+            f"not enough memory ({_first_line(error)}). Lower [train] batch_size, [evaluate] "
+            "batch_size or --batch-size, [transform] max_size or [data] workers"
+        )
     if isinstance(error, OSError):
         return _system_error(error)
     if isinstance(error, ValueError) or type(error).__module__.startswith("maskrcnn."):
         return text
     if os.environ.get(TRACEBACK):
         raise error
-    return (f"unexpected {type(error).__name__}: {_first_line(error)}. Look at the input that came last; with the "
-            f"environment variable {TRACEBACK}=1 the traceback is shown, for a report of this error")
+    return (
+        f"unexpected {type(error).__name__}: {_first_line(error)}. Look at the input that came "
+        f"last; with the environment variable {TRACEBACK}=1 the traceback is shown, for a report "
+        "of this error"
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -102,8 +112,11 @@ def _system_error(error: OSError) -> str:
         return str(error)
     if error.filename is None:
         return error.strerror
-    files = [os.fsdecode(file) if isinstance(file, (str, bytes)) else str(file)
-             for file in (error.filename, error.filename2) if file is not None]
+    files = [
+        os.fsdecode(file) if isinstance(file, (str, bytes)) else str(file)
+        for file in (error.filename, error.filename2)
+        if file is not None
+    ]
     return f"{' and '.join(files)}: {error.strerror}"
 
 

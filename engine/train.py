@@ -1,4 +1,5 @@
-"""Train a model, in one process or many, in a way that can be interrupted at any moment and resumed."""
+"""Train a model, in one process or many, in a way that can be interrupted at any moment and
+resumed."""
 
 import logging
 import math
@@ -28,7 +29,15 @@ from .failures import TrainingError, explained, less_in_training
 from .loading import make_loader
 from .optimize import make_average, make_optimizer
 from .processes import from_first, rank_and_count, together
-from .run import as_begun, begin_run, best_epoch, check_folder, read_metrics, saved_state, write_metrics
+from .run import (
+    as_begun,
+    begin_run,
+    best_epoch,
+    check_folder,
+    read_metrics,
+    saved_state,
+    write_metrics,
+)
 from .scalars import Scalars
 from .settings import best_metric, check_best_metric, check_settings, finished
 from .signals import Stopped, later
@@ -38,24 +47,28 @@ log = logging.getLogger("maskrcnn")
 
 
 def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) -> dict[str, float]:
-    """Train as the configuration says, evaluate the best epoch on the test split, and leave a run folder.
+    """Train as the configuration says, evaluate the best epoch on the test split, and leave a run
+    folder.
 
-    The run folder [train] output (with a number behind it where that exists already) holds config.ini, log.jsonl (a
-    line an epoch), history.png, predictions.png (ground truth beside predictions), last.pt, best.pt and metrics.json.
+    The run folder [train] output (with a number behind it where that exists already) holds
+    config.ini, log.jsonl (a line an epoch), history.png, predictions.png (ground truth beside
+    predictions), last.pt, best.pt and metrics.json.
 
     Args:
         config: file or mapping laid over config.ini.
-        resume: go on with the last run of that output, from its last.pt, to the result that it would have had; also
-            with more [train] epochs, with schedule = step, or another patience, even where it has ended.
+        resume: go on with the last run of that output, from its last.pt, to the result that it
+            would have had; also with more [train] epochs, with schedule = step, or another
+            patience, even where it has ended.
         overrides: sections laid over the configuration, e.g. train={"epochs": 2}.
 
     Returns:
-        The content of metrics.json: test/box_AP, test/mask_AP, ..., train/seconds, train/images_per_second, ...
+        The content of metrics.json: test/box_AP, test/mask_AP, ..., train/seconds,
+        train/images_per_second, ...
 
     Raises:
         ValueError: configuration, data or weights that do not fit.
-        TrainingError: the loss, or what has been learned, became NaN or infinite; the message names the images of
-            that step. last.pt and best.pt stay what they were before.
+        TrainingError: the loss, or what has been learned, became NaN or infinite; the message names
+            the images of that step. last.pt and best.pt stay what they were before.
         MachineError: too little memory, or a process that was killed.
         OSError: the disk is full, or the run folder is gone.
     """
@@ -66,7 +79,9 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
         with explained(less_in_training(cfg), cfg.data.workers):
             return train_and_test(cfg, resume, started)
     except FullError as error:
-        raise FullError(f"{error} Free some space, then go on from what was saved last with --resume") from error
+        raise FullError(
+            f"{error} Free some space, then go on from what was saved last with --resume"
+        ) from error
 
 
 def train_and_test(cfg: EasyDict, resume: bool, started: float) -> dict[str, float]:
@@ -79,16 +94,27 @@ def train_and_test(cfg: EasyDict, resume: bool, started: float) -> dict[str, flo
     splits, model = together(lambda: make_parts(cfg))
     run, held = from_first(lambda: begin_run(cfg, resume))
     with held:  # the first process keeps others from the folder
-        ended, saved = from_first(lambda: (read_metrics(run), saved_state(run)) if resume else (None, None))
-        if ended is not None and (saved is None or finished(saved["training"]["progress"]["history"], cfg)):
+        ended, saved = from_first(
+            lambda: (read_metrics(run), saved_state(run)) if resume else (None, None)
+        )
+        if ended is not None and (
+            saved is None or finished(saved["training"]["progress"]["history"], cfg)
+        ):
             log.info("%s has ended already: nothing to resume", run)
             return ended
         history = fit(model, splits["train"], splits["val"], cfg, run, accelerator, saved)
         return conclude(model, splits, history, cfg, run, accelerator, started)
 
 
-def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, run: Path,
-        accelerator: Accelerator | None = None, saved: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+def fit(
+    model: MaskRCNN,
+    train_set: Dataset,
+    val_set: Dataset,
+    cfg: EasyDict,
+    run: Path,
+    accelerator: Accelerator | None = None,
+    saved: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
     """The training loop, in every process: returns the records of log.jsonl, one an epoch.
 
     `saved` is the content of last.pt, to go on from.
@@ -117,16 +143,28 @@ def fit(model: MaskRCNN, train_set: Dataset, val_set: Dataset, cfg: EasyDict, ru
 def finish_epoch(loop: Loop, val_set: Dataset, rate: float) -> None:
     """Validate, where that is due, and write the state and the record of an epoch."""
     state, images = loop.state, loop.steps * loop.cfg.train.batch_size
-    record = {"epoch": state.progress.epoch, "lr": rate, **end_epoch(state, val_set, loop.cfg, images)}
+    record = {
+        "epoch": state.progress.epoch,
+        "lr": rate,
+        **end_epoch(state, val_set, loop.cfg, images),
+    }
     with later():
         state.progress.end_epoch(record)
         state.save(loop.run, best_metric(loop.cfg))
         loop.scalars.add(record, loop.steps * record["epoch"])
 
 
-def conclude(model: MaskRCNN, splits: Mapping[str, Dataset], history: list[dict[str, Any]], cfg: EasyDict, run: Path,
-             accelerator: Accelerator, started: float) -> dict[str, float]:
-    """The best epoch on the test split: predictions.png, and metrics.json, whose content is returned.
+def conclude(
+    model: MaskRCNN,
+    splits: Mapping[str, Dataset],
+    history: list[dict[str, Any]],
+    cfg: EasyDict,
+    run: Path,
+    accelerator: Accelerator,
+    started: float,
+) -> dict[str, float]:
+    """The best epoch on the test split: predictions.png, and metrics.json, whose content is
+    returned.
 
     On a GPU, train/memory_MB is the most that tensors took of the first process's.
     """
@@ -138,38 +176,62 @@ def conclude(model: MaskRCNN, splits: Mapping[str, Dataset], history: list[dict[
     test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test", warn=True)
     metrics = {f"test/{name}": value for name, value in test.items()}
     seconds, tested = sum(record["train/seconds"] for record in history), time.perf_counter()
-    metrics |= {"best_epoch": best_epoch(history, best_metric(cfg)), "train/seconds": seconds,
-                "train/images_per_second": len(splits["train"]) * len(history) / seconds,
-                "train/hours_per_epoch": seconds / 3600 / len(history),
-                "test/seconds": tested - trained, "test/seconds_per_image": (tested - trained) / len(splits["test"]),
-                "total_seconds": tested - started}
+    metrics |= {
+        "best_epoch": best_epoch(history, best_metric(cfg)),
+        "train/seconds": seconds,
+        "train/images_per_second": len(splits["train"]) * len(history) / seconds,
+        "train/hours_per_epoch": seconds / 3600 / len(history),
+        "test/seconds": tested - trained,
+        "test/seconds_per_image": (tested - trained) / len(splits["test"]),
+        "total_seconds": tested - started,
+    }
     metrics |= {} if used is None else {"train/memory_MB": used}
     if first:
         write_metrics(run, metrics)
-        log.info("%s: %s", run, ", ".join(f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP")
-                                          if name in test))
+        log.info(
+            "%s: %s",
+            run,
+            ", ".join(
+                f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP") if name in test
+            ),
+        )
     return metrics
 
 
 def end_epoch(state: State, val_set: Dataset, cfg: EasyDict, images: int) -> dict[str, Any]:
-    """The record of an epoch of so many images: its losses and, where due, those and the metrics of the validation
-    split. Raises TrainingError where the state, or a validation loss, is not finite."""
+    """The record of an epoch of so many images: its losses and, where due, those and the metrics of
+    the validation split. Raises TrainingError where the state, or a validation loss, is not
+    finite."""
     totals, seconds, epoch = state.share(), state.progress.seconds, state.progress.epoch
     from_first(state.check)
     due = epoch % cfg.evaluate.every == 0 or epoch == cfg.train.epochs
-    validation = evaluate_model(state.judged, val_set, cfg.evaluate, "validate", cfg.data.workers) if due else {}
+    validation = (
+        evaluate_model(state.judged, val_set, cfg.evaluate, "validate", cfg.data.workers)
+        if due
+        else {}
+    )
     together(lambda: check_losses(validation, epoch))
-    return {"train/seconds": seconds, "train/images_per_second": images / seconds,
-            **{f"train/{name}": total / images for name, total in totals.items()},
-            **{f"val/{name}": value for name, value in validation.items()}}
+    return {
+        "train/seconds": seconds,
+        "train/images_per_second": images / seconds,
+        **{f"train/{name}": total / images for name, total in totals.items()},
+        **{f"val/{name}": value for name, value in validation.items()},
+    }
 
 
 def check_losses(validation: Mapping[str, float], epoch: int) -> None:
-    """Raise TrainingError where a validation loss is not finite. A metric may be: of classes without objects."""
-    losses = {name: value for name, value in validation.items() if name.startswith("loss") and not math.isfinite(value)}
+    """Raise TrainingError where a validation loss is not finite. A metric may be: of classes
+    without objects."""
+    losses = {
+        name: value
+        for name, value in validation.items()
+        if name.startswith("loss") and not math.isfinite(value)
+    }
     if losses:
         parts = ", ".join(f"{name} = {value:g}" for name, value in losses.items())
-        raise TrainingError(f"the validation loss is not finite in epoch {epoch}: {parts}. {advice([])}")
+        raise TrainingError(
+            f"the validation loss is not finite in epoch {epoch}: {parts}. {advice([])}"
+        )
 
 
 def prepare_model(model: MaskRCNN, settings: EasyDict) -> None:
@@ -181,7 +243,8 @@ def prepare_model(model: MaskRCNN, settings: EasyDict) -> None:
 
 
 def make_accelerator(cfg: EasyDict) -> Accelerator:
-    """Connects the processes that `accelerate launch` or `torchrun` started, on the device that [train] asks for.
+    """Connects the processes that `accelerate launch` or `torchrun` started, on the device that
+    [train] asks for.
 
     Raises:
         ValueError: a device that is not there, or a precision that it does not have.
@@ -191,26 +254,39 @@ def make_accelerator(cfg: EasyDict) -> Accelerator:
         raise ValueError("[train] precision = fp16 needs a GPU; on a CPU take fp32 or bf16")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier training's, of perhaps another precision
-    precision = None if cfg.train.precision == "fp32" else cfg.train.precision  # None: what accelerate launch says
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # an earlier training's, of perhaps another precision
+    precision = (
+        None if cfg.train.precision == "fp32" else cfg.train.precision
+    )  # None: what accelerate launch says
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
-        norms = [f"[{section}] norm" for section in ("backbone", "fpn", "box", "mask") if cfg[section].norm == "sync"]
+        norms = [
+            f"[{section}] norm"
+            for section in ("backbone", "fpn", "box", "mask")
+            if cfg[section].norm == "sync"
+        ]
         if norms:
             raise ValueError(f"{', '.join(norms)} = sync over several processes needs GPUs")
     return accelerator
 
 
 def make_parts(cfg: EasyDict) -> tuple[dict[str, Dataset], MaskRCNN]:
-    """The splits, and the model for their classes. Raises ValueError for settings that do not fit them."""
+    """The splits, and the model for their classes. Raises ValueError for settings that do not fit
+    them."""
     prepare_data(cfg)  # where this process does not see what the first one has generated
     splits = open_splits(cfg)
     class_names = splits["train"].class_names
     make_loader(splits["train"], cfg)  # would the batches divide into these processes?
     check_best_metric(cfg, class_names)
     if cfg.train.batch_size > len(splits["train"]) and rank_and_count()[0] == 0:
-        log.warning("[train] batch_size = %d is more than the %d training images: each step has some of them several "
-                    "times", cfg.train.batch_size, len(splits["train"]))
+        log.warning(
+            "[train] batch_size = %d is more than the %d training images: each step has some of "
+            "them several times",
+            cfg.train.batch_size,
+            len(splits["train"]),
+        )
     model = MaskRCNN(len(class_names), cfg, class_names=class_names)
     model.category_ids = list(splits["train"].category_ids)
     return splits, model
@@ -221,16 +297,21 @@ def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
     channels, limits = len(cfg.transform.mean), limits_of(cfg)
     splits = {"train": open_dataset(cfg.data, "train", channels, limits=limits)}
     for split in ("val", "test"):
-        splits[split] = open_dataset(cfg.data, split, channels, splits["train"].class_names, limits=limits)
+        splits[split] = open_dataset(
+            cfg.data, split, channels, splits["train"].class_names, limits=limits
+        )
     return splits
 
 
 def prepare_data(cfg: EasyDict) -> None:
-    """Generate the CST-Dataset where the configuration asks for it and its folder is not there yet, or empty."""
+    """Generate the CST-Dataset where the configuration asks for it and its folder is not there yet,
+    or empty."""
     root = Path(cfg.data.root)
     if cfg.data.format == "cst":
         cst.remove_leftovers(root)
-    if cfg.data.format == "cst" and (not root.exists() or (root.is_dir() and not any(root.iterdir()))):
+    if cfg.data.format == "cst" and (
+        not root.exists() or (root.is_dir() and not any(root.iterdir()))
+    ):
         with progress_bar(sum(cst.SIZES.values()), f"generate {brief(cfg.data.root)}") as bar:
             cst.generate(cfg.data.root, progress=lambda done, total: bar.update(done - bar.n))
 
@@ -244,7 +325,9 @@ def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int =
     model.eval()
     with torch.no_grad():
         found = model([image for image, _ in items])
-    pictures = [compare(image, target, confident(detections), dataset.class_names)
-                for (image, target), detections in zip(items, found)]
+    pictures = [
+        compare(image, target, confident(detections), dataset.class_names)
+        for (image, target), detections in zip(items, found)
+    ]
     with atomic(path, make_folder=False) as part:
         grid(pictures, 1).save(part, format="PNG")

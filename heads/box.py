@@ -11,15 +11,17 @@ from ..tools.norm import conv_norm
 class BoxHead(nn.Module):
     """3x3 convolutions, fully connected layers, then classification and regression.
 
-    Two layers without convolutions are the head of FPN (Lin et al., section 4.2), four convolutions and one layer that
-    of Group Normalization (Wu and He, section 4.2), and neither, after a mean over the bins, that of C4.
+    Two layers without convolutions are the head of FPN (Lin et al., section 4.2), four convolutions
+    and one layer that of Group Normalization (Wu and He, section 4.2), and neither, after a mean
+    over the bins, that of C4.
 
     Args:
         channels: of the pooled features.
         side: of the pooled features, in bins.
         hidden: width of the fully connected layers.
         num_classes: K, foreground classes.
-        layers: number of fully connected layers. Without any, the mean over the bins takes their place.
+        layers: number of fully connected layers. Without any, the mean over the bins takes their
+            place.
         convs, conv_channels: number of convolutions, and their width.
         norm: behind each convolution; see `conv_norm`.
         class_agnostic: one box for all classes instead of one each.
@@ -28,12 +30,24 @@ class BoxHead(nn.Module):
         ValueError: an unknown norm, or one without convolutions.
     """
 
-    def __init__(self, channels: int, side: int, hidden: int, num_classes: int, layers: int = 2, convs: int = 0,
-                 conv_channels: int = 256, norm: str = "none", class_agnostic: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        side: int,
+        hidden: int,
+        num_classes: int,
+        layers: int = 2,
+        convs: int = 0,
+        conv_channels: int = 256,
+        norm: str = "none",
+        class_agnostic: bool = False,
+    ) -> None:
         super().__init__()
         if norm != "none" and convs == 0:
-            raise ValueError(f"[box] norm = {norm} has no effect without convolutions: set convs to at least 1, or "
-                             f"norm to none")
+            raise ValueError(
+                f"[box] norm = {norm} has no effect without convolutions: set convs to at least 1, "
+                "or norm to none"
+            )
         widths = [channels] + [conv_channels] * convs
         self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
         sizes = [widths[-1] * (side**2 if layers else 1)] + [hidden] * layers
@@ -55,4 +69,6 @@ class BoxHead(nn.Module):
         x = x.flatten(1) if len(self.layers) else x.mean(dim=(2, 3))
         for layer in self.layers:
             x = F.relu(layer(x))
-        return self.classification(x), self.regression(x).unflatten(1, (-1, 4)).expand(-1, self.num_classes, 4)
+        return self.classification(x), self.regression(x).unflatten(1, (-1, 4)).expand(
+            -1, self.num_classes, 4
+        )

@@ -9,8 +9,17 @@ from torch import Tensor
 from ..tools.boxes import decode, encode
 
 
-def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, valid: Tensor, boxes: Tensor, truth: Tensor,
-               weights: Sequence[float], beta: float, kind: str = "smooth_l1") -> dict[str, Tensor]:
+def box_losses(
+    logits: Tensor,
+    deltas: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    boxes: Tensor,
+    truth: Tensor,
+    weights: Sequence[float],
+    beta: float,
+    kind: str = "smooth_l1",
+) -> dict[str, Tensor]:
     """Classification and box loss (Fast R-CNN, section 2.3), both averaged over all sampled RoIs.
 
     Args:
@@ -20,8 +29,8 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, valid: Tensor, bo
         valid: [R]; the others are padding.
         boxes: [R, 4], the RoIs, and truth [R, 4], the ground truth matched with each.
         weights, beta: of the deltas, see `encode`, and of the smooth L1 loss.
-        kind: smooth_l1 of the deltas, l1 of them (whatever beta is), or giou of the boxes: 1 - generalised IoU
-            (Rezatofighi et al., equation 1).
+        kind: smooth_l1 of the deltas, l1 of them (whatever beta is), or giou of the boxes: 1 -
+            generalised IoU (Rezatofighi et al., equation 1).
     """
     count = valid.sum().clamp(min=1)
     classification = F.cross_entropy(logits, labels, reduction="none")
@@ -36,9 +45,13 @@ def box_losses(logits: Tensor, deltas: Tensor, labels: Tensor, valid: Tensor, bo
         box = generalized_box_iou_loss(decode(own, boxes, weights), truth)
     else:
         targets = torch.where(positive[:, None], encode(truth, boxes, weights), 0.0)
-        box = F.smooth_l1_loss(own, targets, reduction="none", beta=0.0 if kind == "l1" else beta).sum(dim=1)
-    return {"loss_classifier": torch.where(valid, classification, 0.0).sum() / count,
-            "loss_box_reg": torch.where(positive, box, 0.0).sum() / count}
+        box = F.smooth_l1_loss(
+            own, targets, reduction="none", beta=0.0 if kind == "l1" else beta
+        ).sum(dim=1)
+    return {
+        "loss_classifier": torch.where(valid, classification, 0.0).sum() / count,
+        "loss_box_reg": torch.where(positive, box, 0.0).sum() / count,
+    }
 
 
 def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ from ..tools.norm import conv_norm
 
 
 class MaskHead(nn.Module):
-    """A few 3x3 convolutions, twofold upsampling, and a mask for each class (Mask R-CNN, figure 4, right).
+    """A few 3x3 convolutions, twofold upsampling, and a mask for each class (Mask R-CNN, figure 4,
+    right).
 
     Args:
         in_channels: of the pooled features.
@@ -22,12 +23,20 @@ class MaskHead(nn.Module):
         ValueError: an unknown norm, or one without convolutions.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, convs: int = 4, channels: int = 256,
-                 norm: str = "none") -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        convs: int = 4,
+        channels: int = 256,
+        norm: str = "none",
+    ) -> None:
         super().__init__()
         if norm != "none" and convs == 0:
-            raise ValueError(f"[mask] norm = {norm} has no effect without convolutions: set convs to at least 1, or "
-                             f"norm to none")
+            raise ValueError(
+                f"[mask] norm = {norm} has no effect without convolutions: set convs to at least "
+                "1, or norm to none"
+            )
         widths = [in_channels] + [channels] * convs
         self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
         self.upsample = nn.ConvTranspose2d(widths[-1], channels, 2, 2)
@@ -40,10 +49,11 @@ class MaskHead(nn.Module):
         nn.init.normal_(self.logits.weight, std=0.001)  # every pixel starts undecided
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
-        """[R, C, s, s] and a label in 1..K for each [R] -> the logits of that class's mask [R, 2s, 2s]
+        """[R, C, s, s] and a label in 1..K for each [R] -> the logits of that class's mask [R, 2s,
+        2s]
 
-        Only the asked-for class is of use to the loss and to inference alike (Mask R-CNN, section 3): the others are
-        not computed.
+        Only the asked-for class is of use to the loss and to inference alike (Mask R-CNN, section
+        3): the others are not computed.
         """
         x = pooled
         for conv in self.convs:
@@ -52,4 +62,6 @@ class MaskHead(nn.Module):
         k = (labels - 1).clamp(min=0)
         # The 1x1 convolution to K classes, for the one row that each RoI needs.
         weight, bias = self.logits.weight.flatten(1)[k], self.logits.bias[k]  # type: ignore[index]
-        return (weight[:, None] @ x.flatten(2)).unflatten(2, x.shape[2:])[:, 0] + bias[:, None, None]
+        return (weight[:, None] @ x.flatten(2)).unflatten(2, x.shape[2:])[:, 0] + bias[
+            :, None, None
+        ]

@@ -6,8 +6,8 @@ from . import ops, reference, reference_masks
 
 
 def differences(device: str) -> list[str]:
-    """Run each operator on random input, compiled for this device ("cpu", "cuda:0") and in PyTorch; returns a line for
-    each that is not compiled or whose results differ by more than rounding."""
+    """Run each operator on random input, compiled for this device ("cpu", "cuda:0") and in PyTorch;
+    returns a line for each that is not compiled or whose results differ by more than rounding."""
     device = torch.device(device)
     if not ops.compiled(torch.zeros(1, device=device)):
         return [f"no compiled operators serve {device}"]
@@ -35,12 +35,24 @@ def differences(device: str) -> list[str]:
         return [pooled, *torch.autograd.grad(pooled, maps, gradient)]
 
     scores, groups = random(200), (random(200) * 3).long()
-    compare("nms", ops.nms(boxes, scores, 0.5, groups), reference.nms(boxes, scores, 0.5, groups), 0.01)
-    for name, got, want in zip(("roi_align", "its gradient", "its gradient"), pool(ops), pool(reference)):
+    compare(
+        "nms", ops.nms(boxes, scores, 0.5, groups), reference.nms(boxes, scores, 0.5, groups), 0.01
+    )
+    for name, got, want in zip(
+        ("roi_align", "its gradient", "its gradient"), pool(ops), pool(reference)
+    ):
         compare(name, got, want, 0)
-    compare("crop_masks", ops.crop_masks(masks, boxes, (image * 2), image, 14),
-            reference_masks.crop_masks(masks, boxes, (image * 2), image, 14), 0)
+    compare(
+        "crop_masks",
+        ops.crop_masks(masks, boxes, (image * 2), image, 14),
+        reference_masks.crop_masks(masks, boxes, (image * 2), image, 14),
+        0,
+    )
     probabilities = random(200, 14, 14)
-    compare("paste_masks", ops.paste_masks(probabilities, boxes, 120, 130),
-            reference_masks.paste_masks(probabilities, boxes, 120, 130), 1e-3)
+    compare(
+        "paste_masks",
+        ops.paste_masks(probabilities, boxes, 120, 130),
+        reference_masks.paste_masks(probabilities, boxes, 120, 130),
+        1e-3,
+    )
     return wrong

@@ -1,13 +1,14 @@
 """Build the compiled operators.
 
     python libs/build_libs.py                   # for this machine: its processor and its GPUs
-    python libs/build_libs.py cpu sm_62 sm_90   # the CPU's, and CUDA kernels for these architectures
-    python libs/build_libs.py --list            # architectures that can be built here, and what adds more
-    python libs/build_libs.py --check           # what is built: up to date, loading, right?
+    python libs/build_libs.py cpu sm_62 sm_90   # the CPU's, and CUDA kernels for these
+    architectures python libs/build_libs.py --list            # architectures that can be built
+    here, and what adds more python libs/build_libs.py --check           # what is built: up to
+    date, loading, right?
 
-Runs as a plain script with cffi, a C compiler (for what runs on the host) and an NVRTC (for CUDA kernels): neither
-PyTorch nor a GPU nor CUDA's toolkit is needed. What it builds speaks in pointers and numbers, so it fits every version
-of PyTorch.
+Runs as a plain script with cffi, a C compiler (for what runs on the host) and an NVRTC (for CUDA
+kernels): neither PyTorch nor a GPU nor CUDA's toolkit is needed. What it builds speaks in pointers
+and numbers, so it fits every version of PyTorch.
 """
 
 import argparse
@@ -28,7 +29,8 @@ else:  # as a script
 
 
 def build_target(target: str) -> Path:
-    """Build "cpu", "cuda" or an architecture such as "sm_62", along with the launcher that it needs.
+    """Build "cpu", "cuda" or an architecture such as "sm_62", along with the launcher that it
+    needs.
 
     Raises:
         BuildError: it cannot be built here; the message says what is missing.
@@ -36,7 +38,9 @@ def build_target(target: str) -> Path:
     if target in MODULES:
         return build(target)
     architecture = int(target.removeprefix("sm_"))
-    path = compile_cuda.write(compile_cuda.cubin_path(architecture), compile_cuda.compile_cubin(architecture))
+    path = compile_cuda.write(
+        compile_cuda.cubin_path(architecture), compile_cuda.compile_cubin(architecture)
+    )
     if not _loads("cuda"):
         build("cuda")
     return path
@@ -50,7 +54,8 @@ def _loads(name: str) -> bool:
 
 
 def own_targets() -> list[str]:
-    """What this machine can use: the CPU operators, the launcher, and the architectures of its GPUs."""
+    """What this machine can use: the CPU operators, the launcher, and the architectures of its
+    GPUs."""
     if sys.platform == "darwin":
         return ["cpu"]
     return ["cpu", "cuda", *(f"sm_{number}" for number in sorted(set(own_architectures())))]
@@ -70,6 +75,7 @@ def own_architectures() -> list[int]:
 
 def list_architectures() -> int:
     """Print what can be built here, and which packages add more."""
+
     def names(architectures: Iterable[int]) -> str:
         return " ".join(f"sm_{number}" for number in sorted(architectures))
 
@@ -86,8 +92,8 @@ def list_architectures() -> int:
 
 
 def check() -> int:
-    """Print what is built and whether it is up to date, loads and agrees with the operators in PyTorch; 1 if the CPU
-    operators are missing or anything is wrong."""
+    """Print what is built and whether it is up to date, loads and agrees with the operators in
+    PyTorch; 1 if the CPU operators are missing or anything is wrong."""
     failed = 0
     for name in MODULES:
         try:
@@ -98,7 +104,10 @@ def check() -> int:
             continue
         if module is None:
             built = any((HERE / f"_{name}{suffix}").is_file() for suffix in EXTENSION_SUFFIXES)
-            print(f"{name}: {'from other sources, is not used: build it again' if built else 'not built'}")
+            print(
+                f"{name}: "
+                f"{'from other sources, is not used: build it again' if built else 'not built'}"
+            )
             failed |= built or name == "cpu"
         else:
             said = _agreement("cpu") if name == "cpu" else ""
@@ -130,24 +139,41 @@ def _agreement(device: str) -> str:
     except ImportError as error:
         return f", not compared with the operators in PyTorch: {error}"
     wrong = differences(device)
-    return ", agrees with the operators in PyTorch" if not wrong else f", results differ: {'; '.join(wrong)}"
+    return (
+        ", agrees with the operators in PyTorch"
+        if not wrong
+        else f", results differ: {'; '.join(wrong)}"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Build, list or check; returns the exit status."""
     parser = argparse.ArgumentParser(description="Build the compiled operators.")
-    parser.add_argument("targets", nargs="*", metavar="TARGET",
-                        help="cpu; an architecture of GPUs such as sm_62; cuda, which compiles kernels at their first "
-                        "call; without one, what this machine can use")
-    parser.add_argument("--list", action="store_true", help="architectures that can be built here, and what adds more")
-    parser.add_argument("--check", action="store_true",
-                        help="is what is built up to date, does it load, and agree with the operators in PyTorch?")
+    parser.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="cpu; an architecture of GPUs such as sm_62; cuda, which compiles kernels at their "
+        "first call; without one, what this machine can use",
+    )
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="architectures that can be built here, and what adds more",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="is what is built up to date, does it load, and agree with the operators in PyTorch?",
+    )
     options = parser.parse_args(arguments)
     if options.list + options.check + bool(options.targets) > 1:
         parser.error("give targets to build, or --list, or --check")
     for target in options.targets:
         if target not in MODULES and not re.fullmatch(r"sm_[1-9][0-9]{1,2}", target):
-            parser.error(f"unknown target {target}: choose cpu, cuda or architectures such as sm_62")
+            parser.error(
+                f"unknown target {target}: choose cpu, cuda or architectures such as sm_62"
+            )
     try:
         if options.list:
             return list_architectures()

@@ -9,94 +9,158 @@ from torch import Tensor
 LARGEST = 1024
 
 
-def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None) -> None:
+def check_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None
+) -> None:
     """Raises ValueError unless the arguments fit `reference.nms`."""
     if boxes.shape[:-1] != scores.shape or boxes.shape[-1:] != (4,) or scores.dim() not in (1, 2):
-        raise ValueError(f"nms(boxes [P, 4], scores [P]) or nms(boxes [N, P, 4], scores [N, P]) got boxes "
-                         f"{list(boxes.shape)} and scores {list(scores.shape)}")
+        raise ValueError(
+            f"nms(boxes [P, 4], scores [P]) or nms(boxes [N, P, 4], scores [N, P]) got boxes "
+            f"{list(boxes.shape)} and scores {list(scores.shape)}"
+        )
     if not (boxes.is_floating_point() and scores.is_floating_point()):
-        raise ValueError(f"nms needs floating-point boxes and scores, got {boxes.dtype} and {scores.dtype}")
+        raise ValueError(
+            f"nms needs floating-point boxes and scores, got {boxes.dtype} and {scores.dtype}"
+        )
     if valid is not None and valid.dtype != torch.bool:
         raise ValueError(f"nms needs valid as bool, got {valid.dtype}")
     _integers("nms", groups=groups)
     check_threshold(iou_threshold)
     for name, tensor in (("groups", groups), ("valid", valid)):
         if tensor is not None and tensor.shape != scores.shape:
-            raise ValueError(f"nms: {name} {list(tensor.shape)} must have the shape of scores {list(scores.shape)}")
+            raise ValueError(
+                f"nms: {name} {list(tensor.shape)} must have the shape of scores "
+                f"{list(scores.shape)}"
+            )
     _same_device("nms", boxes=boxes, scores=scores, groups=groups, valid=valid)
 
 
 def check_threshold(iou_threshold: float) -> None:
-    """Raises ValueError unless NMS can compare IoUs with it. Beyond 0..1 it would suppress all boxes or none."""
+    """Raises ValueError unless NMS can compare IoUs with it. Beyond 0..1 it would suppress all
+    boxes or none."""
     if not 0 <= iou_threshold <= 1:  # nor NaN
         raise ValueError(f"nms needs an iou_threshold in 0..1, got {iou_threshold}")
 
 
-def check_roi_align(maps: Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,
-                    scales: Sequence[float], levels: Tensor | None, level_areas: Sequence[float] | None,
-                    sampling_ratio: int) -> None:
-    """Raises ValueError unless the arguments fit `reference.roi_align`, with one map and one scale a level."""
+def check_roi_align(
+    maps: Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    output_size: int,
+    scales: Sequence[float],
+    levels: Tensor | None,
+    level_areas: Sequence[float] | None,
+    sampling_ratio: int,
+) -> None:
+    """Raises ValueError unless the arguments fit `reference.roi_align`, with one map and one scale
+    a level."""
     if boxes.dim() != 2 or boxes.shape[1] != 4 or image_index.shape != boxes.shape[:1]:
-        raise ValueError(f"roi_align(features, boxes [R, 4], image_index [R]) got boxes {list(boxes.shape)} and "
-                         f"image_index {list(image_index.shape)}")
-    if not maps or len(maps) != len(scales) or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps):
-        raise ValueError(f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
-                         f"{[list(m.shape) for m in maps]} and scales {list(scales)}")
+        raise ValueError(
+            f"roi_align(features, boxes [R, 4], image_index [R]) got boxes {list(boxes.shape)} and "
+            f"image_index {list(image_index.shape)}"
+        )
+    if (
+        not maps
+        or len(maps) != len(scales)
+        or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps)
+    ):
+        raise ValueError(
+            f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
+            f"{[list(m.shape) for m in maps]} and scales {list(scales)}"
+        )
     if any(0 in m.shape[2:] for m in maps):
-        raise ValueError(f"roi_align needs maps of at least one cell, got {[list(m.shape) for m in maps]}")
+        raise ValueError(
+            f"roi_align needs maps of at least one cell, got {[list(m.shape) for m in maps]}"
+        )
     if not all(t.is_floating_point() for t in (boxes, *maps)):
-        raise ValueError(f"roi_align needs floating-point features and boxes, got {[m.dtype for m in maps]} and "
-                         f"{boxes.dtype}")
+        raise ValueError(
+            f"roi_align needs floating-point features and boxes, got {[m.dtype for m in maps]} and "
+            f"{boxes.dtype}"
+        )
     _sizes("roi_align", output_size=output_size, sampling_ratio=sampling_ratio)
     _integers("roi_align", image_index=image_index, levels=levels)
     if len(maps) > 1 and (levels is None) == (level_areas is None):
-        raise ValueError(f"roi_align over {len(maps)} levels needs either levels [R] or level_areas, got "
-                         f"{'neither' if levels is None else 'both'}")
-    if level_areas is not None and (len(level_areas) != len(maps) - 1 or sorted(level_areas) != list(level_areas)):
-        raise ValueError(f"roi_align over {len(maps)} levels needs {len(maps) - 1} rising level_areas, got "
-                         f"{list(level_areas)}")
+        raise ValueError(
+            f"roi_align over {len(maps)} levels needs either levels [R] or level_areas, got "
+            f"{'neither' if levels is None else 'both'}"
+        )
+    if level_areas is not None and (
+        len(level_areas) != len(maps) - 1 or sorted(level_areas) != list(level_areas)
+    ):
+        raise ValueError(
+            f"roi_align over {len(maps)} levels needs {len(maps) - 1} rising level_areas, got "
+            f"{list(level_areas)}"
+        )
     if levels is not None and levels.shape != image_index.shape:
-        raise ValueError(f"roi_align: levels {list(levels.shape)} must have the shape of image_index "
-                         f"{list(image_index.shape)}")
-    _same_device("roi_align", **{f"features[{i}]": m for i, m in enumerate(maps)}, boxes=boxes,
-                 image_index=image_index, levels=levels)
+        raise ValueError(
+            f"roi_align: levels {list(levels.shape)} must have the shape of image_index "
+            f"{list(image_index.shape)}"
+        )
+    _same_device(
+        "roi_align",
+        **{f"features[{i}]": m for i, m in enumerate(maps)},
+        boxes=boxes,
+        image_index=image_index,
+        levels=levels,
+    )
 
 
-def check_crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int,
-                     sampling_ratio: int) -> None:
+def check_crop_masks(
+    masks: Sequence[Tensor],
+    boxes: Tensor,
+    index: Tensor,
+    image: Tensor,
+    size: int,
+    sampling_ratio: int,
+) -> None:
     """Raises ValueError unless the arguments fit `reference_masks.crop_masks`."""
     if boxes.dim() != 2 or boxes.shape[1] != 4 or not index.shape == image.shape == boxes.shape[:1]:
-        raise ValueError(f"crop_masks(masks, boxes [R, 4], index [R], image [R]) got boxes {list(boxes.shape)}, index "
-                         f"{list(index.shape)} and image {list(image.shape)}")
+        raise ValueError(
+            f"crop_masks(masks, boxes [R, 4], index [R], image [R]) got boxes {list(boxes.shape)}, "
+            f"index {list(index.shape)} and image {list(image.shape)}"
+        )
     if any(mask.dim() != 3 or mask.dtype not in (torch.bool, torch.uint8) for mask in masks):
-        raise ValueError(f"crop_masks needs masks [M, h, w] of bool or uint8 for each image, got "
-                         f"{[(list(mask.shape), mask.dtype) for mask in masks]}")
-    _same_device("crop_masks", boxes=boxes, index=index, image=image,
-                 **{f"masks[{i}]": mask for i, mask in enumerate(masks)})
+        raise ValueError(
+            f"crop_masks needs masks [M, h, w] of bool or uint8 for each image, got "
+            f"{[(list(mask.shape), mask.dtype) for mask in masks]}"
+        )
+    _same_device(
+        "crop_masks",
+        boxes=boxes,
+        index=index,
+        image=image,
+        **{f"masks[{i}]": mask for i, mask in enumerate(masks)},
+    )
     if not boxes.is_floating_point():
         raise ValueError(f"crop_masks needs floating-point boxes, got {boxes.dtype}")
     _sizes("crop_masks", size=size, sampling_ratio=sampling_ratio)
     _integers("crop_masks", index=index, image=image)
 
 
-def check_paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> None:
+def check_paste_masks(
+    probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+) -> None:
     """Raises ValueError unless the arguments fit `reference_masks.paste_masks`."""
     square = probabilities.dim() == 3 and probabilities.shape[1] == probabilities.shape[2] > 0
     paired = boxes.dim() == 2 and boxes.shape[1] == 4 and boxes.shape[0] == probabilities.shape[0]
     if not square or not paired or not boxes.is_floating_point():
-        raise ValueError(f"paste_masks(probabilities [D, m, m], boxes [D, 4]) got probabilities "
-                         f"{list(probabilities.shape)} and boxes {list(boxes.shape)} of {boxes.dtype}")
+        raise ValueError(
+            f"paste_masks(probabilities [D, m, m], boxes [D, 4]) got probabilities "
+            f"{list(probabilities.shape)} and boxes {list(boxes.shape)} of {boxes.dtype}"
+        )
     if height < 1 or width < 1 or not _finite(threshold):
-        raise ValueError(f"paste_masks needs an image of at least one pixel and a finite threshold, got height "
-                         f"{height}, width {width} and threshold {threshold}")
+        raise ValueError(
+            f"paste_masks needs an image of at least one pixel and a finite threshold, got height "
+            f"{height}, width {width} and threshold {threshold}"
+        )
     _same_device("paste_masks", probabilities=probabilities, boxes=boxes)
 
 
 def check_index(name: str, index: Tensor, count: int) -> None:
     """Raises ValueError unless all of `index` lies in 0..count-1.
 
-    Apart from the checks above, which only look at shapes and so are compiled along with a model: this one belongs into
-    the operators themselves, where the values are.
+    Apart from the checks above, which only look at shapes and so are compiled along with a model:
+    this one belongs into the operators themselves, where the values are.
     """
     # Elsewhere than on the CPU a look at the values would stall the device.
     if index.device.type == "cpu" and index.numel():
@@ -111,25 +175,37 @@ def check_mask_index(index: Tensor, image: Tensor, masks: Sequence[Tensor]) -> N
     if index.device.type == "cpu" and index.numel():
         counts = torch.tensor([len(mask) for mask in masks], device="cpu")[image]
         if int(index.min()) < 0 or bool((index >= counts).any()):
-            raise ValueError(f"crop_masks: index {index.tolist()} reaches outside of images that have "
-                             f"{counts.tolist()} masks")
+            raise ValueError(
+                f"crop_masks: index {index.tolist()} reaches outside of images that have "
+                f"{counts.tolist()} masks"
+            )
 
 
 def _finite(number: float) -> bool:
-    return number - number == 0  # which torch.compile follows for numbers that it does not know, unlike math.isfinite
+    return (
+        number - number == 0
+    )  # which torch.compile follows for numbers that it does not know, unlike math.isfinite
 
 
 def _sizes(name: str, **sizes: int) -> None:
-    """Sides of outputs are at least 1, samples at least 0, where 0 means as many as there are cells."""
+    """Sides of outputs are at least 1, samples at least 0, where 0 means as many as there are
+    cells."""
     for key, value in sizes.items():
         low = 0 if key == "sampling_ratio" else 1
-        if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or value < low or value > LARGEST:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, torch.SymInt))
+            or value < low
+            or value > LARGEST
+        ):
             raise ValueError(f"{name} needs {key} as an integer in {low}..{LARGEST}, got {value!r}")
 
 
 def _integers(name: str, **tensors: Tensor | None) -> None:
     for key, tensor in tensors.items():
-        if tensor is not None and (tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.is_complex()):
+        if tensor is not None and (
+            tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.is_complex()
+        ):
             raise ValueError(f"{name} needs {key} of integers, got {tensor.dtype}")
 
 

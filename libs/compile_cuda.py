@@ -1,4 +1,5 @@
-"""The CUDA kernels as cubins: compiled by NVRTC, the compiler library that PyTorch's CUDA builds bring along, and kept.
+"""The CUDA kernels as cubins: compiled by NVRTC, the compiler library that PyTorch's CUDA builds
+bring along, and kept.
 
 Needs cffi, but neither a GPU nor CUDA's toolkit nor a C compiler nor PyTorch.
 """
@@ -20,7 +21,27 @@ SOURCES = ("cuda.cu", "geometry.h", "launch.h")
 # What each package of NVRTC compiles for: versions 13.5, 12.9 and 11.8.
 PACKAGES = {
     "nvidia-cuda-nvrtc": (75, 80, 86, 87, 88, 89, 90, 100, 103, 107, 110, 120, 121),
-    "nvidia-cuda-nvrtc-cu12": (50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90, 100, 101, 103, 120, 121),
+    "nvidia-cuda-nvrtc-cu12": (
+        50,
+        52,
+        53,
+        60,
+        61,
+        62,
+        70,
+        72,
+        75,
+        80,
+        86,
+        87,
+        89,
+        90,
+        100,
+        101,
+        103,
+        120,
+        121,
+    ),
     "nvidia-cuda-nvrtc-cu11": (35, 37, 50, 52, 53, 60, 61, 62, 70, 72, 75, 80, 86, 87, 89, 90),
 }
 # Without fused multiply-add, so that results are those of the CPU.
@@ -31,8 +52,8 @@ typedef void *nvrtcProgram;
 int nvrtcVersion(int *major, int *minor);
 int nvrtcGetNumSupportedArchs(int *count);
 int nvrtcGetSupportedArchs(int *architectures);
-int nvrtcCreateProgram(nvrtcProgram *, const char *source, const char *name, int, const char *const *,
-    const char *const *);
+int nvrtcCreateProgram(nvrtcProgram *, const char *source, const char *name, int,
+    const char *const *, const char *const *);
 int nvrtcCompileProgram(nvrtcProgram, int count, const char *const *options);
 int nvrtcDestroyProgram(nvrtcProgram *);
 int nvrtcGetProgramLogSize(nvrtcProgram, size_t *);
@@ -48,7 +69,8 @@ class BuildError(RuntimeError):
 
 @dataclass
 class Compiler:
-    """One NVRTC: where it lies, its version, and the architectures (62 for sm_62) that it compiles for."""
+    """One NVRTC: where it lies, its version, and the architectures (62 for sm_62) that it compiles
+    for."""
 
     path: str
     version: tuple[int, int]
@@ -61,8 +83,8 @@ class Compiler:
 
 
 def find_compilers() -> list[Compiler]:
-    """Every NVRTC on this machine that loads, the newest first: in Python's packages, in a CUDA toolkit, or where the
-    system looks for libraries.
+    """Every NVRTC on this machine that loads, the newest first: in Python's packages, in a CUDA
+    toolkit, or where the system looks for libraries.
 
     Raises:
         BuildError: cffi is not installed.
@@ -81,7 +103,10 @@ def find_compilers() -> list[Compiler]:
             failed = lib.nvrtcVersion(major, minor) or lib.nvrtcGetNumSupportedArchs(count)
             architectures = ffi.new("int[]", count[0])
             failed = failed or lib.nvrtcGetSupportedArchs(architectures) or not count[0]
-        except (OSError, AttributeError):  # of another platform, or older than the functions that are needed
+        except (
+            OSError,
+            AttributeError,
+        ):  # of another platform, or older than the functions that are needed
             continue
         if not failed:
             found.append(Compiler(path, (major[0], minor[0]), sorted(architectures), ffi, lib))
@@ -89,7 +114,8 @@ def find_compilers() -> list[Compiler]:
 
 
 def driver_version() -> int | None:
-    """The major version of CUDA that this machine's driver belongs to, or None where there is no driver."""
+    """The major version of CUDA that this machine's driver belongs to, or None where there is no
+    driver."""
     from cffi import FFI
 
     ffi = FFI()
@@ -103,17 +129,23 @@ def driver_version() -> int | None:
 
 
 def choose(architecture: int, compilers: list[Compiler], driver: int | None) -> list[Compiler]:
-    """The compilers that know an architecture, in the order in which to try them: those no newer than the driver first,
-    the newest before the others, as a driver may not load what comes from a later major version; then newer ones, the
-    oldest before the others. All are newer where the driver is not known, as it is that of another machine.
+    """The compilers that know an architecture, in the order in which to try them: those no newer
+    than the driver first, the newest before the others, as a driver may not load what comes from a
+    later major version; then newer ones, the oldest before the others. All are newer where the
+    driver is not known, as it is that of another machine.
 
     Raises:
         BuildError: none knows it, and the message says which package would.
     """
-    able = sorted((each for each in compilers if architecture in each.architectures), key=lambda each: each.version)
+    able = sorted(
+        (each for each in compilers if architecture in each.architectures),
+        key=lambda each: each.version,
+    )
     if not able:
         raise BuildError(_advice(architecture, compilers))
-    fitting = [compiler for compiler in able if driver is not None and compiler.version[0] <= driver]
+    fitting = [
+        compiler for compiler in able if driver is not None and compiler.version[0] <= driver
+    ]
     return fitting[::-1] + [compiler for compiler in able if compiler not in fitting]
 
 
@@ -135,11 +167,17 @@ def compile_cubin(architecture: int) -> bytes:
 def _compiled(compiler: Compiler, architecture: int) -> bytes:
     ffi, lib = compiler.ffi, compiler.lib
     parts = _open_parts(compiler)
-    options = [f"--gpu-architecture=sm_{architecture}", f"--include-path={HERE}",
-               f'--define-macro=SOURCE_HASH="{source_hash()}"', *OPTIONS]
+    options = [
+        f"--gpu-architecture=sm_{architecture}",
+        f"--include-path={HERE}",
+        f'--define-macro=SOURCE_HASH="{source_hash()}"',
+        *OPTIONS,
+    ]
     texts = [ffi.new("char[]", option.encode()) for option in options]
     program, size = ffi.new("nvrtcProgram *"), ffi.new("size_t *")
-    lib.nvrtcCreateProgram(program, (HERE / "cuda.cu").read_bytes(), b"cuda.cu", 0, ffi.NULL, ffi.NULL)
+    lib.nvrtcCreateProgram(
+        program, (HERE / "cuda.cu").read_bytes(), b"cuda.cu", 0, ffi.NULL, ffi.NULL
+    )
     try:
         if lib.nvrtcCompileProgram(program[0], len(texts), ffi.new("char *[]", texts)):
             lib.nvrtcGetProgramLogSize(program[0], size)
@@ -156,8 +194,9 @@ def _compiled(compiler: Compiler, architecture: int) -> bytes:
 
 
 def _open_parts(compiler: Compiler) -> list[Any]:
-    """NVRTC opens a part of itself by name alone, and not all of its versions then look where they lie themselves: the
-    system does not look in Python's packages, but finds what is open already."""
+    """NVRTC opens a part of itself by name alone, and not all of its versions then look where they
+    lie themselves: the system does not look in Python's packages, but finds what is open
+    already."""
     folder, parts = Path(compiler.path).parent, []
     for file in [*folder.glob("libnvrtc-builtins.so*"), *folder.glob("nvrtc-builtins*.dll")]:
         with contextlib.suppress(OSError):
@@ -166,7 +205,8 @@ def _open_parts(compiler: Compiler) -> list[Any]:
 
 
 def source_hash() -> str:
-    """A digest of the kernels' sources, which every cubin carries: one of other sources is stale."""
+    """A digest of the kernels' sources, which every cubin carries: one of other sources is
+    stale."""
     digest = hashlib.sha256("".join(OPTIONS).encode())
     for name in SOURCES:
         digest.update((HERE / name).read_bytes())
@@ -187,8 +227,9 @@ def is_current(path: Path) -> bool:
 
 
 def cubin(architecture: int, ahead: Path = HERE) -> bytes:
-    """The kernels for an architecture: built ahead of time, from the user's cache, or compiled now and cached. Many
-    processes may do so at once: each writes a file of its own and then puts it into place whole.
+    """The kernels for an architecture: built ahead of time, from the user's cache, or compiled now
+    and cached. Many processes may do so at once: each writes a file of its own and then puts it
+    into place whole.
 
     Raises:
         BuildError: there is none, and it cannot be compiled here.
@@ -200,19 +241,26 @@ def cubin(architecture: int, ahead: Path = HERE) -> bytes:
 
 
 def compile_and_keep(architecture: int) -> bytes:
-    """Compile the kernels for an architecture into the user's cache. Raises BuildError as `compile_cubin` does."""
+    """Compile the kernels for an architecture into the user's cache. Raises BuildError as
+    `compile_cubin` does."""
     compiled = compile_cubin(architecture)
-    with contextlib.suppress(OSError):  # a home that cannot be written to: the next process compiles anew
+    with contextlib.suppress(
+        OSError
+    ):  # a home that cannot be written to: the next process compiles anew
         write(cubin_path(architecture, cache_folder()), compiled)
     return compiled
 
 
 def cache_folder() -> Path:
-    """The user's folder for kernels compiled at their first call; MASKRCNN_CACHE in the environment sets another. This
-    folder for a user without a home."""
+    """The user's folder for kernels compiled at their first call; MASKRCNN_CACHE in the environment
+    sets another. This folder for a user without a home."""
     if os.environ.get("MASKRCNN_CACHE"):
         return Path(os.environ["MASKRCNN_CACHE"])
-    home = os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else os.environ.get("XDG_CACHE_HOME")
+    home = (
+        os.environ.get("LOCALAPPDATA")
+        if sys.platform == "win32"
+        else os.environ.get("XDG_CACHE_HOME")
+    )
     try:
         return Path(home or Path("~/.cache").expanduser()) / "maskrcnn"
     except RuntimeError:
@@ -237,23 +285,43 @@ def write(path: Path, content: bytes) -> Path:
 def _candidates() -> list[str]:
     """Paths and names under which an NVRTC may be found."""
     packages = [*sys.path, *site.getsitepackages(), site.getusersitepackages()]
-    toolkits = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), os.environ.get("CONDA_PREFIX"), sys.prefix,
-                *glob.glob("/usr/local/cuda*")]
+    toolkits = [
+        os.environ.get("CUDA_HOME"),
+        os.environ.get("CUDA_PATH"),
+        os.environ.get("CONDA_PREFIX"),
+        sys.prefix,
+        *glob.glob("/usr/local/cuda*"),
+    ]
     if sys.platform == "win32":
-        inside, names = ["nvidia/*/bin", "nvidia/*/bin/x86_64", "torch/lib", "bin", "bin/x64"], ["nvrtc64_*.dll"]
+        inside, names = (
+            ["nvidia/*/bin", "nvidia/*/bin/x86_64", "torch/lib", "bin", "bin/x64"],
+            ["nvrtc64_*.dll"],
+        )
         system = ["nvrtc64_130_0.dll", "nvrtc64_120_0.dll", "nvrtc64_112_0.dll"]
     else:
         inside = ["nvidia/*/lib", "torch/lib", "lib", "lib64", "targets/*/lib"]
         names = ["libnvrtc.so.*", "libnvrtc-*.so*"]
         system = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"]
-    files = {os.path.realpath(file): None for root in (*packages, *toolkits) if root for folder in inside
-             for name in names for file in sorted(glob.glob(os.path.join(root, folder, name)))}
+    files = {
+        os.path.realpath(file): None
+        for root in (*packages, *toolkits)
+        if root
+        for folder in inside
+        for name in names
+        for file in sorted(glob.glob(os.path.join(root, folder, name)))
+    }
     return [file for file in files if "builtins" not in os.path.basename(file)] + system
 
 
 def _advice(architecture: int, compilers: list[Compiler]) -> str:
-    here = "; ".join(f"NVRTC {c.version[0]}.{c.version[1]} knows sm_{c.architectures[0]} to sm_{c.architectures[-1]}"
-                     for c in compilers) or "no NVRTC was found"
+    here = (
+        "; ".join(
+            f"NVRTC {c.version[0]}.{c.version[1]} knows sm_{c.architectures[0]} to "
+            f"sm_{c.architectures[-1]}"
+            for c in compilers
+        )
+        or "no NVRTC was found"
+    )
     able = [name for name, architectures in PACKAGES.items() if architecture in architectures]
     if able:
         return f"no compiler at hand knows sm_{architecture} ({here}): pip install {able[0]}"

@@ -6,13 +6,16 @@ from torch import Tensor
 
 
 def call(module: Any, name: str, *arguments: object) -> int | None:
-    """Call a function of a compiled module. Tensors become pointers to their first number, lists of tensors arrays of
-    such pointers, None NULL: they must be contiguous and of the type that the function expects."""
+    """Call a function of a compiled module. Tensors become pointers to their first number, lists of
+    tensors arrays of such pointers, None NULL: they must be contiguous and of the type that the
+    function expects."""
     ffi, alive = module.ffi, []  # the arrays live until the function returns
 
     def converted(argument: object) -> object:
         if isinstance(argument, Tensor):
-            return ffi.cast("void *", argument.data_ptr())  # void, as C converts it to whatever is expected
+            return ffi.cast(
+                "void *", argument.data_ptr()
+            )  # void, as C converts it to whatever is expected
         if isinstance(argument, list):
             alive.append(ffi.new("void *[]", [converted(tensor) for tensor in argument]))
             return ffi.cast("void *", alive[-1])

@@ -1,7 +1,8 @@
-"""The operators that the model calls: compiled where they are built, pure PyTorch (`reference.py`) elsewhere.
+"""The operators that the model calls: compiled where they are built, pure PyTorch (`reference.py`)
+elsewhere.
 
-Each has the signature, the checks and the results of its reference. MASKRCNN_OPS=reference in the environment forces
-the references.
+Each has the signature, the checks and the results of its reference. MASKRCNN_OPS=reference in the
+environment forces the references.
 """
 
 import functools
@@ -25,16 +26,24 @@ def compiled(tensor: Tensor) -> bool:
 def _compiled(device: torch.device, dtype: torch.dtype) -> bool:
     if device.type == "cpu":
         return cpu_ops.module is not None and dtype in cpu_ops.SCALARS
-    return device.type == "cuda" and dtype in cuda_ops.TYPES and cuda_ops.kernels(device) is not None
+    return (
+        device.type == "cuda" and dtype in cuda_ops.TYPES and cuda_ops.kernels(device) is not None
+    )
 
 
-# torch.compile is not to look into the loading of kernels. This is all that torch.compiler.assume_constant_result does,
-# without its import of the whole compiler, which takes longer than that of all else.
+# torch.compile is not to look into the loading of kernels. This is all that
+# torch.compiler.assume_constant_result does, without its import of the whole compiler, which takes
+# longer than that of all else.
 _compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None = None,
-        valid: Tensor | None = None) -> Tensor:
+def nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    groups: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
     """Non-maximum suppression: see `maskrcnn.libs.reference.nms`."""
     check_nms(boxes, scores, iou_threshold, groups, valid)
     if compiled(boxes):
@@ -42,46 +51,92 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
     return reference.nms(boxes, scores, iou_threshold, groups, valid)
 
 
-def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,
-              scales: float | Sequence[float] = 1.0, levels: Tensor | None = None, sampling_ratio: int = 0,
-              aligned: bool = True, level_areas: Sequence[float] | None = None) -> Tensor:
+def roi_align(
+    features: Tensor | Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    output_size: int,
+    scales: float | Sequence[float] = 1.0,
+    levels: Tensor | None = None,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    level_areas: Sequence[float] | None = None,
+) -> Tensor:
     """RoIAlign over one map or a pyramid: see `maskrcnn.libs.reference.roi_align`."""
     maps = [features] if isinstance(features, Tensor) else list(features)
-    factors = [float(scales)] if isinstance(scales, (int, float)) else [float(scale) for scale in scales]
-    check_roi_align(maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio)
+    factors = (
+        [float(scales)] if isinstance(scales, (int, float)) else [float(scale) for scale in scales]
+    )
+    check_roi_align(
+        maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio
+    )
     dtype = functools.reduce(torch.promote_types, [m.dtype for m in maps])
     # On the CPU numbers of 16 bits count in float32: no processor is fast with them.
     common = torch.float32 if dtype in HALVES and maps[0].device.type == "cpu" else dtype
     maps = [m.to(common) for m in maps]
     if not compiled(maps[0]):
-        pooled = reference.roi_align(maps, boxes, image_index, output_size, factors, levels, sampling_ratio, aligned,
-                                     level_areas)
+        pooled = reference.roi_align(
+            maps,
+            boxes,
+            image_index,
+            output_size,
+            factors,
+            levels,
+            sampling_ratio,
+            aligned,
+            level_areas,
+        )
     else:
         # Half precision cannot tell pixels apart.
-        places = boxes.detach().to(torch.float64 if maps[0].dtype == torch.float64 else torch.float32)
+        places = boxes.detach().to(
+            torch.float64 if maps[0].dtype == torch.float64 else torch.float32
+        )
         pooled = torch.ops.maskrcnn.roi_align(
-            maps, places, image_index.long(), None if levels is None else levels.long(), output_size, factors,
-            None if not level_areas else [float(area) for area in level_areas], sampling_ratio, aligned)
+            maps,
+            places,
+            image_index.long(),
+            None if levels is None else levels.long(),
+            output_size,
+            factors,
+            None if not level_areas else [float(area) for area in level_areas],
+            sampling_ratio,
+            aligned,
+        )
     return pooled.to(dtype)
 
 
-def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool = True,
-               sampling_ratio: int = 0) -> Tensor:
+def crop_masks(
+    masks: Sequence[Tensor],
+    boxes: Tensor,
+    index: Tensor,
+    image: Tensor,
+    size: int,
+    aligned: bool = True,
+    sampling_ratio: int = 0,
+) -> Tensor:
     """Mask targets: see `maskrcnn.libs.reference_masks.crop_masks`."""
     check_crop_masks(masks, boxes, index, image, size, sampling_ratio)
     if compiled(boxes):
         whole = [mask.contiguous().view(torch.uint8) for mask in masks]
-        return torch.ops.maskrcnn.crop_masks(whole, boxes.detach(), index.long(), image.long(), size, aligned,
-                                             sampling_ratio)
+        return torch.ops.maskrcnn.crop_masks(
+            whole, boxes.detach(), index.long(), image.long(), size, aligned, sampling_ratio
+        )
     return reference_masks.crop_masks(masks, boxes, index, image, size, aligned, sampling_ratio)
 
 
-def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5,
-                whole_pixels: bool = False) -> Tensor:
+def paste_masks(
+    probabilities: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+    whole_pixels: bool = False,
+) -> Tensor:
     """Masks in image pixels: see `maskrcnn.libs.reference_masks.paste_masks`."""
     check_paste_masks(probabilities, boxes, height, width, threshold)
     places = boxes.detach() if boxes.dtype == torch.float64 else boxes.detach().float()
     if compiled(places):
-        return torch.ops.maskrcnn.paste_masks(probabilities.detach().to(places.dtype), places, height, width, threshold,
-                                              whole_pixels)
+        return torch.ops.maskrcnn.paste_masks(
+            probabilities.detach().to(places.dtype), places, height, width, threshold, whole_pixels
+        )
     return reference_masks.paste_masks(probabilities, boxes, height, width, threshold, whole_pixels)

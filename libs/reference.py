@@ -1,6 +1,8 @@
-"""The operators in pure PyTorch: correct on any device and dtype, vectorised, differentiable where it makes sense.
+"""The operators in pure PyTorch: correct on any device and dtype, vectorised, differentiable where
+it makes sense.
 
-They serve where no compiled operator does, and they are the oracle that compiled operators are tested against.
+They serve where no compiled operator does, and they are the oracle that compiled operators are
+tested against.
 """
 
 import math
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from .checks import check_index, check_nms, check_roi_align
 
-# Sorted boxes are resolved in blocks of this many, so that memory grows with P x block and not with P squared.
+# Sorted boxes are resolved in blocks of this many, so that memory grows with P x block and not with
+# P squared.
 NMS_BLOCK = 128
 # RoIs are pooled in chunks of at most this many bilinear look-ups: 12 bytes each.
 ROI_ALIGN_LOOKUPS = 1 << 24
@@ -20,16 +23,23 @@ ROI_ALIGN_LOOKUPS = 1 << 24
 MAX_SAMPLES = 1024
 
 
-def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None = None,
-        valid: Tensor | None = None) -> Tensor:
-    """Greedy non-maximum suppression: the best box suppresses all lower-scored ones of its group whose IoU with it
-    exceeds the threshold, then the best of the rest does, and so on.
+def nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    groups: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Greedy non-maximum suppression: the best box suppresses all lower-scored ones of its group
+    whose IoU with it exceeds the threshold, then the best of the rest does, and so on.
 
     Args:
         boxes: [P, 4] or [N, P, 4], absolute xyxy; the N sets are independent.
         scores: [P] or [N, P]. Equal scores keep input order; NaN counts as minus infinity.
-        iou_threshold: in 0..1; suppress where IoU > threshold. A box with a NaN coordinate overlaps nothing.
-        groups: [P] or [N, P] integers (level or class); boxes of different groups never suppress each other.
+        iou_threshold: in 0..1; suppress where IoU > threshold. A box with a NaN coordinate overlaps
+            nothing.
+        groups: [P] or [N, P] integers (level or class); boxes of different groups never suppress
+            each other.
         valid: [P] or [N, P] bool; the others neither suppress nor are kept.
 
     Returns:
@@ -40,11 +50,17 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
     """
     check_nms(boxes, scores, iou_threshold, groups, valid)
     if scores.dim() == 1:
-        single = nms(boxes[None], scores[None], iou_threshold, None if groups is None else groups[None],
-                     None if valid is None else valid[None])
+        single = nms(
+            boxes[None],
+            scores[None],
+            iou_threshold,
+            None if groups is None else groups[None],
+            None if valid is None else valid[None],
+        )
         return single[0]
 
-    # Valid slots first, by falling score: the tail that is padding in every image can then be cut off.
+    # Valid slots first, by falling score: the tail that is padding in every image can then be cut
+    # off.
     ranking = scores.masked_fill(scores.isnan(), -math.inf)
     if valid is not None:
         ranking = ranking.masked_fill(~valid, -math.inf)
@@ -64,7 +80,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
 
 
 def _greedy(boxes: Tensor, alive: Tensor, iou_threshold: float, groups: Tensor | None) -> Tensor:
-    """Keep mask of boxes [N, P, 4] that are sorted by falling score; slots that are not `alive` take no part."""
+    """Keep mask of boxes [N, P, 4] that are sorted by falling score; slots that are not `alive`
+    take no part."""
     keep = alive.clone()
     count = boxes.shape[1]
     for start in range(0, count, NMS_BLOCK):
@@ -80,10 +97,11 @@ def _greedy(boxes: Tensor, alive: Tensor, iou_threshold: float, groups: Tensor |
 
 
 def _resolve_block(suppresses: Tensor, candidates: Tensor) -> Tensor:
-    """The greedy result within a block: the only fixed point of "kept unless a kept, better one suppresses it".
+    """The greedy result within a block: the only fixed point of "kept unless a kept, better one
+    suppresses it".
 
-    suppresses [N, B, B] is strictly upper triangular, so after t rounds the first t boxes are final; in practice
-    chains are short and a few rounds do.
+    suppresses [N, B, B] is strictly upper triangular, so after t rounds the first t boxes are
+    final; in practice chains are short and a few rounds do.
     """
     keep = candidates
     for _ in range(candidates.shape[1]):
@@ -96,7 +114,8 @@ def _resolve_block(suppresses: Tensor, candidates: Tensor) -> Tensor:
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """Pairwise intersection areas [..., A, B] of boxes [..., A, 4] and [..., B, 4]."""
-    # Per coordinate rather than on [..., A, B, 2]: whole rows at a time, which is several times faster on the CPU.
+    # Per coordinate rather than on [..., A, B, 2]: whole rows at a time, which is several times
+    # faster on the CPU.
     ax1, ay1, ax2, ay2 = a.unsqueeze(-2).unbind(-1)
     bx1, by1, bx2, by2 = b.unsqueeze(-3).unbind(-1)
     width = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
@@ -105,7 +124,8 @@ def intersection(a: Tensor, b: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """Pairwise intersection over union [..., A, B] of boxes [..., A, 4] and [..., B, 4]; 0 where both are empty."""
+    """Pairwise intersection over union [..., A, B] of boxes [..., A, 4] and [..., B, 4]; 0 where
+    both are empty."""
     # Half precision would overflow at 256 x 256 pixels.
     a, b = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (a, b))
     inter = intersection(a, b)
@@ -118,14 +138,23 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: Tensor, output_size: int,
-              scales: float | Sequence[float] = 1.0, levels: Tensor | None = None, sampling_ratio: int = 0,
-              aligned: bool = True, level_areas: Sequence[float] | None = None) -> Tensor:
-    """RoIAlign (He et al., Mask R-CNN, section 3) over one feature map or a pyramid, in input order.
+def roi_align(
+    features: Tensor | Sequence[Tensor],
+    boxes: Tensor,
+    image_index: Tensor,
+    output_size: int,
+    scales: float | Sequence[float] = 1.0,
+    levels: Tensor | None = None,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+    level_areas: Sequence[float] | None = None,
+) -> Tensor:
+    """RoIAlign (He et al., Mask R-CNN, section 3) over one feature map or a pyramid, in input
+    order.
 
-    Every output bin is the mean of sampling_ratio x sampling_ratio bilinear samples at regular places in it. A sample
-    more than one cell outside the map is 0, and so are those of a box that is no number. Differentiable in the
-    features, not in the boxes.
+    Every output bin is the mean of sampling_ratio x sampling_ratio bilinear samples at regular
+    places in it. A sample more than one cell outside the map is 0, and so are those of a box that
+    is no number. Differentiable in the features, not in the boxes.
 
     Args:
         features: [N, C, H, W], or a list of L such maps, of at least one cell each.
@@ -133,12 +162,14 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
         image_index: [R] integers in 0..N-1.
         output_size: s, the side of the output in bins.
         scales: feature cells per input pixel (1 / stride), one a level.
-        levels: [R] integers in 0..L-1, the level each box is pooled from; where L > 1, either these or level_areas.
-        sampling_ratio: samples a bin and direction; 0 takes as many as the bin has cells, rounded up, at most 1024.
-        aligned: place cell centres at (i + 0.5) * stride. False is the first published version: centres at i * stride
-            and boxes of at least one cell.
-        level_areas: L - 1 rising areas in input pixels squared: a box is pooled from one level further for each of
-            them that its area reaches.
+        levels: [R] integers in 0..L-1, the level each box is pooled from; where L > 1, either these
+            or level_areas.
+        sampling_ratio: samples a bin and direction; 0 takes as many as the bin has cells, rounded
+            up, at most 1024.
+        aligned: place cell centres at (i + 0.5) * stride. False is the first published version:
+            centres at i * stride and boxes of at least one cell.
+        level_areas: L - 1 rising areas in input pixels squared: a box is pooled from one level
+            further for each of them that its area reaches.
 
     Returns:
         [R, C, s, s]
@@ -148,7 +179,9 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
     """
     maps = [features] if isinstance(features, Tensor) else list(features)
     factors = [scales] if isinstance(scales, (int, float)) else list(scales)
-    check_roi_align(maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio)
+    check_roi_align(
+        maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio
+    )
     # Half precision cannot tell pixels apart.
     boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
     if levels is None:
@@ -156,10 +189,13 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
     check_index("roi_align: image_index", image_index, maps[0].shape[0])
     check_index("roi_align: levels", levels, len(maps))
 
-    # The pyramid as one table of cells [sum of N * H * W, C]: pooling is then a sparse matrix times this table.
+    # The pyramid as one table of cells [sum of N * H * W, C]: pooling is then a sparse matrix times
+    # this table.
     channels = maps[0].shape[1]
     table = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, channels) for m in maps])
-    side_y, side_x = (torch.tensor([m.shape[d] for m in maps], device=boxes.device)[levels] for d in (2, 3))
+    side_y, side_x = (
+        torch.tensor([m.shape[d] for m in maps], device=boxes.device)[levels] for d in (2, 3)
+    )
     first = [0]
     for m in maps[:-1]:
         first.append(first[-1] + m.shape[0] * m.shape[2] * m.shape[3])
@@ -179,13 +215,18 @@ def roi_align(features: Tensor | Sequence[Tensor], boxes: Tensor, image_index: T
         rows = (iy[s] * side_x[s, None, None] + start[s, None, None])[:, :, None, :, None]
         index = (rows + ix[s, None, :, None, :]).reshape(-1, lookups)
         weight = (wy[s, :, None, :, None] * wx[s, None, :, None, :]).reshape(-1, lookups)
-        pooled.append(F.embedding_bag(index, table, per_sample_weights=weight.to(table.dtype), mode="sum"))
+        pooled.append(
+            F.embedding_bag(index, table, per_sample_weights=weight.to(table.dtype), mode="sum")
+        )
     out = torch.cat(pooled) if pooled else table.new_zeros(0, channels) + table.sum() * 0
     return out.view(-1, output_size, output_size, channels).permute(0, 3, 1, 2)
 
 
-def _samples(low: Tensor, length: Tensor, side: Tensor, bins: int, sampling_ratio: int) -> tuple[Tensor, Tensor]:
-    """Along one axis: the cells [R, bins, 2 S] that each bin reads and their weights, which sum to at most 1.
+def _samples(
+    low: Tensor, length: Tensor, side: Tensor, bins: int, sampling_ratio: int
+) -> tuple[Tensor, Tensor]:
+    """Along one axis: the cells [R, bins, 2 S] that each bin reads and their weights, which sum to
+    at most 1.
 
     low, length [R]: where the RoI begins and how long it is, in cells. side [R]: cells on the map.
     """
@@ -194,11 +235,17 @@ def _samples(low: Tensor, length: Tensor, side: Tensor, bins: int, sampling_rati
         most = sampling_ratio
     else:
         # A box with a NaN or infinite side would ask for endless samples; it gets one.
-        count = (length / bins).ceil().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).clamp(1.0, MAX_SAMPLES)
+        count = (
+            (length / bins)
+            .ceil()
+            .nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
+            .clamp(1.0, MAX_SAMPLES)
+        )
         most = int(count.max()) if count.numel() else 1
     k = torch.arange(most, device=low.device, dtype=low.dtype)
     b = torch.arange(bins, device=low.device, dtype=low.dtype)
-    # Written bin by bin and sample by sample as the paper's figure 3 has it: bin start, then (k + 1/2) of count steps.
+    # Written bin by bin and sample by sample as the paper's figure 3 has it: bin start, then (k +
+    # 1/2) of count steps.
     size = length / bins
     at = (low[:, None] + b * size[:, None])[:, :, None] + (k + 0.5) * (size / count)[:, None, None]
     last = (side - 1).to(low.dtype)[:, None, None]

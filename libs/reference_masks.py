@@ -9,13 +9,22 @@ from torch import Tensor
 from .checks import check_crop_masks, check_mask_index, check_paste_masks
 from .reference import roi_align
 
-# Masks are pasted in groups of this many boxes of similar size: each group works in the window of its largest.
+# Masks are pasted in groups of this many boxes of similar size: each group works in the window of
+# its largest.
 PASTE_GROUP = 16
 
 
-def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, aligned: bool = True,
-               sampling_ratio: int = 0) -> Tensor:
-    """Mask targets: the part of a ground-truth mask in each box, as RoIAlign sees it (Mask R-CNN, section 3).
+def crop_masks(
+    masks: Sequence[Tensor],
+    boxes: Tensor,
+    index: Tensor,
+    image: Tensor,
+    size: int,
+    aligned: bool = True,
+    sampling_ratio: int = 0,
+) -> Tensor:
+    """Mask targets: the part of a ground-truth mask in each box, as RoIAlign sees it (Mask R-CNN,
+    section 3).
 
     Args:
         masks: for each of N images [M_i, h_i, w_i], bool or uint8 0/1.
@@ -37,21 +46,31 @@ def crop_masks(masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Ten
         rows = (image == i).nonzero()[:, 0]
         if len(rows) and mask.numel():  # nothing can be pooled from masks without pixels
             pixels = mask[:, None].to(boxes.dtype)
-            out[rows] = roi_align(pixels, boxes[rows], index[rows], size, 1.0, None, sampling_ratio, aligned)[:, 0]
+            out[rows] = roi_align(
+                pixels, boxes[rows], index[rows], size, 1.0, None, sampling_ratio, aligned
+            )[:, 0]
     return out
 
 
-def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5,
-                whole_pixels: bool = False) -> Tensor:
-    """Masks in image pixels: each m x m grid is stretched over its box, read bilinearly at every pixel centre and
-    compared with the threshold (Mask R-CNN, section 3.1, Inference). Outside the box nothing is set.
+def paste_masks(
+    probabilities: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+    whole_pixels: bool = False,
+) -> Tensor:
+    """Masks in image pixels: each m x m grid is stretched over its box, read bilinearly at every
+    pixel centre and compared with the threshold (Mask R-CNN, section 3.1, Inference). Outside the
+    box nothing is set.
 
     Args:
         probabilities: [D, m, m] in 0..1.
         boxes: [D, 4] absolute xyxy in image pixels; they may reach outside.
         height, width: of the image.
         threshold: a pixel is set where its probability exceeds this.
-        whole_pixels: stretch over the box widened to whole pixels as torchvision does, instead of the box as it is.
+        whole_pixels: stretch over the box widened to whole pixels as torchvision does, instead of
+            the box as it is.
 
     Returns:
         [D, height, width] bool
@@ -72,28 +91,34 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, height: int, width: int, t
         columns = _window(low[part, 0], high[part, 0], width)
         vertical = _interpolation(rows, low[part, 1], high[part, 1], grid.shape[-1])
         horizontal = _interpolation(columns, low[part, 0], high[part, 0], grid.shape[-1])
-        # Weights are zero outside the box, where nothing is set, not even if the threshold is negative.
+        # Weights are zero outside the box, where nothing is set, not even if the threshold is
+        # negative.
         inside = (vertical.sum(dim=2) > 0)[:, :, None] & (horizontal.sum(dim=2) > 0)[:, None, :]
         values = (vertical @ grid[part] @ horizontal.mT > threshold) & inside
         out[part[:, None, None], rows[:, :, None], columns[:, None, :]] = values
     return out
 
 
-def bordered(probabilities: Tensor, boxes: Tensor, whole_pixels: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The grids with a border of zeros [D, m + 2, m + 2], and the corners low, high [D, 2] of the boxes widened to
+def bordered(
+    probabilities: Tensor, boxes: Tensor, whole_pixels: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The grids with a border of zeros [D, m + 2, m + 2], and the corners low, high [D, 2] of the
+    boxes widened to
     match: so a mask fades out at the edge of its box instead of being cut."""
     grid = F.pad(probabilities, (1, 1, 1, 1))
     center = (boxes[:, :2] + boxes[:, 2:]) * 0.5
     half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * (grid.shape[-1] / probabilities.shape[-1])
     low, high = center - half, center + half
     if whole_pixels:
-        # Truncation, and the last pixel counted in: the box then covers high - low + 1 pixels, at least one.
+        # Truncation, and the last pixel counted in: the box then covers high - low + 1 pixels, at
+        # least one.
         low, high = low.trunc(), torch.maximum(high.trunc(), low.trunc()) + 1
     return grid, low, high
 
 
 def _window(low: Tensor, high: Tensor, pixels: int) -> Tensor:
-    """[D, n] consecutive pixels along one axis, inside the image, that cover low..high [D]; n is the same for all."""
+    """[D, n] consecutive pixels along one axis, inside the image, that cover low..high [D]; n is
+    the same for all."""
     low, high = low.nan_to_num(nan=0.0), high.nan_to_num(nan=0.0)
     first = low.floor().clamp(0, pixels - 1).long()
     longest = int((high.ceil().clamp(1, pixels).long() - first).max().clamp(min=1))
@@ -101,7 +126,8 @@ def _window(low: Tensor, high: Tensor, pixels: int) -> Tensor:
 
 
 def _interpolation(pixels: Tensor, low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """[D, n, cells]: linear interpolation of `cells` values spread over low..high [D], at pixel centres [D, n]."""
+    """[D, n, cells]: linear interpolation of `cells` values spread over low..high [D], at pixel
+    centres [D, n]."""
     centers = pixels + 0.5
     span = (high - low).clamp(min=torch.finfo(low.dtype).eps)
     at = (centers - low[:, None]) * (cells / span)[:, None] - 0.5

@@ -9,11 +9,19 @@ from .roi_pool import RoIPool
 from .staged import Staged
 
 
-def choose_pool(output_size: int, strides: Sequence[int], kind: str, levels: int, canonical_size: int,
-                canonical_level: int, sampling_ratio: int, aligned: bool,
-                stage: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
-    """The pooling of this kind over the finest levels, and then the backbone's stage for RoIs, where it has one. What
-    the arguments mean stands in config.ini.
+def choose_pool(
+    output_size: int,
+    strides: Sequence[int],
+    kind: str,
+    levels: int,
+    canonical_size: int,
+    canonical_level: int,
+    sampling_ratio: int,
+    aligned: bool,
+    stage: Callable[[Tensor], Tensor] | None = None,
+) -> nn.Module:
+    """The pooling of this kind over the finest levels, and then the backbone's stage for RoIs,
+    where it has one. What the arguments mean stands in config.ini.
 
     Raises:
         ValueError: a kind that is not known.
@@ -24,5 +32,7 @@ def choose_pool(output_size: int, strides: Sequence[int], kind: str, levels: int
     if kind == "max":
         pool = RoIPool(output_size, strides[:levels], canonical_size, canonical_level)
     else:
-        pool = RoIAlign(output_size, strides[:levels], sampling_ratio, aligned, canonical_size, canonical_level)
+        pool = RoIAlign(
+            output_size, strides[:levels], sampling_ratio, aligned, canonical_size, canonical_level
+        )
     return pool if stage is None else Staged(pool, stage)

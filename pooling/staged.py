@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 
 class Staged(nn.Module):
-    """Pooled features sent through a stage that belongs to the backbone, as its last one does in C4.
+    """Pooled features sent through a stage that belongs to the backbone, as its last one does in
+    C4.
 
     Args:
         pool: features, boxes, image_index -> [R, C, s, s].
@@ -16,7 +17,9 @@ class Staged(nn.Module):
     def __init__(self, pool: nn.Module, stage: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.pool = pool
-        self._stage = (stage,)  # in a tuple, so that a module is not registered here too: it is the backbone's
+        self._stage = (
+            stage,
+        )  # in a tuple, so that a module is not registered here too: it is the backbone's
 
     @property
     def stage(self) -> Callable[[Tensor], Tensor]:

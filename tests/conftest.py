@@ -1,5 +1,6 @@
-"""The library is tested from the checkout as well as installed; by several processes (pytest-xdist), which share the
-cores among themselves: more threads than cores make PyTorch several times slower."""
+"""The library is tested from the checkout as well as installed; by several processes
+(pytest-xdist), which share the cores among themselves: more threads than cores make PyTorch several
+times slower."""
 
 import importlib.util
 import os
@@ -21,11 +22,24 @@ if importlib.util.find_spec("maskrcnn") is None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """Share the files out among processes where all of them are run and pytest-xdist is installed; -n 0 does not."""
-    alone = config.option.collectonly or config.option.usepdb or config.args_source != config.ArgsSource.TESTPATHS
-    if (not alone and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None
-            and "PYTEST_XDIST_WORKER" not in os.environ):
-        config.option.numprocesses, config.option.maxprocesses, config.option.dist = "auto", 4, "loadfile"
+    """Share the files out among processes where all of them are run and pytest-xdist is installed;
+    -n 0 does not."""
+    alone = (
+        config.option.collectonly
+        or config.option.usepdb
+        or config.args_source != config.ArgsSource.TESTPATHS
+    )
+    if (
+        not alone
+        and config.pluginmanager.hasplugin("xdist")
+        and config.option.numprocesses is None
+        and "PYTEST_XDIST_WORKER" not in os.environ
+    ):
+        config.option.numprocesses, config.option.maxprocesses, config.option.dist = (
+            "auto",
+            4,
+            "loadfile",
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -37,4 +51,6 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
             if "cuda" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and this machine has none"))
+                item.add_marker(
+                    pytest.mark.skip(reason="needs an NVIDIA GPU, and this machine has none")
+                )

@@ -1,4 +1,5 @@
-"""Small image files of ten formats with everything in them that a decoder reads, to be damaged from seeds."""
+"""Small image files of ten formats with everything in them that a decoder reads, to be damaged from
+seeds."""
 
 import io
 import random
@@ -14,8 +15,14 @@ FORMS = {
     "png": ({}, {"mode": "I;16"}, {"mode": "P"}, {"mode": "LA"}, {"save_all": True}),
     "jpg": ({}, {"progressive": True}, {"mode": "CMYK"}, {"format": "MPO", "save_all": True}),
     "webp": ({}, {"lossless": True}, {"save_all": True}),
-    "tif": ({}, {"compression": "tiff_lzw"}, {"compression": "tiff_deflate", "mode": "I;16"}, {"mode": "F"},
-            {"compression": "jpeg"}, {"save_all": True}),
+    "tif": (
+        {},
+        {"compression": "tiff_lzw"},
+        {"compression": "tiff_deflate", "mode": "I;16"},
+        {"mode": "F"},
+        {"compression": "jpeg"},
+        {"save_all": True},
+    ),
     "gif": ({}, {"save_all": True}),
     "bmp": ({}, {"mode": "P"}),
     "avif": ({}, {"save_all": True}),
@@ -46,7 +53,9 @@ def intact(kind, form):
         image = image.convert(mode)
     if options.get("save_all"):
         options["append_images"] = [image.transpose(Image.Transpose.ROTATE_180)]
-    if kind in WITH_EXIF and not (kind == "avif" and "save_all" in options):  # which ends Pillow's process
+    if kind in WITH_EXIF and not (
+        kind == "avif" and "save_all" in options
+    ):  # which ends Pillow's process
         options["exif"] = metadata()
     content = io.BytesIO()
     image.save(content, **options)

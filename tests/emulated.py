@@ -1,5 +1,5 @@
-"""The CUDA operators for tests: on a GPU where there is one, and on every CPU, where emulator/driver.cpp stands in for
-CUDA's driver."""
+"""The CUDA operators for tests: on a GPU where there is one, and on every CPU, where
+emulator/driver.cpp stands in for CUDA's driver."""
 
 import atexit
 import functools
@@ -16,19 +16,39 @@ from conftest import ROOT
 
 from maskrcnn.libs import compile_c, cuda_ops, operators, ops
 
-FLAGS = ("-std=c++17", "-O1", "-g", "-shared", "-fPIC", "-mf16c", "-ffp-contract=off", "-fno-strict-aliasing", "-w")
+FLAGS = (
+    "-std=c++17",
+    "-O1",
+    "-g",
+    "-shared",
+    "-fPIC",
+    "-mf16c",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-w",
+)
 
 
 @functools.cache
 def stand_in() -> tuple:
-    """The launcher, opened on the stand-in, and the stand-in itself; skips where they cannot be compiled."""
+    """The launcher, opened on the stand-in, and the stand-in itself; skips where they cannot be
+    compiled."""
     if shutil.which("g++") is None:
         pytest.skip("no C++ compiler for the stand-in of CUDA's driver")
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    flags = [*FLAGS, *os.environ.get("CXXFLAGS", "").split(), f"-I{ROOT / 'libs'}", "-o", str(folder / "driver.so")]
-    built = subprocess.run(["g++", *flags, str(ROOT / "tests" / "emulator" / "driver.cpp")], capture_output=True,
-                           text=True)
+    flags = [
+        *FLAGS,
+        *os.environ.get("CXXFLAGS", "").split(),
+        f"-I{ROOT / 'libs'}",
+        "-o",
+        str(folder / "driver.so"),
+    ]
+    built = subprocess.run(
+        ["g++", *flags, str(ROOT / "tests" / "emulator" / "driver.cpp")],
+        capture_output=True,
+        text=True,
+    )
     assert built.returncode == 0, built.stderr
     compile_c.build("cuda", folder)  # a copy of its own: a process opens one driver
     launcher = compile_c.load("cuda", folder)
@@ -53,7 +73,8 @@ def emulation(monkeypatch):
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
 def device(request):
-    """The device on which torch.ops.maskrcnn.* run the CUDA kernels: the CPU, emulated, or a GPU."""
+    """The device on which torch.ops.maskrcnn.* run the CUDA kernels: the CPU, emulated, or a
+    GPU."""
     if request.param == "cuda":
         return torch.device("cuda", 0)
     request.getfixturevalue("emulation")

@@ -1,10 +1,11 @@
-"""What the test of interrupted training runs: a training that is killed again and again, and resumed each time.
+"""What the test of interrupted training runs: a training that is killed again and again, and
+resumed each time.
 
     python tests/killed.py CONFIG.ini KILLS SEED
 
-At random moments comes SIGKILL, or SIGTERM or SIGINT, upon which the command line saves what it has done and ends
-with 143 or 130; or SIGKILL in the middle of writing one of the next files: half of its bytes are there, and then the
-training is dead. Prints how it was killed.
+At random moments comes SIGKILL, or SIGTERM or SIGINT, upon which the command line saves what it has
+done and ends with 143 or 130; or SIGKILL in the middle of writing one of the next files: half of
+its bytes are there, and then the training is dead. Prints how it was killed.
 """
 
 import os
@@ -35,8 +36,8 @@ def die_while_writing(number):
 
 
 def attempt(config, write):
-    """Train by the command line, in a process of its own that dies in that write, if it is not 0; returns its id once
-    it handles signals."""
+    """Train by the command line, in a process of its own that dies in that write, if it is not 0;
+    returns its id once it handles signals."""
     ready, begun = os.pipe()
     child = os.fork()
     if child:

@@ -21,15 +21,32 @@ def ring(x1, y1, x2, y2):
 
 
 def write_coco(root, images=4, split="train", start=0):
-    """Images of 60 x 80 with three objects of differing sizes each, categories 1 to 3; returns the content."""
-    content = {"images": [], "annotations": [], "categories": [{"id": k, "name": f"kind {k}"} for k in (1, 2, 3)]}
+    """Images of 60 x 80 with three objects of differing sizes each, categories 1 to 3; returns the
+    content."""
+    content = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": k, "name": f"kind {k}"} for k in (1, 2, 3)],
+    }
     for i in range(start, start + images):
         noise(root / split / f"{i}.png", 60, 80, i)
-        content["images"].append({"id": 100 + i, "file_name": f"{i}.png", "height": 60, "width": 80})
-        for k, (x, y, w, h) in enumerate(((3, 2, 20, 30), (30, 10, 40, 12), (40 + i % 8, 30, 15.5, 20.25))):
-            content["annotations"].append({
-                "id": 1000 + 3 * i + k, "image_id": 100 + i, "category_id": k + 1, "bbox": [x, y, w, h],
-                "area": w * h, "iscrowd": 0, "segmentation": [ring(x, y, x + w, y + h)]})
+        content["images"].append(
+            {"id": 100 + i, "file_name": f"{i}.png", "height": 60, "width": 80}
+        )
+        for k, (x, y, w, h) in enumerate(
+            ((3, 2, 20, 30), (30, 10, 40, 12), (40 + i % 8, 30, 15.5, 20.25))
+        ):
+            content["annotations"].append(
+                {
+                    "id": 1000 + 3 * i + k,
+                    "image_id": 100 + i,
+                    "category_id": k + 1,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                    "segmentation": [ring(x, y, x + w, y + h)],
+                }
+            )
     save_coco(root, content, split)
     return content
 
@@ -39,7 +56,12 @@ def save_coco(root, content, split="train"):
 
 
 def coco_data(root):
-    return {"format": "coco", "root": str(root), "train": ["train", "train.json"], "val": ["val", "val.json"]}
+    return {
+        "format": "coco",
+        "root": str(root),
+        "train": ["train", "train.json"],
+        "val": ["val", "val.json"],
+    }
 
 
 def write_voc(root, names=("a", "b", "c"), split="train"):
@@ -59,7 +81,11 @@ def write_voc(root, names=("a", "b", "c"), split="train"):
             picture = Image.fromarray(plane, "P")
             picture.putpalette(list(range(256)) * 3)
             picture.save(path)
-        save_xml(folder, name, [(kind, (x1 + 1, y1 + 1, x2, y2)) for kind, (x1, y1, x2, y2) in zip(VOC, boxes)])
+        save_xml(
+            folder,
+            name,
+            [(kind, (x1 + 1, y1 + 1, x2, y2)) for kind, (x1, y1, x2, y2) in zip(VOC, boxes)],
+        )
     lists = folder / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True, exist_ok=True)
     (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
@@ -85,4 +111,10 @@ def save_xml(folder, name, objects, difficult=0, size=(50, 70)):
 
 
 def voc_data(root):
-    return {"format": "voc", "root": str(root), "train": ["train"], "val": ["val"], "classes": list(VOC)}
+    return {
+        "format": "voc",
+        "root": str(root),
+        "train": ["train"],
+        "val": ["val"],
+        "classes": list(VOC),
+    }

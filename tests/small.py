@@ -8,8 +8,14 @@ SMALL = {
     "transform": {"min_size": 64, "max_size": 96},
     "backbone": {"name": "resnet10", "width": 4, "norm": "batch", "freeze_at": 0},
     "fpn": {"channels": 8},
-    "rpn": {"anchor_sizes": [8, 16, 32, 64, 128], "pre_nms_train": 50, "pre_nms_test": 50, "post_nms_train": 30,
-            "post_nms_test": 20, "samples": 32},
+    "rpn": {
+        "anchor_sizes": [8, 16, 32, 64, 128],
+        "pre_nms_train": 50,
+        "pre_nms_test": 50,
+        "post_nms_train": 30,
+        "post_nms_test": 20,
+        "samples": 32,
+    },
     "box": {"hidden": 16, "samples": 16, "score_threshold": 0.0},
     "mask": {"convs": 1, "channels": 8},
 }
@@ -37,8 +43,14 @@ def small_data(counts=(2, 1), sizes=((70, 90), (64, 50)), num_classes=3):
         image = torch.rand(3, height, width, generator=generator) * 0.2
         boxes, masks = torch.zeros(count, 4), torch.zeros(count, height, width, dtype=torch.bool)
         for k in range(count):
-            x, y = (int(torch.randint(0, side // 2, (), generator=generator)) for side in (width, height))
-            w, h = (int(torch.randint(12, side // 2, (), generator=generator)) for side in (width, height))
+            x, y = (
+                int(torch.randint(0, side // 2, (), generator=generator))
+                for side in (width, height)
+            )
+            w, h = (
+                int(torch.randint(12, side // 2, (), generator=generator))
+                for side in (width, height)
+            )
             boxes[k] = torch.tensor([x, y, x + w, y + h])
             masks[k, y : y + h, x : x + w] = True
             image[:, y : y + h, x : x + w] += 0.7

@@ -1,4 +1,5 @@
-"""Augmentation: masks, boxes and pixels stay together whatever is changed, and the same seed gives the same item."""
+"""Augmentation: masks, boxes and pixels stay together whatever is changed, and the same seed gives
+the same item."""
 
 import dataclasses
 import math
@@ -23,12 +24,26 @@ from maskrcnn.datasets.paste import paste
 from maskrcnn.engine.loading import make_loader
 from maskrcnn.tools.config import load_config
 
-MOVES = [{"flip": 1.0}, {"flip_vertical": 1.0}, {"flip": 0.5, "flip_vertical": 0.5}, {"crop": 40}, {"crop": 90},
-         {"rotation": 30.0}, {"rotation": 180.0, "crop": 50, "flip": 0.5}]
-SCALES = [{"scale": (0.5, 2.0)}, {"scale": (0.5, 2.0), "crop": 64}, {"scale": (0.3, 0.3), "crop": 48, "flip": 1.0}]
+MOVES = [
+    {"flip": 1.0},
+    {"flip_vertical": 1.0},
+    {"flip": 0.5, "flip_vertical": 0.5},
+    {"crop": 40},
+    {"crop": 90},
+    {"rotation": 30.0},
+    {"rotation": 180.0, "crop": 50, "flip": 0.5},
+]
+SCALES = [
+    {"scale": (0.5, 2.0)},
+    {"scale": (0.5, 2.0), "crop": 64},
+    {"scale": (0.3, 0.3), "crop": 48, "flip": 1.0},
+]
 COLORS = [{"brightness": 0.5}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.5}]
-PASTES = [{"copy_paste": 1.0}, {"copy_paste": 1.0, "scale": (0.5, 2.0), "crop": 64, "flip": 0.5},
-          {"copy_paste": 1.0, "rotation": 20.0}]
+PASTES = [
+    {"copy_paste": 1.0},
+    {"copy_paste": 1.0, "scale": (0.5, 2.0), "crop": 64, "flip": 0.5},
+    {"copy_paste": 1.0, "rotation": 20.0},
+]
 EVERY = [*MOVES, *SCALES, *COLORS, *PASTES]
 
 
@@ -60,7 +75,9 @@ def drawn(seed=0, count=4, height=60, width=76, round_ones=True, channels=3):
     ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     taken, masks = torch.zeros(height, width, dtype=torch.bool), []
     while len(masks) < count:
-        y, x = (int(torch.randint(0, side - 8, (), generator=generator)) for side in (height, width))
+        y, x = (
+            int(torch.randint(0, side - 8, (), generator=generator)) for side in (height, width)
+        )
         h, w = (int(torch.randint(6, 20, (), generator=generator)) for _ in range(2))
         mask = (ys >= y) & (ys < y + h) & (xs >= x) & (xs < x + w)
         if round_ones and len(masks) % 2:
@@ -72,9 +89,14 @@ def drawn(seed=0, count=4, height=60, width=76, round_ones=True, channels=3):
     for label, mask in enumerate(masks, 1):
         image[:, mask] = shade(label)
     masks = torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
-    return image, {"boxes": tight(masks), "labels": torch.arange(1, count + 1), "masks": masks,
-                   "iscrowd": torch.zeros(count, dtype=torch.bool), "area": masks.flatten(1).sum(1).float(),
-                   "image_id": seed}
+    return image, {
+        "boxes": tight(masks),
+        "labels": torch.arange(1, count + 1),
+        "masks": masks,
+        "iscrowd": torch.zeros(count, dtype=torch.bool),
+        "area": masks.flatten(1).sum(1).float(),
+        "image_id": seed,
+    }
 
 
 def tight(masks):
@@ -97,27 +119,53 @@ def eroded(mask, by=2):
 
 def same(one, two):
     keys = one[1].keys() == two[1].keys()
-    return keys and torch.equal(one[0], two[0]) and all(
-        torch.equal(one[1][k], two[1][k]) if isinstance(one[1][k], torch.Tensor) else one[1][k] == two[1][k]
-        for k in one[1])
+    return (
+        keys
+        and torch.equal(one[0], two[0])
+        and all(
+            torch.equal(one[1][k], two[1][k])
+            if isinstance(one[1][k], torch.Tensor)
+            else one[1][k] == two[1][k]
+            for k in one[1]
+        )
+    )
 
 
 def copied(item):
-    return item[0].clone(), {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in item[1].items()}
+    return item[0].clone(), {
+        k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in item[1].items()
+    }
 
 
 def test_settings_are_those_of_the_configuration():
     cfg = load_config()
     fields = {field.name: field.default for field in dataclasses.fields(Augmentation)}
     assert fields.pop("fill") == (0.5,)
-    assert {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()} == dict(cfg.augment)
+    assert {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()} == dict(
+        cfg.augment
+    )
     assert not Augmentation(**cfg.augment, fill=cfg.transform.mean).moves
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("flip", 1.5), ("flip_vertical", -0.1), ("hue", 0.6), ("brightness", 2.0), ("contrast", -1.0), ("saturation", 1.1),
-    ("copy_paste", float("nan")), ("crop", -1), ("rotation", 181.0), ("scale", (0.0, 1.0)), ("scale", (2.0, 1.0)),
-    ("scale", (1.0,)), ("scale", (1.0, 1.0, 1.0)), ("scale", (1.0, math.inf))])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("flip", 1.5),
+        ("flip_vertical", -0.1),
+        ("hue", 0.6),
+        ("brightness", 2.0),
+        ("contrast", -1.0),
+        ("saturation", 1.1),
+        ("copy_paste", float("nan")),
+        ("crop", -1),
+        ("rotation", 181.0),
+        ("scale", (0.0, 1.0)),
+        ("scale", (2.0, 1.0)),
+        ("scale", (1.0,)),
+        ("scale", (1.0, 1.0, 1.0)),
+        ("scale", (1.0, math.inf)),
+    ],
+)
 def test_wrong_settings_are_errors(key, value):
     with pytest.raises(ValueError, match=rf"\[augment\] {key} = .*should be"):
         Augmentation(**{key: value})
@@ -134,7 +182,11 @@ def test_no_settings_no_change_and_no_draw():
 
 def test_it_is_a_data_set_as_the_one_inside():
     data = augmented([drawn(0), drawn(1)], flip=1.0)
-    assert (len(data), data.class_names, data.file(1)) == (2, ("round", "square"), Path("image-1.png"))
+    assert (len(data), data.class_names, data.file(1)) == (
+        2,
+        ("round", "square"),
+        Path("image-1.png"),
+    )
     assert (data.category_ids, data.sizes) == ((3, 7), "the sizes")
     assert not hasattr(data, "nothing_of_the_kind")
     assert same(data[-1], data[1])
@@ -165,9 +217,15 @@ def test_the_seed_decides_and_nothing_else(changes):
         assert len({data[1][0].numpy().tobytes() for _ in range(20)}) > 1
 
 
-@pytest.mark.parametrize(("kind", "changes"), [
-    (kind, changes) for kind in ("uint8", "float", "one channel", "four channels") for changes in EVERY
-    if kind in ("uint8", "float") or not {"hue", "saturation"} & set(changes)])
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (kind, changes)
+        for kind in ("uint8", "float", "one channel", "four channels")
+        for changes in EVERY
+        if kind in ("uint8", "float") or not {"hue", "saturation"} & set(changes)
+    ],
+)
 def test_types_shapes_and_the_source_stays_as_it_was(kind, changes):
     channels = {"one channel": 1, "four channels": 4}.get(kind, 3)
     items = [drawn(k, channels=channels) for k in range(3)]
@@ -184,8 +242,13 @@ def test_types_shapes_and_the_source_stays_as_it_was(kind, changes):
         assert "crop" not in changes or (height, width) == (changes["crop"],) * 2
         assert target["boxes"].shape == (count, 4)
         assert target["masks"].shape == (count, height, width)
-        for key, dtype in (("boxes", torch.float32), ("labels", torch.int64), ("masks", torch.bool),
-                           ("iscrowd", torch.bool), ("area", torch.float32)):
+        for key, dtype in (
+            ("boxes", torch.float32),
+            ("labels", torch.int64),
+            ("masks", torch.bool),
+            ("iscrowd", torch.bool),
+            ("area", torch.float32),
+        ):
             assert target[key].dtype == dtype
             assert len(target[key]) == count
             assert target[key].is_contiguous()
@@ -200,11 +263,18 @@ def test_types_shapes_and_the_source_stays_as_it_was(kind, changes):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from([*MOVES, *PASTES[::2]]), st.integers(0, 2**31), st.integers(0, 6), st.integers(30, 90))
+@given(
+    st.sampled_from([*MOVES, *PASTES[::2]]),
+    st.integers(0, 2**31),
+    st.integers(0, 6),
+    st.integers(30, 90),
+)
 def test_boxes_are_tight(changes, seed, count, width):
     """Where nothing is scaled: to the pixel."""
     torch.manual_seed(seed)
-    data = augmented([drawn(seed, count, width=width), drawn(seed + 1, count, height=50)], **changes)
+    data = augmented(
+        [drawn(seed, count, width=width), drawn(seed + 1, count, height=50)], **changes
+    )
     _, target = data[0]
     assert target["masks"].flatten(1).any(1).all()
     assert torch.equal(target["boxes"], tight(target["masks"]))
@@ -215,7 +285,9 @@ def test_boxes_are_tight(changes, seed, count, width):
 def test_boxes_of_scaled_objects_are_tight(changes, seed, count):
     """To half a pixel, for rectangles: a pixel belongs to a mask where its centre does."""
     torch.manual_seed(seed)
-    data = augmented([drawn(seed, count, round_ones=False), drawn(seed + 1, count, round_ones=False)], **changes)
+    data = augmented(
+        [drawn(seed, count, round_ones=False), drawn(seed + 1, count, round_ones=False)], **changes
+    )
     image, target = data[0]
     assert target["masks"].flatten(1).any(1).all()
     assert ((target["boxes"] - tight(target["masks"])).abs() <= 0.5 + 1e-4).all()
@@ -237,14 +309,20 @@ def test_masks_stay_on_their_objects(changes, seed):
 
 
 def test_nearest_masks_are_not_shifted():
-    """On average over many scales, masks and bilinear images have the same centre to a fraction of a pixel."""
+    """On average over many scales, masks and bilinear images have the same centre to a fraction of
+    a pixel."""
     shifts = []
     data = augmented([drawn(0, 1, round_ones=False)], scale=(0.4, 1.7), fill=(0.0,))
     for _ in range(80):
         image, target = data[0]
         light, mask = image[0].double(), target["masks"][0].double()
         ys, xs = torch.meshgrid(*(torch.arange(n).double() for n in light.shape), indexing="ij")
-        shifts.append([float((light * v).sum() / light.sum() - (mask * v).sum() / mask.sum()) for v in (xs, ys)])
+        shifts.append(
+            [
+                float((light * v).sum() / light.sum() - (mask * v).sum() / mask.sum())
+                for v in (xs, ys)
+            ]
+        )
     assert torch.tensor(shifts).mean(0).abs().max() < 0.08
     assert torch.tensor(shifts).abs().max() < 0.6
 
@@ -267,7 +345,11 @@ def test_mirroring(upside_down):
 def test_chances_of_mirroring():
     item = drawn(1)
     data = augmented([item], flip=0.25, flip_vertical=0.75)
-    ways = {(a, b): item[0].flip([d for d, on in ((2, a), (1, b)) if on]) for a in (0, 1) for b in (0, 1)}
+    ways = {
+        (a, b): item[0].flip([d for d, on in ((2, a), (1, b)) if on])
+        for a in (0, 1)
+        for b in (0, 1)
+    }
     found = [data[0][0] for _ in range(400)]
     seen = [next(way for way, image in ways.items() if torch.equal(image, one)) for one in found]
     assert 0.17 < sum(a for a, _ in seen) / 400 < 0.33
@@ -279,7 +361,11 @@ def test_chances_of_mirroring():
 @pytest.mark.parametrize("more", [{}, {"crop": 8, "fill": (0.0,)}, {"rotation": 20.0}])
 def test_images_keep_a_pixel(channels, more):
     image = torch.full((channels, 20, 30), 77, dtype=torch.uint8)
-    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "masks": torch.zeros(0, 20, 30, dtype=torch.bool)}
+    target = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0),
+        "masks": torch.zeros(0, 20, 30, dtype=torch.bool),
+    }
     picture, changed = augmented([(image, target)], scale=(0.001, 0.001), **more)[0]
     side = more.get("crop", 1)
     assert picture.shape == (channels, side, side)
@@ -295,10 +381,16 @@ def test_padding_with_the_mean_of_the_image(dtype):
     image = torch.full((3, 20, 20), 40.0)
     image[1, :10], image[2] = 60, 0
     image = image.to(dtype) if dtype == torch.uint8 else image / 255
-    target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0), "masks": torch.zeros(0, 20, 20, dtype=torch.bool)}
+    target = {
+        "boxes": torch.zeros(0, 4),
+        "labels": torch.zeros(0),
+        "masks": torch.zeros(0, 20, 20, dtype=torch.bool),
+    }
     picture, _ = augmented([(image, target)], crop=60, fill=())[0]
     assert picture.dtype == dtype
-    torch.testing.assert_close(picture.float().flatten(1).median(1).values, image.float().mean((1, 2)))
+    torch.testing.assert_close(
+        picture.float().flatten(1).median(1).values, image.float().mean((1, 2))
+    )
 
 
 @pytest.mark.parametrize(("normalize", "fill"), [("fixed", [0.2, 0.4, 0.6]), ("image", [])])
@@ -387,13 +479,20 @@ def test_a_quarter_turn_is_exact():
     turned, moved = resample(image, target, 90.0, whole(60), whole(60), [0.0] * 3)
     assert (turned.int() - image.rot90(1, (1, 2)).int()).abs().max() <= 1
     assert torch.equal(moved["masks"], target["masks"].rot90(1, (1, 2)))
-    full = {"boxes": torch.tensor([[0.0, 0, 60, 60]]), "masks": torch.ones(1, 60, 60, dtype=torch.bool)}
+    full = {
+        "boxes": torch.tensor([[0.0, 0, 60, 60]]),
+        "masks": torch.ones(1, 60, 60, dtype=torch.bool),
+    }
     slanted = resample(image, full, 45.0, whole(60), whole(60), [0.0] * 3)[1]["masks"][0]
-    assert not slanted[[0, 0, -1, -1], [0, -1, 0, -1]].any()  # what was outside is no part of any object
+    assert not slanted[
+        [0, 0, -1, -1], [0, -1, 0, -1]
+    ].any()  # what was outside is no part of any object
     assert slanted[30, [0, -1]].all()
 
 
-@pytest.mark.parametrize("changes", [{"scale": (0.5, 2.0), "crop": 64}, {"rotation": 30.0}, {"flip": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"scale": (0.5, 2.0), "crop": 64}, {"rotation": 30.0}, {"flip": 1.0}]
+)
 def test_without_masks_boxes_are_clipped(changes):
     image, target = drawn(2, 5, round_ones=False)
     bare = {key: value for key, value in target.items() if key != "masks"}
@@ -406,7 +505,9 @@ def test_without_masks_boxes_are_clipped(changes):
         assert torch.equal(picture, same_picture)
         assert "masks" not in boxes
         for label, box in zip(found["labels"].tolist(), found["boxes"]):
-            around = boxes["boxes"][boxes["labels"] == label][0]  # turned corners are further out than a mask
+            around = boxes["boxes"][boxes["labels"] == label][
+                0
+            ]  # turned corners are further out than a mask
             assert (around[:2] <= box[:2] + 0.51).all()
             assert (around[2:] >= box[2:] - 0.51).all()
             if "rotation" not in changes:
@@ -420,19 +521,34 @@ def test_slivers_are_dropped_and_small_objects_are_not():
     masks[1, 10:13, 19:24] = True  # 3 of 15 pixels in sight: too few
     masks[2, 15:25, 19:29] = True  # 10 of 100
     masks[3, 30:31, 0:40] = True
-    item = torch.zeros(3, 40, 40, dtype=torch.uint8), {"boxes": tight(masks), "labels": torch.arange(1, 5),
-                                                       "masks": masks}
+    item = (
+        torch.zeros(3, 40, 40, dtype=torch.uint8),
+        {"boxes": tight(masks), "labels": torch.arange(1, 5), "masks": masks},
+    )
     rows, columns = Span(0, 40, 40, 0, 40), Span(0, 20, 20, 0, 20)
     _, cut = resample(*item, 0.0, rows, columns, [0.0] * 3)
     assert cut["labels"].tolist() == [1, 3, 4]
     assert cut["boxes"].tolist() == [[5, 5, 6, 6], [19, 15, 20, 25], [0, 30, 20, 31]]
-    _, bare = resample(item[0], {"boxes": item[1]["boxes"], "labels": item[1]["labels"]}, 0.0, rows, columns, [0.0] * 3)
+    _, bare = resample(
+        item[0],
+        {"boxes": item[1]["boxes"], "labels": item[1]["labels"]},
+        0.0,
+        rows,
+        columns,
+        [0.0] * 3,
+    )
     assert torch.equal(bare["labels"], cut["labels"])
     assert torch.equal(bare["boxes"], cut["boxes"])
     one = torch.zeros(1, 300, 300, dtype=torch.bool)
     one[0, :, 19:] = True  # 300 of 84300 pixels in sight: less than one in a hundred
-    _, rest = resample(torch.zeros(3, 300, 300), {"boxes": tight(one), "labels": torch.ones(1), "masks": one}, 0.0,
-                       Span(0, 300, 300, 0, 300), columns, [0.0] * 3)
+    _, rest = resample(
+        torch.zeros(3, 300, 300),
+        {"boxes": tight(one), "labels": torch.ones(1), "masks": one},
+        0.0,
+        Span(0, 300, 300, 0, 300),
+        columns,
+        [0.0] * 3,
+    )
     assert len(rest["boxes"]) == len(rest["masks"]) == 0
 
 
@@ -447,12 +563,20 @@ def pasted_slowly(image, target, other, objects, chosen):
                 image[:, y, x] = other[:, y, x]
                 for mask in masks:
                     mask[y, x] = False
-    left = [k for k, mask in enumerate(masks) if mask.equal(target["masks"][k])
-            or (mask.sum() >= 4 and mask.sum() >= 0.01 * target["masks"][k].sum())]
+    left = [
+        k
+        for k, mask in enumerate(masks)
+        if mask.equal(target["masks"][k])
+        or (mask.sum() >= 4 and mask.sum() >= 0.01 * target["masks"][k].sum())
+    ]
     masks = torch.stack([masks[k] for k in left] + [objects["masks"][k] for k in new])
-    return image, {"boxes": tight(masks), "masks": masks, "area": masks.flatten(1).sum(1).float(),
-                   "labels": torch.cat([target["labels"][left], objects["labels"][new]]),
-                   "iscrowd": torch.cat([target["iscrowd"][left], objects["iscrowd"][new]])}
+    return image, {
+        "boxes": tight(masks),
+        "masks": masks,
+        "area": masks.flatten(1).sum(1).float(),
+        "labels": torch.cat([target["labels"][left], objects["labels"][new]]),
+        "iscrowd": torch.cat([target["iscrowd"][left], objects["iscrowd"][new]]),
+    }
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -501,7 +625,10 @@ def test_pasted_objects_come_from_another_image_and_about_half_of_them():
 
 def test_pasting_between_sizes_and_types_and_into_a_lone_image():
     small, large = drawn(1, height=40, width=50), drawn(2, height=90, width=70)
-    deep = large[0] / 255, {key: value for key, value in large[1].items() if key not in ("area", "iscrowd")}
+    deep = (
+        large[0] / 255,
+        {key: value for key, value in large[1].items() if key not in ("area", "iscrowd")},
+    )
     data = augmented([small, deep], copy_paste=1.0)
     for _ in range(20):
         image, target = data[0]
@@ -541,12 +668,16 @@ def test_brightness_and_contrast_keep_to_their_ranges(channels):
     image = torch.full((channels, 8, 8), 100, dtype=torch.uint8)
     image[:, ::2] = 140
     item = image, drawn(0, height=8, width=8, count=0)[1]
-    levels = torch.stack([augmented([item], brightness=0.2)[0][0][:, :2, 0] for _ in range(100)]).double()
+    levels = torch.stack(
+        [augmented([item], brightness=0.2)[0][0][:, :2, 0] for _ in range(100)]
+    ).double()
     assert ((levels[..., 0] / 140 - levels[..., 1] / 100).abs() < 0.011).all()
     factors = levels[:, 0, 0] / 140
     assert 0.79 < factors.min() < 0.85
     assert 1.15 < factors.max() < 1.21
-    levels = torch.stack([augmented([item], contrast=0.2)[0][0][:, :2, 0] for _ in range(100)]).double()
+    levels = torch.stack(
+        [augmented([item], contrast=0.2)[0][0][:, :2, 0] for _ in range(100)]
+    ).double()
     spread = (levels[..., 0] - levels[..., 1]) / 40
     assert 0.77 < spread.min() < 0.86
     assert 1.14 < spread.max() < 1.23
@@ -578,7 +709,9 @@ def test_what_settings_cannot_be_applied_to_is_named():
         augmented([drawn(), bare], copy_paste=1.0)[0]
     with pytest.raises(ValueError, match=r"image-1\.png has 4 channels and image-0\.png 3"):
         augmented([drawn(), four], copy_paste=1.0)[0]
-    with pytest.raises(ValueError, match=r"image-0\.png has 4 channels, but the padding .* 3 numbers"):
+    with pytest.raises(
+        ValueError, match=r"image-0\.png has 4 channels, but the padding .* 3 numbers"
+    ):
         augmented([four], crop=100, fill=(0.1, 0.2, 0.3))[0]
 
 

@@ -17,14 +17,18 @@ NAN, INF = math.nan, math.inf
 
 coordinate = st.floats(-2000, 2000)
 side = st.floats(1e-2, 2000)
-box = st.tuples(coordinate, coordinate, side, side).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+box = st.tuples(coordinate, coordinate, side, side).map(
+    lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]]
+)
 box_pairs = st.lists(st.tuples(box, box), min_size=1, max_size=5)
 
 
 def random_boxes(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     low = torch.rand(*shape, 2, generator=generator, dtype=DOUBLE) * 100
-    return torch.cat([low, low + 1 + torch.rand(*shape, 2, generator=generator, dtype=DOUBLE) * 60], dim=-1)
+    return torch.cat(
+        [low, low + 1 + torch.rand(*shape, 2, generator=generator, dtype=DOUBLE) * 60], dim=-1
+    )
 
 
 def test_iou_is_torchvisions():
@@ -36,8 +40,11 @@ def test_iou_is_torchvisions():
 
 
 def test_sides_are_x2_minus_x1():
-    """Neither "+1" nor floor: a box of half a pixel has a quarter of an area, and touching boxes share nothing."""
-    boxes = torch.tensor([[0.0, 0, 10, 10], [10, 0, 20, 10], [3.25, 3.25, 3.75, 3.75], [3.5, 3.25, 4.0, 3.75]])
+    """Neither "+1" nor floor: a box of half a pixel has a quarter of an area, and touching boxes
+    share nothing."""
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 10], [10, 0, 20, 10], [3.25, 3.25, 3.75, 3.75], [3.5, 3.25, 4.0, 3.75]]
+    )
     assert area(boxes).tolist() == [100, 100, 0.25, 0.25]
     assert iou(boxes, boxes).diagonal().tolist() == [1, 1, 1, 1]
     assert intersection(boxes[:1], boxes[1:2]).item() == 0
@@ -65,7 +72,9 @@ def test_decode_is_the_inverse_of_encode(pairs, weights):
 def test_coding_is_torchvisions(weights):
     anchors, boxes = random_boxes(40), random_boxes(40, seed=1)
     coder = BoxCoder(weights)
-    assert (encode(boxes, anchors, weights) - coder.encode_single(boxes, anchors)).abs().max() < 1e-12
+    assert (
+        encode(boxes, anchors, weights) - coder.encode_single(boxes, anchors)
+    ).abs().max() < 1e-12
     deltas = torch.randn(40, 3, 4, dtype=DOUBLE) * 3
     deltas[::7, 0, 2:] = 50  # far beyond the largest size delta
     want = coder.decode_single(deltas.flatten(1), anchors).unflatten(1, (3, 4))
@@ -88,15 +97,29 @@ def test_clip_cuts_each_image_to_its_size(shape):
     sizes = torch.tensor([[30, 50], [80, 20], [1, 1]])
     clipped = clip(boxes, sizes)
     for i, (height, width) in enumerate(sizes.tolist()):
-        want = ops.clip_boxes_to_image(boxes[i].reshape(-1, 4), (height, width)).reshape(boxes[i].shape)
+        want = ops.clip_boxes_to_image(boxes[i].reshape(-1, 4), (height, width)).reshape(
+            boxes[i].shape
+        )
         assert torch.equal(clipped[i], want)
     assert torch.equal(boxes, before)
-    assert clip(torch.tensor([[[-INF, -INF, INF, INF]]]), torch.tensor([[30, 50]])).tolist() == [[[0, 0, 50, 30]]]
+    assert clip(torch.tensor([[[-INF, -INF, INF, INF]]]), torch.tensor([[30, 50]])).tolist() == [
+        [[0, 0, 50, 30]]
+    ]
 
 
-@pytest.mark.parametrize(("corners", "want"), [
-    ([0, 0, 2, 2], True), ([0.5, 0.5, 2.5, 2.5], True), ([0, 0, 1.99, 9], False), ([0, 0, 9, 1.99], False),
-    ([9, 9, 0, 0], False), ([NAN, 0, 9, 9], False), ([0, 0, 9, NAN], False), ([-INF, 0, INF, 9], True)])
+@pytest.mark.parametrize(
+    ("corners", "want"),
+    [
+        ([0, 0, 2, 2], True),
+        ([0.5, 0.5, 2.5, 2.5], True),
+        ([0, 0, 1.99, 9], False),
+        ([0, 0, 9, 1.99], False),
+        ([9, 9, 0, 0], False),
+        ([NAN, 0, 9, 9], False),
+        ([0, 0, 9, NAN], False),
+        ([-INF, 0, INF, 9], True),
+    ],
+)
 def test_larger_than(corners, want):
     assert larger_than(torch.tensor([[corners]]), 2.0).tolist() == [[want]]
 
@@ -111,8 +134,10 @@ def test_larger_than_is_torchvisions():
 def test_scale_takes_vertical_then_horizontal():
     boxes = torch.tensor([[[1.0, 2, 3, 4], [5, 6, 7, 8]], [[1, 2, 3, 4], [0, 0, 1, 1]]])
     ratios = torch.tensor([[10.0, 100.0], [2.0, 0.5]])
-    assert scale(boxes, ratios).tolist() == [[[100, 20, 300, 40], [500, 60, 700, 80]],
-                                             [[0.5, 4, 1.5, 8], [0, 0, 0.5, 2]]]
+    assert scale(boxes, ratios).tolist() == [
+        [[100, 20, 300, 40], [500, 60, 700, 80]],
+        [[0.5, 4, 1.5, 8], [0, 0, 0.5, 2]],
+    ]
     assert torch.equal(scale(boxes[0], ratios[0]), scale(boxes, ratios)[0])
     assert scale(boxes.double(), ratios).dtype == DOUBLE
 

@@ -33,8 +33,11 @@ def unpacked(name, folder, *parts):
     if not (SHARED / name).is_file():
         pytest.skip(f"sample not found at {SHARED / name}")
     with tarfile.open(SHARED / name) as archive:
-        archive.extractall(folder, [m for m in archive if not parts or any(part in m.name for part in parts)],
-                           filter="data")
+        archive.extractall(
+            folder,
+            [m for m in archive if not parts or any(part in m.name for part in parts)],
+            filter="data",
+        )
     return folder
 
 
@@ -55,25 +58,46 @@ def test_clean_sets(shapes, tmp_path):
         assert check(data).problems == []
 
 
-@pytest.mark.parametrize("name", ["tiny-coco.tar", "voc2012-sample.tar", "cst-dataset-original.tar.gz"])
+@pytest.mark.parametrize(
+    "name", ["tiny-coco.tar", "voc2012-sample.tar", "cst-dataset-original.tar.gz"]
+)
 def test_no_errors_in_published_sets(name, tmp_path):
     root = unpacked(name, tmp_path, *(["annotation", "/val"] if name.startswith("cst") else []))
     data = {
-        "tiny-coco.tar": {"format": "coco", "root": str(root / "tiny_coco"),
-                          "train": ["train2017", "annotations/instances_train2017.json"],
-                          "val": ["val2017", "annotations/instances_val2017.json"]},
-        "voc2012-sample.tar": {"format": "voc", "root": str(root / "VOCdevkit"), "train": ["val"], "val": ["val"]},
-        "cst-dataset-original.tar.gz": {"root": str(root / "cst-dataset"), "train": ["val"]}}[name]
+        "tiny-coco.tar": {
+            "format": "coco",
+            "root": str(root / "tiny_coco"),
+            "train": ["train2017", "annotations/instances_train2017.json"],
+            "val": ["val2017", "annotations/instances_val2017.json"],
+        },
+        "voc2012-sample.tar": {
+            "format": "voc",
+            "root": str(root / "VOCdevkit"),
+            "train": ["val"],
+            "val": ["val"],
+        },
+        "cst-dataset-original.tar.gz": {"root": str(root / "cst-dataset"), "train": ["val"]},
+    }[name]
     report = check(data)
     assert report.errors == []
     assert {p.kind for p in report.problems} <= {"no objects", "unused class", "category gap"}
-    assert sum(summary.objects for summary in report.splits.values()) == {"tiny": 852, "voc2": 2, "cst-": 200}[name[:4]]
+    assert (
+        sum(summary.objects for summary in report.splits.values())
+        == {"tiny": 852, "voc2": 2, "cst-": 200}[name[:4]]
+    )
 
 
 def test_no_errors_in_nuclei(tmp_path):
     unpacked("dsb2018-subset.tar.gz", tmp_path, "/val/0", "/val/1", "/val/2")
-    report = check({"format": "masks", "root": str(tmp_path / "dsb2018"), "val": ["val"], "classes": ["nucleus"]},
-                   ["val"])
+    report = check(
+        {
+            "format": "masks",
+            "root": str(tmp_path / "dsb2018"),
+            "val": ["val"],
+            "classes": ["nucleus"],
+        },
+        ["val"],
+    )
     assert report.problems == []
     assert report.splits["val"].images > 3
 
@@ -104,7 +128,9 @@ def test_damaged_shapes(shapes, tmp_path):
     (root / "train" / rows[6][4]).write_bytes(b"none")
     Image.new("RGB", (512, 512)).save(root / "train" / rows[7][4])
     Image.new("RGB", (400, 512), "white").save(root / "train" / rows[8][4])
-    line = next(n for n in range(12, 22) if min(box(n)[:2]) > 150)  # of cst-1: x, y, width, height, as corners
+    line = next(
+        n for n in range(12, 22) if min(box(n)[:2]) > 150
+    )  # of cst-1: x, y, width, height, as corners
     x1, y1, x2, y2 = box(line)
     put(line, (x1, y1, x2 - x1, y2 - y1))
     rows[22][4], rows[25][4] = rows[25][4], rows[22][4]  # lines 23 and 26, of cst-2
@@ -121,18 +147,36 @@ def test_damaged_shapes(shapes, tmp_path):
     (root / "annotation/anno-train.csv").write_text("\n".join(map(",".join, rows)) + "\n")
 
     report = check({"root": str(root)})
-    of_cst0 = [("unknown category", "line 2"), ("degenerate box", "line 3"), ("box outside", "line 4"),
-               ("malformed annotation", "line 5"), ("missing mask", "line 6"), ("unreadable mask", "line 7"),
-               ("empty mask", "line 8"), ("size mismatch", "line 9")]
-    assert found(report) == sorted([
-        *((kind, "cst-0/cst-0.jpg", line) for kind, line in of_cst0),
-        ("box format", "cst-1/cst-1.jpg", f"line {line}"),
-        ("mask off box", "cst-2/cst-2.jpg", "line 23"), ("mask off box", "cst-2/cst-2.jpg", "line 26"),
-        ("unreadable image", "cst-3/cst-3.jpg", ""), ("missing image", "cst-4/cst-4.jpg", ""),
-        ("duplicate object", "cst-5/cst-5.jpg", "line 53"), ("duplicate image", "cst-8/cst-8.jpg", ""),
-        ("duplicate annotation id", "cst-5/cst-5.jpg", f"line {len(rows)}"), ("no objects", "", "")])
-    assert {p.kind for p in report.problems if not p.error} == {"duplicate object", "duplicate annotation id",
-                                                                "duplicate image", "no objects"}
+    of_cst0 = [
+        ("unknown category", "line 2"),
+        ("degenerate box", "line 3"),
+        ("box outside", "line 4"),
+        ("malformed annotation", "line 5"),
+        ("missing mask", "line 6"),
+        ("unreadable mask", "line 7"),
+        ("empty mask", "line 8"),
+        ("size mismatch", "line 9"),
+    ]
+    assert found(report) == sorted(
+        [
+            *((kind, "cst-0/cst-0.jpg", line) for kind, line in of_cst0),
+            ("box format", "cst-1/cst-1.jpg", f"line {line}"),
+            ("mask off box", "cst-2/cst-2.jpg", "line 23"),
+            ("mask off box", "cst-2/cst-2.jpg", "line 26"),
+            ("unreadable image", "cst-3/cst-3.jpg", ""),
+            ("missing image", "cst-4/cst-4.jpg", ""),
+            ("duplicate object", "cst-5/cst-5.jpg", "line 53"),
+            ("duplicate image", "cst-8/cst-8.jpg", ""),
+            ("duplicate annotation id", "cst-5/cst-5.jpg", f"line {len(rows)}"),
+            ("no objects", "", ""),
+        ]
+    )
+    assert {p.kind for p in report.problems if not p.error} == {
+        "duplicate object",
+        "duplicate annotation id",
+        "duplicate image",
+        "no objects",
+    }
     files = {p.kind: Path(p.file).name for p in report.problems}
     assert files["duplicate image"] == files["no objects"] == "anno-val.csv"
     assert files["mask off box"] == "anno-train.csv"
@@ -144,7 +188,10 @@ def test_masks_of_other_images(shapes, tmp_path):
     names = [f"cst-{n}" for n in range(8)]
     for a, b in zip(names, [*names[1:], names[0]]):
         for n in range(10):
-            shutil.copy(shapes / "train" / a / "masks" / f"{a}-{n}.jpg", root / "train" / b / "masks" / f"{b}-{n}.jpg")
+            shutil.copy(
+                shapes / "train" / a / "masks" / f"{a}-{n}.jpg",
+                root / "train" / b / "masks" / f"{b}-{n}.jpg",
+            )
     report = check({"root": str(root)})
     assert {p.kind for p in report.errors} <= {"mask off box", "box format"}
     assert len(report.errors) > 0.9 * 80
@@ -162,7 +209,8 @@ def test_images_of_other_masks(shapes, tmp_path):
 
 
 def test_outlines():
-    """By hand: a square that is there, one that is at its mirror image's place, and one on an even ground."""
+    """By hand: a square that is there, one that is at its mirror image's place, and one on an even
+    ground."""
     image = np.zeros((20, 40))
     image[5:12, 4:11] = image[15:19, 30:34] = 9
     masks = np.zeros((4, 20, 40), bool)
@@ -182,10 +230,25 @@ def test_damaged_coco(tmp_path):
     faults = [  # id, image, what it becomes, kind
         (1000, "0.png", {"category_id": 5}, "unknown category"),
         (1001, "0.png", {"bbox": [30, 10, 0, 12]}, "degenerate box"),
-        (1002, "0.png", {"bbox": [60, 30, 50, 20], "segmentation": [ring(3, 2, 20, 30)]}, "box outside"),
-        (1003, "1.png", {"bbox": [3, 2, 23, 32]}, None),  # corners, near the origin: as good as right
+        (
+            1002,
+            "0.png",
+            {"bbox": [60, 30, 50, 20], "segmentation": [ring(3, 2, 20, 30)]},
+            "box outside",
+        ),
+        (
+            1003,
+            "1.png",
+            {"bbox": [3, 2, 23, 32]},
+            None,
+        ),  # corners, near the origin: as good as right
         (1004, "1.png", {"bbox": [30, 10, 70, 22]}, "box format"),  # corners, which reach outside
-        (1005, "1.png", {"bbox": [20, 10, 50, 22], "segmentation": [ring(20, 10, 50, 22)], "area": 360}, "box format"),
+        (
+            1005,
+            "1.png",
+            {"bbox": [20, 10, 50, 22], "segmentation": [ring(20, 10, 50, 22)], "area": 360},
+            "box format",
+        ),
         (1006, "2.png", {"segmentation": [[1, 2, 3, 4]]}, "malformed mask"),
         (1007, "2.png", {"segmentation": {"size": [60, 80], "counts": "???"}}, "malformed mask"),
         (1008, "2.png", {"segmentation": []}, "missing mask"),
@@ -212,16 +275,36 @@ def test_damaged_coco(tmp_path):
     save_coco(tmp_path, val, "val")
 
     report = check(coco_data(tmp_path))
-    planted = [(kind, "55" if "image_id" in values else image, str(values.get("id", number)))
-               for number, image, values, kind in faults if kind]
-    assert found(report) == sorted([
-        *planted, ("duplicate object", "5.png", "5000"), ("size mismatch", "6.png", ""),
-        ("duplicate image id", "7.png", ""), ("duplicate file name", "5.png", ""), ("missing image", "none.png", ""),
-        ("malformed image", "5.png", ""), ("duplicate image", "9.png", ""), ("unreadable image", "8.png", ""),
-        ("no objects", "", ""), *[("unused class", "", ""), ("category gap", "", "")] * 2])
+    planted = [
+        (kind, "55" if "image_id" in values else image, str(values.get("id", number)))
+        for number, image, values, kind in faults
+        if kind
+    ]
+    assert found(report) == sorted(
+        [
+            *planted,
+            ("duplicate object", "5.png", "5000"),
+            ("size mismatch", "6.png", ""),
+            ("duplicate image id", "7.png", ""),
+            ("duplicate file name", "5.png", ""),
+            ("missing image", "none.png", ""),
+            ("malformed image", "5.png", ""),
+            ("duplicate image", "9.png", ""),
+            ("unreadable image", "8.png", ""),
+            ("no objects", "", ""),
+            *[("unused class", "", ""), ("category gap", "", "")] * 2,
+        ]
+    )
     warnings = {p.kind for p in report.problems if not p.error}
-    assert warnings == {"odd area", "duplicate object", "duplicate file name", "duplicate image", "no objects",
-                        "unused class", "category gap"}
+    assert warnings == {
+        "odd area",
+        "duplicate object",
+        "duplicate file name",
+        "duplicate image",
+        "no objects",
+        "unused class",
+        "category gap",
+    }
 
 
 def test_damaged_voc(tmp_path):
@@ -239,12 +322,23 @@ def test_damaged_voc(tmp_path):
     save_xml(folder, "h", [cat, ("dog", (2, 2, 20, 20))])
     save_xml(folder, "i", [cat, dog], size=(70, 50))
     report = check(voc_data(tmp_path))
-    assert [(kind, Path(image).name, place) for kind, image, place in found(report)] == sorted([
-        ("missing image", "none.jpg", ""), ("missing mask", "b.jpg", ""), ("malformed annotation", "c.jpg", ""),
-        ("unknown category", "d.jpg", "object 1"), ("box outside", "d.jpg", "object 2"), ("other classes", "", ""),
-        ("wrong class", "e.jpg", "object 1"), ("missing mask", "f.jpg", "object 3"),
-        ("unknown object", "g.jpg", "object 2"), ("mask off box", "h.jpg", "object 2"),
-        ("other size", "i.jpg", ""), ("no objects", "", ""), ("duplicate image", "a.jpg", "")])
+    assert [(kind, Path(image).name, place) for kind, image, place in found(report)] == sorted(
+        [
+            ("missing image", "none.jpg", ""),
+            ("missing mask", "b.jpg", ""),
+            ("malformed annotation", "c.jpg", ""),
+            ("unknown category", "d.jpg", "object 1"),
+            ("box outside", "d.jpg", "object 2"),
+            ("other classes", "", ""),
+            ("wrong class", "e.jpg", "object 1"),
+            ("missing mask", "f.jpg", "object 3"),
+            ("unknown object", "g.jpg", "object 2"),
+            ("mask off box", "h.jpg", "object 2"),
+            ("other size", "i.jpg", ""),
+            ("no objects", "", ""),
+            ("duplicate image", "a.jpg", ""),
+        ]
+    )
 
 
 def test_boxes_of_voc_as_width_and_height(tmp_path):
@@ -262,11 +356,18 @@ def test_boxes_of_voc_as_width_and_height(tmp_path):
 # What it does not stop at
 
 
-@pytest.mark.parametrize("damage", [
-    lambda root: (root / "train.json").unlink(), lambda root: (root / "train.json").write_text("{"),
-    lambda root: (root / "train.json").write_bytes(b"\xff\xfe"), lambda root: shutil.rmtree(root / "train"),
-    lambda root: (root / "train.json").write_text('{"images": [], "annotations": [], "categories": []}'),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda root: (root / "train.json").unlink(),
+        lambda root: (root / "train.json").write_text("{"),
+        lambda root: (root / "train.json").write_bytes(b"\xff\xfe"),
+        lambda root: shutil.rmtree(root / "train"),
+        lambda root: (root / "train.json").write_text(
+            '{"images": [], "annotations": [], "categories": []}'
+        ),
+    ],
+)
 def test_splits_that_cannot_be_read(tmp_path, damage):
     write_coco(tmp_path)
     write_coco(tmp_path, 2, "val", start=6)
@@ -299,8 +400,10 @@ def test_splits_of_the_same_files_are_read_once(tmp_path):
 def test_wrong_use(tmp_path, value):
     write_coco(tmp_path)
     with pytest.raises(ValueError, match=f"{value[1]}'; choose"):
-        check({**coco_data(tmp_path), **dict([value] if value[0] == "format" else [])},
-              [value[1]] if value[0] == "split" else ["train"])
+        check(
+            {**coco_data(tmp_path), **dict([value] if value[0] == "format" else [])},
+            [value[1]] if value[0] == "split" else ["train"],
+        )
 
 
 # What it tells besides
@@ -309,16 +412,23 @@ def test_wrong_use(tmp_path, value):
 def test_summary_and_text(tmp_path):
     content = write_coco(tmp_path)
     content["annotations"][0]["iscrowd"] = 1
-    content["annotations"] += [{**a, "id": 9000 + k, "category_id": 9} for k, a in enumerate(content["annotations"])]
+    content["annotations"] += [
+        {**a, "id": 9000 + k, "category_id": 9} for k, a in enumerate(content["annotations"])
+    ]
     save_coco(tmp_path, content)
     report = check(coco_data(tmp_path), ["train"])
     summary = report.splits["train"]
     assert (summary.images, summary.empty, summary.objects, summary.crowd) == (4, 0, 12, 1)
     assert summary.classes == {"kind 1": 3, "kind 2": 4, "kind 3": 4}
     sizes = np.sqrt([600.0] * 3 + [480.0] * 4 + [15.5 * 20.25] * 4)
-    assert summary.sizes == {f"{q}%": round(float(np.percentile(sizes, q)), 2) for q in (1, 10, 50, 90, 99)}
+    assert summary.sizes == {
+        f"{q}%": round(float(np.percentile(sizes, q)), 2) for q in (1, 10, 50, 90, 99)
+    }
     text = report.text()
-    assert "train: 4 images, 0 of them without objects; 12 objects, 1 of them crowd or difficult" in text
+    assert (
+        "train: 4 images, 0 of them without objects; 12 objects, 1 of them crowd or difficult"
+        in text
+    )
     assert "Errors: 12\n  unknown category: 12\n" in text
     assert "... and 2 more" in text
     assert json.loads(json.dumps(report.as_dict()))["problems"][11]["annotation"] == "9011"
@@ -340,12 +450,18 @@ def test_proposed_settings_are_a_configuration(tmp_path):
     assert cfg.transform.min_size == proposal["min_size"]
 
 
-@pytest.mark.parametrize(("side", "size", "expected", "anchors"), [
-    (256, 12, 512, [24, 48, 96, 192, 384]), (256, 60, 256, [30, 60, 120, 240, 480]),
-    (2048, 400, 800, [39, 78, 156, 312, 625]), (2048, 20, 2048, [20, 40, 80, 160, 320]),
-    (480, 48, 480, [24, 48, 96, 192, 384]), (800, 760, 800, [48, 95, 190, 380, 760]),
-    (1024, 1, 1024, [1, 2, 4, 8, 16]),
-])
+@pytest.mark.parametrize(
+    ("side", "size", "expected", "anchors"),
+    [
+        (256, 12, 512, [24, 48, 96, 192, 384]),
+        (256, 60, 256, [30, 60, 120, 240, 480]),
+        (2048, 400, 800, [39, 78, 156, 312, 625]),
+        (2048, 20, 2048, [20, 40, 80, 160, 320]),
+        (480, 48, 480, [24, 48, 96, 192, 384]),
+        (800, 760, 800, [48, 95, 190, 380, 760]),
+        (1024, 1, 1024, [1, 2, 4, 8, 16]),
+    ],
+)
 @pytest.mark.parametrize("spread", [0.0, 0.05])
 def test_proposals_for_objects_of_one_size(side, size, expected, anchors, spread):
     objects = size * np.random.default_rng(0).uniform(1 - spread, 1 + spread, (99, 2))
@@ -354,22 +470,41 @@ def test_proposals_for_objects_of_one_size(side, size, expected, anchors, spread
     assert len(set(proposal["anchor_sizes"])) == 5
     if not spread:
         assert proposal["min_size"] == proposal["max_size"] == [expected]
-    assert propose(np.full((3, 2), side), objects, np.arange(99) % 3, 1)["anchor_sizes"] == pytest.approx(
-        [size * proposal["min_size"][0] / side], rel=0.05, abs=1)
+    assert propose(np.full((3, 2), side), objects, np.arange(99) % 3, 1)[
+        "anchor_sizes"
+    ] == pytest.approx([size * proposal["min_size"][0] / side], rel=0.05, abs=1)
 
 
 def test_command(tmp_path, capsys):
     write_coco(tmp_path)
     noise(tmp_path / "val" / "0.png", 60, 80, 99)
-    lines = [f"{key} = {value if isinstance(value, str) else ', '.join(value)}" for key, value in
-             coco_data(tmp_path).items()]
+    lines = [
+        f"{key} = {value if isinstance(value, str) else ', '.join(value)}"
+        for key, value in coco_data(tmp_path).items()
+    ]
     (tmp_path / "c.ini").write_text("\n".join(["[data]", *lines]))
-    assert main(["check", str(tmp_path / "c.ini"), "--split", "train", "--json", str(tmp_path / "r.json")]) == 0
+    assert (
+        main(
+            [
+                "check",
+                str(tmp_path / "c.ini"),
+                "--split",
+                "train",
+                "--json",
+                str(tmp_path / "r.json"),
+            ]
+        )
+        == 0
+    )
     assert "anchor_sizes = " in capsys.readouterr().out
     assert json.loads((tmp_path / "r.json").read_text())["problems"] == []
     assert main(["check", str(tmp_path / "c.ini")]) == 1
     assert "unreadable split: 2" in capsys.readouterr().out  # no val.json, and no test split
-    assert main(["check", str(tmp_path / "c.ini"), "--json", str(tmp_path / "c.ini" / "r.json")]) == 1
-    assert capsys.readouterr().err.startswith(f"maskrcnn check: {tmp_path / 'c.ini' / 'r.json'} cannot be written")
+    assert (
+        main(["check", str(tmp_path / "c.ini"), "--json", str(tmp_path / "c.ini" / "r.json")]) == 1
+    )
+    assert capsys.readouterr().err.startswith(
+        f"maskrcnn check: {tmp_path / 'c.ini' / 'r.json'} cannot be written"
+    )
     assert main(["check", str(tmp_path / "c.ini"), "--set", "data.format=yolo"]) == 1
     assert "choose cst" in capsys.readouterr().err

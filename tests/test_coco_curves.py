@@ -1,4 +1,5 @@
-"""The curves of COCO's evaluation against an evaluator of others, which is made of the official one."""
+"""The curves of COCO's evaluation against an evaluator of others, which is made of the official
+one."""
 
 import numpy as np
 import pytest
@@ -19,10 +20,15 @@ TYPES = {"box": "bbox", "mask": "segm", "keypoints": "keypoints"}
 
 
 def scene(rng, classes):
-    """A target and detections near its objects: crowds, objects twice, all sizes, equal scores, and false alarms."""
+    """A target and detections near its objects: crowds, objects twice, all sizes, equal scores, and
+    false alarms."""
     objects, detections = int(rng.integers(0, 7)), int(rng.integers(0, 14))
-    corner = np.stack([rng.integers(0, WIDTH - 24, objects + 1), rng.integers(0, HEIGHT - 24, objects + 1)], 1)
-    boxes = np.concatenate([corner, corner + rng.choice([6, 18, 24, 100, 120], (objects + 1, 2))], 1)
+    corner = np.stack(
+        [rng.integers(0, WIDTH - 24, objects + 1), rng.integers(0, HEIGHT - 24, objects + 1)], 1
+    )
+    boxes = np.concatenate(
+        [corner, corner + rng.choice([6, 18, 24, 100, 120], (objects + 1, 2))], 1
+    )
     again = rng.random(objects + 1) < 0.2
     boxes[again] = boxes[rng.integers(0, objects + 1, again.sum())]
     labels = rng.integers(1, classes + 1, objects + 1)
@@ -44,8 +50,13 @@ def side(rng, boxes, labels, **more):
         mask[y1 : (y1 + y2) // 2, x1] = False
     points = np.concatenate([boxes[:, None, :2], boxes[:, None, 2:], boxes[:, None, :2] + 3], 1)
     visible = rng.choice([0, 1, 2], (len(boxes), 3, 1)) * (rng.random((len(boxes), 1, 1)) < 0.8)
-    return {"boxes": boxes.astype(float), "labels": labels, "masks": encode_masks(torch.from_numpy(masks)),
-            "keypoints": np.concatenate([points, visible], 2).astype(float), **more}
+    return {
+        "boxes": boxes.astype(float),
+        "labels": labels,
+        "masks": encode_masks(torch.from_numpy(masks)),
+        "keypoints": np.concatenate([points, visible], 2).astype(float),
+        **more,
+    }
 
 
 def evaluated(results, kind, most):
@@ -56,21 +67,38 @@ def evaluated(results, kind, most):
         for entries, values in zip(sides, (record.truths, record.found)):
             codes = [{"size": [HEIGHT, WIDTH], "counts": code} for code in values["masks"]]
             boxes, points = xywh(values["boxes"]), values["keypoints"]
-            areas = {"box": boxes[:, 2:].prod(1), "mask": np.array([rle.area(code) for code in codes]),
-                     "keypoints": (points.max(1) - points.min(1))[:, :2].prod(1)}[kind]
-            entries += [{"id": len(entries) + i + 1, "image_id": record.number, "category_id": int(label),
-                         "bbox": boxes[i].tolist(), "segmentation": codes[i], "keypoints": points[i].ravel().tolist(),
-                         "num_keypoints": int((points[i, :, 2] > 0).sum()), "area": float(values.get("area", areas)[i]),
-                         "score": float(values["scores"][i]) if "scores" in values else 1.0,
-                         "iscrowd": int(values["iscrowd"][i]) if "iscrowd" in values else 0}
-                        for i, label in enumerate(values["labels"])]
+            areas = {
+                "box": boxes[:, 2:].prod(1),
+                "mask": np.array([rle.area(code) for code in codes]),
+                "keypoints": (points.max(1) - points.min(1))[:, :2].prod(1),
+            }[kind]
+            entries += [
+                {
+                    "id": len(entries) + i + 1,
+                    "image_id": record.number,
+                    "category_id": int(label),
+                    "bbox": boxes[i].tolist(),
+                    "segmentation": codes[i],
+                    "keypoints": points[i].ravel().tolist(),
+                    "num_keypoints": int((points[i, :, 2] > 0).sum()),
+                    "area": float(values.get("area", areas)[i]),
+                    "score": float(values["scores"][i]) if "scores" in values else 1.0,
+                    "iscrowd": int(values["iscrowd"][i]) if "iscrowd" in values else 0,
+                }
+                for i, label in enumerate(values["labels"])
+            ]
     cocos = COCO(), COCO()
     for coco, annotations in zip(cocos, sides):
         classes = range(1, len(results.class_names) + 1)
-        coco.dataset = {"images": images, "annotations": annotations,
-                        "categories": [{"id": label, "name": str(label)} for label in classes]}
+        coco.dataset = {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": label, "name": str(label)} for label in classes],
+        }
         coco.createIndex()
-    evaluator = COCOeval_faster(*cocos, TYPES[kind], kpt_oks_sigmas=SIGMAS if kind == "keypoints" else None)
+    evaluator = COCOeval_faster(
+        *cocos, TYPES[kind], kpt_oks_sigmas=SIGMAS if kind == "keypoints" else None
+    )
     evaluator.params.maxDets, evaluator.params.catIds = most, list(classes)
     evaluator.evaluate()
     evaluator.accumulate()
@@ -78,7 +106,9 @@ def evaluated(results, kind, most):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.sampled_from([[1, 10, 100], [1, 2], [3]]))
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.sampled_from([[1, 10, 100], [1, 2], [3]])
+)
 @example(0, 2, [1, 10, 100])
 def test_curves_are_those_of_the_evaluator(seed, classes, most):
     rng = np.random.default_rng(seed)
@@ -94,8 +124,11 @@ def test_curves_are_those_of_the_evaluator(seed, classes, most):
 
 
 def slow_objects(similar, crowds, counts, threshold):
-    """COCO's evaluateImg: objects that count come first, and none of the others is looked at once one is found."""
-    order = [j for j in range(len(crowds)) if counts[j]] + [j for j in range(len(crowds)) if not counts[j]]
+    """COCO's evaluateImg: objects that count come first, and none of the others is looked at once
+    one is found."""
+    order = [j for j in range(len(crowds)) if counts[j]] + [
+        j for j in range(len(crowds)) if not counts[j]
+    ]
     taken, free = {}, set(order)
     for i, row in enumerate(similar):
         best, most = None, threshold

@@ -1,4 +1,5 @@
-"""CST-Dataset: what the reader yields and rejects, what the generator writes, alone and against published files."""
+"""CST-Dataset: what the reader yields and rejects, what the generator writes, alone and against
+published files."""
 
 import csv
 import itertools
@@ -41,8 +42,14 @@ def published(tmp_path_factory):
     if not PUBLISHED.is_file():
         pytest.skip(f"published sample of the CST-Dataset not found at {PUBLISHED}")
     folder = tmp_path_factory.mktemp("published")
-    with tarfile.open(PUBLISHED) as archive:  # val and the annotations do for statistics, and unpack quickly
-        archive.extractall(folder, [m for m in archive if "annotation" in m.name or "/val" in m.name], filter="data")
+    with tarfile.open(
+        PUBLISHED
+    ) as archive:  # val and the annotations do for statistics, and unpack quickly
+        archive.extractall(
+            folder,
+            [m for m in archive if "annotation" in m.name or "/val" in m.name],
+            filter="data",
+        )
     return next(folder.rglob("annotation")).parent
 
 
@@ -69,7 +76,9 @@ def files(root):
 def equal(a, b):
     (image_a, target_a), (image_b, target_b) = a, b
     same = (torch.equal(target_a[k], target_b[k]) for k in ("boxes", "labels", "masks", "iscrowd"))
-    return torch.equal(image_a, image_b) and all(same) and target_a["image_id"] == target_b["image_id"]
+    return (
+        torch.equal(image_a, image_b) and all(same) and target_a["image_id"] == target_b["image_id"]
+    )
 
 
 def extents(masks):
@@ -174,7 +183,9 @@ def test_cache_changes_nothing(root, coloured):
 
 
 def test_unknown_split(small):
-    with pytest.raises(ValueError, match=r"dev not found, expected dev/ and annotation/anno-dev.csv in"):
+    with pytest.raises(
+        ValueError, match=r"dev not found, expected dev/ and annotation/anno-dev.csv in"
+    ):
         opened(small, "dev")
 
 
@@ -198,13 +209,19 @@ def test_missing_folder_or_csv(root, missing):
         ("bbox", "30 2 30 40", "its box x 30 to 30, y 2 to 40 has no size"),
         ("bbox", "3 40 30 4", "its box x 3 to 30, y 40 to 4 has no size"),
         ("bbox", "", "bbox ''"),
-        ("mask_path", "cst-1/masks/none.jpg", r"mask file .*masks.none.jpg not found, expected mask_path relative to"),
+        (
+            "mask_path",
+            "cst-1/masks/none.jpg",
+            r"mask file .*masks.none.jpg not found, expected mask_path relative to",
+        ),
         ("mask_path", "", "mask file .* not found"),
     ],
 )
 def test_wrong_value_names_file_line_and_image(root, column, value, message):
     edit(root, 14, column, value)
-    with pytest.raises(ValueError, match=rf"anno-train.csv, image cst-1/cst-1.jpg, annotation line 14: .*{message}"):
+    with pytest.raises(
+        ValueError, match=rf"anno-train.csv, image cst-1/cst-1.jpg, annotation line 14: .*{message}"
+    ):
         opened(root, "train")
 
 
@@ -217,10 +234,14 @@ def test_short_line(root):
 
 def test_missing_columns(root):
     annotations(root).write_text("image_id,object_id,label,bbox,mask\n")
-    with pytest.raises(ValueError, match=r"line 1: no column class, mask_path in \['image_id', .*'label'.*expected"):
+    with pytest.raises(
+        ValueError, match=r"line 1: no column class, mask_path in \['image_id', .*'label'.*expected"
+    ):
         opened(root, "train")
     annotations(root).write_text("")
-    with pytest.raises(ValueError, match="no column image_id, object_id, class, bbox, mask_path in"):
+    with pytest.raises(
+        ValueError, match="no column image_id, object_id, class, bbox, mask_path in"
+    ):
         opened(root, "train")
 
 
@@ -238,13 +259,18 @@ def test_byte_order_mark_and_windows_lines(root):
 
 def test_missing_image(root):
     (root / "train/cst-2/cst-2.jpg").unlink()
-    with pytest.raises(ValueError, match=r"anno-train.csv, image cst-2/cst-2.jpg: there is no file .*cst-2.cst-2.jpg"):
+    with pytest.raises(
+        ValueError,
+        match=r"anno-train.csv, image cst-2/cst-2.jpg: there is no file .*cst-2.cst-2.jpg",
+    ):
         opened(root, "train")
 
 
 def test_folder_without_image(root):
     (root / "train/extra").mkdir()
-    with pytest.raises(ValueError, match=r"image extra/extra.jpg: there is no file .*extra.extra.jpg"):
+    with pytest.raises(
+        ValueError, match=r"image extra/extra.jpg: there is no file .*extra.extra.jpg"
+    ):
         opened(root, "train")
 
 
@@ -252,7 +278,9 @@ def test_no_images(root):
     annotations(root).write_text(",".join(cst.COLUMNS) + "\n")
     shutil.rmtree(root / "train")
     (root / "train").mkdir()
-    with pytest.raises(ValueError, match=r"anno-train.csv names no image and .*train has no image folder"):
+    with pytest.raises(
+        ValueError, match=r"anno-train.csv names no image and .*train has no image folder"
+    ):
         opened(root, "train")
 
 
@@ -264,20 +292,33 @@ def half(data):
 def test_undecodable_mask(root, damage):
     file = root / "train/cst-0/masks/cst-0-4.jpg"
     file.write_bytes(damage(file.read_bytes()))
-    message = r"annotation line 6: mask .*cst-0-4.jpg cannot be decoded \(.+\), expected a whole JPEG file"
+    message = (
+        r"annotation line 6: mask .*cst-0-4.jpg cannot be decoded \(.+\), "
+        r"expected a whole JPEG file"
+    )
     with pytest.raises(ValueError, match=message):
         opened(root, "train")
-    assert [len(target["boxes"]) for _, target in opened(root, "train", policy="skip")] == [9] + [10] * 5
+    assert [len(target["boxes"]) for _, target in opened(root, "train", policy="skip")] == [9] + [
+        10
+    ] * 5
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"not a JPEG", lambda b: b""])
 def test_undecodable_image(root, damage):
     file = root / "train/cst-0/cst-0.jpg"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=r"image cst-0/cst-0.jpg: cannot read image .*cst-0.jpg: .+"):
+    with pytest.raises(
+        ValueError, match=r"image cst-0/cst-0.jpg: cannot read image .*cst-0.jpg: .+"
+    ):
         opened(root, "train")
     dataset = opened(root, "train", policy="skip")
-    assert [dataset.file(i).stem for i in range(len(dataset))] == ["cst-1", "cst-2", "cst-3", "cst-4", "cst-5"]
+    assert [dataset.file(i).stem for i in range(len(dataset))] == [
+        "cst-1",
+        "cst-2",
+        "cst-3",
+        "cst-4",
+        "cst-5",
+    ]
     assert [target["image_id"] for _, target in dataset] == [0, 1, 2, 3, 4]
 
 
@@ -306,7 +347,10 @@ def test_unfitting_masks(root):
 
 def test_box_outside_of_the_image(root):
     edit(root, 3, "bbox", "10 10 513 40")
-    message = r"cst-0.jpg, annotation line 3: its box x 10 to 513, y 10 to 40 reaches out of the image of width 512"
+    message = (
+        r"cst-0.jpg, annotation line 3: its box x 10 to 513, y 10 to 40 "
+        r"reaches out of the image of width 512"
+    )
     with pytest.raises(ValueError, match=message):
         opened(root, "train")
 
@@ -331,7 +375,9 @@ def test_layout(small):
 
 def test_same_seed_same_bytes(small, tmp_path, monkeypatch):
     executor = cst.ThreadPoolExecutor
-    monkeypatch.setattr(cst, "ThreadPoolExecutor", lambda: executor(1))  # whatever the number of threads
+    monkeypatch.setattr(
+        cst, "ThreadPoolExecutor", lambda: executor(1)
+    )  # whatever the number of threads
     assert files(generate(tmp_path / "again", SMALL, seed=0)) == files(small)
     other = files(generate(tmp_path / "other", SMALL, seed=1))
     assert all(other[name] != data for name, data in files(small).items())
@@ -366,7 +412,9 @@ def test_boxes_are_masks_with_a_margin(small):
 def test_shapes(small):
     """Share of the extent that each shape covers, its proportions, and the triangle's tip."""
     for _, target in opened(small, "train"):
-        for mask, label, (x1, y1, x2, y2) in zip(target["masks"], target["labels"], extents(target["masks"])):
+        for mask, label, (x1, y1, x2, y2) in zip(
+            target["masks"], target["labels"], extents(target["masks"])
+        ):
             width, height, area = x2 - x1, y2 - y1, mask.sum().item()
             share, ratio = {1: (np.pi / 4, 1), 2: (1, 1), 3: (1 / 2, 2 / 3**0.5)}[label.item()]
             assert area / (width * height) == pytest.approx(share, rel=0.12 if label == 3 else 0.05)
@@ -419,7 +467,8 @@ def test_coverage_is_the_area(kind, d):
 
 
 def statistics(root, split):
-    """Of boxes `[B, 4]`, labels and masks' offsets; and per image the number of objects and the smallest gap."""
+    """Of boxes `[B, 4]`, labels and masks' offsets; and per image the number of objects and the
+    smallest gap."""
     boxes, labels, offsets, counts, gaps, greys = [], [], [], [], [], []
     for image, target in opened(root, split):
         box = target["boxes"].numpy()
@@ -428,7 +477,11 @@ def statistics(root, split):
         offsets.append(np.abs(extents(target["masks"]) - box))
         counts.append(len(box))
         centre, size = (box[:, :2] + box[:, 2:]) / 2, (box[:, 2] - box[:, 0]) / 2
-        apart = np.hypot(*(centre[:, None] - centre[None]).transpose(2, 0, 1)) - size[:, None] - size[None]
+        apart = (
+            np.hypot(*(centre[:, None] - centre[None]).transpose(2, 0, 1))
+            - size[:, None]
+            - size[None]
+        )
         gaps.append(np.min(apart + 1e9 * np.eye(len(box)), axis=1))
         greys.append(image[:, target["masks"].any(0)].float().median().item())
     boxes, labels = np.concatenate(boxes), np.concatenate(labels)
@@ -446,10 +499,14 @@ def test_statistics_are_those_of_published_images(published, tmp_path):
         a, b = (s[0][s[1] == label] for s in (theirs, ours))
         for side in (0, 1):
             wa, wb = (np.percentile(x[:, side + 2] - x[:, side], [5, 50, 95]) for x in (a, b))
-            assert wa == pytest.approx(wb, abs=15)  # 60 of theirs: the standard error of a median is 3
+            assert wa == pytest.approx(
+                wb, abs=15
+            )  # 60 of theirs: the standard error of a median is 3
             assert wa[0] == pytest.approx(wb[0], abs=5)
         assert set(np.unique(ours[2][ours[1] == label])) <= {5, 6}
-        assert theirs[2][theirs[1] == label].mean() == pytest.approx(ours[2][ours[1] == label].mean(), abs=0.15)
+        assert theirs[2][theirs[1] == label].mean() == pytest.approx(
+            ours[2][ours[1] == label].mean(), abs=0.15
+        )
     assert theirs[0].min() == pytest.approx(ours[0].min(), abs=6)
     assert theirs[0].max() == pytest.approx(ours[0].max(), abs=6)
     assert np.median(theirs[4]) == pytest.approx(np.median(ours[4]), abs=8)
@@ -468,12 +525,18 @@ def test_published_images_are_read(published):
 
 def test_progress(tmp_path):
     seen = []
-    root = generate(tmp_path / "cst", {"train": 2, "val": 1, "test": 1}, progress=lambda *done: seen.append(done))
+    root = generate(
+        tmp_path / "cst",
+        {"train": 2, "val": 1, "test": 1},
+        progress=lambda *done: seen.append(done),
+    )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert root == tmp_path / "cst"
 
 
-@pytest.mark.parametrize("sizes", [{}, {"train": 1, "val": 1}, {**SMALL, "dev": 1}, {**SMALL, "val": 0}])
+@pytest.mark.parametrize(
+    "sizes", [{}, {"train": 1, "val": 1}, {**SMALL, "dev": 1}, {**SMALL, "val": 0}]
+)
 def test_wrong_sizes(tmp_path, sizes):
     with pytest.raises(ValueError, match="expected a positive number for each of train, val, test"):
         generate(tmp_path / "cst", sizes)
@@ -575,7 +638,9 @@ def test_another_process_is_first(tmp_path):
 
 def test_two_scripts_at_once(small, tmp_path):
     """Scripts without a `__main__` guard, in processes of their own."""
-    script = f"from maskrcnn.datasets.cst import generate; generate({str(tmp_path / 'cst')!r}, {SMALL})"
+    script = (
+        f"from maskrcnn.datasets.cst import generate; generate({str(tmp_path / 'cst')!r}, {SMALL})"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     (tmp_path / "script.py").write_text(script)
     command = [sys.executable, str(tmp_path / "script.py")]

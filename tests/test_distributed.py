@@ -25,18 +25,34 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Seven images to train on, one without objects; three to validate on, which two processes cannot share evenly."""
+    """Seven images to train on, one without objects; three to validate on, which two processes
+    cannot share evenly."""
     root = cst.generate(tmp_path_factory.mktemp("data") / "cst", {"train": 7, "val": 3, "test": 3})
     annotations = root / "annotation" / "anno-train.csv"
-    annotations.write_text("".join(line for line in annotations.open() if not line.startswith("cst-3,")))
+    annotations.write_text(
+        "".join(line for line in annotations.open() if not line.startswith("cst-3,"))
+    )
     return root
 
 
 def settings(data, output, **train_settings):
-    return overlay({"data": {"root": str(data)}, "evaluate": {"batch_size": 2}, "backbone": {"norm": "group"},
-                    "augment": {"flip": 0.5},
-                    "train": {"epochs": 4, "batch_size": 4, "optimizer": "adamw", "learning_rate": 1e-3,
-                              "device": "cpu", "output": str(output)} | train_settings})
+    return overlay(
+        {
+            "data": {"root": str(data)},
+            "evaluate": {"batch_size": 2},
+            "backbone": {"norm": "group"},
+            "augment": {"flip": 0.5},
+            "train": {
+                "epochs": 4,
+                "batch_size": 4,
+                "optimizer": "adamw",
+                "learning_rate": 1e-3,
+                "device": "cpu",
+                "output": str(output),
+            }
+            | train_settings,
+        }
+    )
 
 
 def free_port():
@@ -47,31 +63,58 @@ def free_port():
 
 def connected(count, *arguments):
     """Processes of Python, connected as torchrun would connect them, but sooner."""
-    shared = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count),
-              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    return [subprocess.Popen([sys.executable, *map(str, arguments)], text=True, stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank in range(count)]
+    shared = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(count)
+    ]
 
 
 def ended(processes):
     """The errors that processes print, and their exit statuses."""
     try:
-        return [process.communicate(timeout=120)[1] for process in processes], [p.returncode for p in processes]
+        return [process.communicate(timeout=120)[1] for process in processes], [
+            p.returncode for p in processes
+        ]
     finally:
         for process in processes:
             process.kill()
 
 
 def torchrun(processes):
-    return "-m", "torch.distributed.run", "--nproc-per-node", processes, "--master-port", free_port()
+    return (
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        processes,
+        "--master-port",
+        free_port(),
+    )
 
 
 def run(*arguments):
     """What Python prints, run with these arguments."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run([sys.executable, *map(str, arguments)], text=True, capture_output=True, timeout=120,
-                          env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        text=True,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -85,7 +128,9 @@ def launch(folder, name, config, processes, *launcher, backend=()):
     else:
         errors, statuses = ended(connected(processes, *arguments))
         assert not any(statuses), errors
-    return [json.loads((folder / f"{name}-losses-{rank}.json").read_text()) for rank in range(processes)]
+    return [
+        json.loads((folder / f"{name}-losses-{rank}.json").read_text()) for rank in range(processes)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +152,17 @@ def test_two_processes_compute_the_losses_of_one(trained):
 
 @pytest.mark.slow
 def test_one_process_without_objects(tmp_path):
-    """Half of the images have none: in some steps one process has objects and the other none, in others both none."""
+    """Half of the images have none: in some steps one process has objects and the other none, in
+    others both none."""
     root = cst.generate(tmp_path / "cst", {"train": 4, "val": 2, "test": 2})
     annotations = root / "annotation" / "anno-train.csv"
-    annotations.write_text("".join(line for line in annotations.open() if not line.startswith(("cst-0,", "cst-2,"))))
+    annotations.write_text(
+        "".join(line for line in annotations.open() if not line.startswith(("cst-0,", "cst-2,")))
+    )
     two = launch(tmp_path, "two", settings(root, tmp_path / "two", epochs=3, batch_size=2), 2)
-    (one,) = launch(tmp_path, "one", settings(root, tmp_path / "one", epochs=3, batch_size=2, accumulate=2), 1)
+    (one,) = launch(
+        tmp_path, "one", settings(root, tmp_path / "one", epochs=3, batch_size=2, accumulate=2), 1
+    )
     together = [losses for pair in zip(two[0]["losses"], two[1]["losses"]) for losses in pair]
     masks = [losses["loss_mask"] for losses in together]
     assert sum(loss == 0 for loss in masks) == 6
@@ -122,14 +172,17 @@ def test_one_process_without_objects(tmp_path):
 
 
 def test_two_processes_evaluate_as_one_does(trained):
-    """Every image counts once, also where they do not divide evenly; all processes get the figures."""
+    """Every image counts once, also where they do not divide evenly; all processes get the
+    figures."""
     two, one, folder = trained
     for name, value in one["metrics"].items():
         if name.startswith("test/") and "second" not in name:
             assert two[0]["metrics"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
             assert two[1]["metrics"][name] == pytest.approx(value, abs=1e-6, nan_ok=True), name
-    logs = [[json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
-            for name in ("two", "one")]
+    logs = [
+        [json.loads(line) for line in (folder / name / "log.jsonl").read_text().splitlines()]
+        for name in ("two", "one")
+    ]
     for ours, theirs in zip(*logs):
         for key in ours:
             if "second" not in key and ours[key] is not None:
@@ -139,14 +192,21 @@ def test_two_processes_evaluate_as_one_does(trained):
 def test_evaluating_in_two_processes(trained):
     """A checkpoint by the command line, in two processes and in one."""
     folder = trained[2]
-    arguments = ["evaluate", str(folder / "one" / "config.ini"), "--weights", str(folder / "one" / "best.pt")]
+    arguments = [
+        "evaluate",
+        str(folder / "one" / "config.ini"),
+        "--weights",
+        str(folder / "one" / "best.pt"),
+    ]
     one = json.loads(run("-m", "maskrcnn", *arguments, "--results", folder / "one.json"))
     printed = run(*torchrun(2), "-m", "maskrcnn", *arguments, "--results", folder / "two.json")
     two = json.loads(printed[printed.index("{") :])  # once, by the first process
     assert two.keys() == one.keys()
     for name, value in one.items():
         assert value is None or two[name] == pytest.approx(value, abs=1e-6), name
-    assert len(json.loads((folder / "two.json").read_text())) == len(json.loads((folder / "one.json").read_text()))
+    assert len(json.loads((folder / "two.json").read_text())) == len(
+        json.loads((folder / "one.json").read_text())
+    )
 
 
 SLOW = """
@@ -163,15 +223,18 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def begun(*arguments):
-    """Two processes of the command line, as torchrun would start them, in the middle of the first step that they do."""
+    """Two processes of the command line, as torchrun would start them, in the middle of the first
+    step that they do."""
     processes = connected(2, "-c", SLOW, *arguments)
     for process in processes:
         assert process.stdout.readline() == "in a step\n"
     return processes
 
 
-@pytest.mark.parametrize(("ranks", "number"), [
-    pytest.param((0, 1), signal.SIGTERM, marks=pytest.mark.slow), ((1,), signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("ranks", "number"),
+    [pytest.param((0, 1), signal.SIGTERM, marks=pytest.mark.slow), ((1,), signal.SIGINT)],
+)
 def test_processes_stop_at_the_same_step(data, trained, tmp_path, ranks, number):
     """Also where not all have got the signal; what one alone has saved, the others go on from."""
     (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "run"))))
@@ -185,8 +248,10 @@ def test_processes_stop_at_the_same_step(data, trained, tmp_path, ranks, number)
     assert "--resume" in errors[0]
     assert "saved" not in errors[1]
     run(*torchrun(2), "-m", "maskrcnn", "train", tmp_path / "my.ini", "--resume")
-    ours, theirs = (torch.load(folder / "last.pt", weights_only=True)["model"]
-                    for folder in (tmp_path / "run", trained[2] / "two"))
+    ours, theirs = (
+        torch.load(folder / "last.pt", weights_only=True)["model"]
+        for folder in (tmp_path / "run", trained[2] / "two")
+    )
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
@@ -215,14 +280,36 @@ def test_an_error_of_the_first_while_saving(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    pytest.param(["train", "run/config.ini", "--set", "data.root=nowhere", "data.format=coco"], "nowhere",
-                 marks=pytest.mark.slow),  # found by both
-    (["train", "run/config.ini", "--resume", "--set", "train.seed=1"], "cannot be resumed with other"),  # by the first
-    pytest.param(["train", "run/config.ini", "--set", "train.learning_rate=high"], "should be a number",
-                 marks=pytest.mark.slow),  # before they connect
-    (["evaluate", "run/config.ini", "--weights", "run/best.pt", "--report", "run/best.pt/report.html"], "report.html"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(
+            ["train", "run/config.ini", "--set", "data.root=nowhere", "data.format=coco"],
+            "nowhere",
+            marks=pytest.mark.slow,
+        ),  # found by both
+        (
+            ["train", "run/config.ini", "--resume", "--set", "train.seed=1"],
+            "cannot be resumed with other",
+        ),  # by the first
+        pytest.param(
+            ["train", "run/config.ini", "--set", "train.learning_rate=high"],
+            "should be a number",
+            marks=pytest.mark.slow,
+        ),  # before they connect
+        (
+            [
+                "evaluate",
+                "run/config.ini",
+                "--weights",
+                "run/best.pt",
+                "--report",
+                "run/best.pt/report.html",
+            ],
+            "report.html",
+        ),
+    ],
+)
 def test_an_error_is_told_once(trained, arguments, message):
     arguments = [argument.replace("run/", f"{trained[2]}/two/") for argument in arguments]
     (first, second), statuses = ended(connected(2, "-m", "maskrcnn", *arguments))
@@ -236,10 +323,18 @@ def test_an_error_is_told_once(trained, arguments, message):
 def test_an_error_of_one_process_of_an_evaluation(data, trained, tmp_path):
     """The other one does not wait for it, and is silent."""
     shutil.copytree(data, tmp_path / "data")
-    broken = sorted(tmp_path.glob("data/test/*/*.jpg"))[2]  # of the second batch, which is the second process's
+    broken = sorted(tmp_path.glob("data/test/*/*.jpg"))[
+        2
+    ]  # of the second batch, which is the second process's
     broken.write_bytes(broken.read_bytes()[:3000])
     run = trained[2] / "two"
-    arguments = run / "config.ini", "--weights", run / "best.pt", "--set", f"data.root={tmp_path / 'data'}"
+    arguments = (
+        run / "config.ini",
+        "--weights",
+        run / "best.pt",
+        "--set",
+        f"data.root={tmp_path / 'data'}",
+    )
     (first, second), statuses = ended(connected(2, "-m", "maskrcnn", "evaluate", *arguments))
     assert statuses == [1, 1]
     assert "Traceback" not in first + second
@@ -250,9 +345,24 @@ def test_an_error_of_one_process_of_an_evaluation(data, trained, tmp_path):
 
 def test_started_by_accelerate(data, trained, tmp_path):
     """`accelerate launch` on a CPU starts a single process, which does the same."""
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1")
-    (alone,) = launch(tmp_path, "alone", settings(data, tmp_path / "alone", accumulate=2), 1, *launcher)
+    launcher = (
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "1",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--num_cpu_threads_per_process",
+        "1",
+    )
+    (alone,) = launch(
+        tmp_path, "alone", settings(data, tmp_path / "alone", accumulate=2), 1, *launcher
+    )
     assert alone["losses"] == trained[1]["losses"]
 
 
@@ -262,10 +372,14 @@ def test_two_processes_train_on_images_without_objects(tmp_path):
     for split, kept in (("train", "cst-0,"), ("val", "none")):  # a training split needs an object
         annotations = root / "annotation" / f"anno-{split}.csv"
         header, *lines = annotations.read_text().splitlines()
-        annotations.write_text("\n".join([header, *(line for line in lines if line.startswith(kept)), ""]))
+        annotations.write_text(
+            "\n".join([header, *(line for line in lines if line.startswith(kept)), ""])
+        )
     both = launch(tmp_path, "empty", settings(root, tmp_path / "empty", epochs=1, batch_size=2), 2)
     losses = zip(*(each["losses"] for each in both))
-    assert sum(all(loss["loss_mask"] == 0 for loss in step) for step in losses) == 1  # a step without any
+    assert (
+        sum(all(loss["loss_mask"] == 0 for loss in step) for step in losses) == 1
+    )  # a step without any
     assert all(math.isfinite(value) for losses in both[0]["losses"] for value in losses.values())
 
 
@@ -301,9 +415,13 @@ def test_a_single_tall_image_does_not_fill_a_step():
 
 
 def test_batches_that_do_not_divide(data, tmp_path, capsys):
-    with pytest.raises(ValueError, match="batch_size = 4 does not divide into 1 processes with accumulate = 3"):
+    with pytest.raises(
+        ValueError, match="batch_size = 4 does not divide into 1 processes with accumulate = 3"
+    ):
         Passes(10, 4, 3, 0)
-    (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "run", accumulate=3))))
+    (tmp_path / "my.ini").write_text(
+        dump_config(load_config(settings(data, tmp_path / "run", accumulate=3)))
+    )
     assert main(["train", str(tmp_path / "my.ini")]) == 1
     assert "does not divide" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -311,14 +429,21 @@ def test_batches_that_do_not_divide(data, tmp_path, capsys):
 
 @pytest.mark.cuda
 def test_statistics_of_two_processes_are_those_of_one(data, tmp_path):
-    """norm = sync: of two images each as of four together; norm = batch would be those of the first process's two."""
+    """norm = sync: of two images each as of four together; norm = batch would be those of the first
+    process's two."""
     kept = {}
-    for name, processes, norm in (("one", 1, "batch"), ("synced", 2, "sync"), ("apart", 2, "batch")):
+    for name, processes, norm in (
+        ("one", 1, "batch"),
+        ("synced", 2, "sync"),
+        ("apart", 2, "batch"),
+    ):
         config = settings(data, tmp_path / name, epochs=1, device="cuda", learning_rate=1e-12)
         config["backbone"]["norm"] = norm
         launch(tmp_path, name, config, processes, backend=("gloo",) if processes > 1 else ())
         model = torch.load(tmp_path / name / "last.pt", weights_only=True)["model"]
-        kept[name] = torch.cat([value.flatten() for key, value in model.items() if "running" in key])
+        kept[name] = torch.cat(
+            [value.flatten() for key, value in model.items() if "running" in key]
+        )
     assert len(kept["one"]) > 100
     torch.testing.assert_close(kept["synced"], kept["one"], rtol=1e-3, atol=1e-4)
     assert (kept["apart"] - kept["one"]).abs().max() > 1e-2

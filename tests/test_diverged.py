@@ -20,8 +20,12 @@ from maskrcnn.tools.config import dump_config, load_config
 
 def finite(run):
     """Whether the checkpoints of a run are."""
-    return all(value.isfinite().all() for name in ("last.pt", "best.pt") if (run / name).exists()
-               for value in torch.load(run / name, weights_only=True)["model"].values())
+    return all(
+        value.isfinite().all()
+        for name in ("last.pt", "best.pt")
+        if (run / name).exists()
+        for value in torch.load(run / name, weights_only=True)["model"].values()
+    )
 
 
 def spoil(monkeypatch, number, change):
@@ -48,22 +52,34 @@ def average(state):
 
 
 def statistics(state):
-    next(value for name, value in state.model.named_buffers() if "running_var" in name)[0] = math.inf
+    next(value for name, value in state.model.named_buffers() if "running_var" in name)[0] = (
+        math.inf
+    )
 
 
 def moment(state):
     next(iter(state.optimizer.state.values()))["exp_avg_sq"].view(-1)[0] = math.inf
 
 
-@pytest.mark.parametrize(("change", "message", "save_steps"), [
-    (weight, "the weights are", 0), (weight, "the weights are", 1), (average, "the moving average is", 0),
-    (statistics, "the weights are", 0), (moment, "the optimizer's state is", 0)])
-def test_the_last_step_of_an_epoch(data, whole, tmp_path, monkeypatch, change, message, save_steps):  # noqa: F811
+@pytest.mark.parametrize(
+    ("change", "message", "save_steps"),
+    [
+        (weight, "the weights are", 0),
+        (weight, "the weights are", 1),
+        (average, "the moving average is", 0),
+        (statistics, "the weights are", 0),
+        (moment, "the optimizer's state is", 0),
+    ],
+)
+def test_the_last_step_of_an_epoch(data, whole, tmp_path, monkeypatch, change, message, save_steps):
     config = settings(data, tmp_path / "run", save_steps=save_steps)
     with monkeypatch.context() as patch:
         spoil(patch, 6, change)
-        with pytest.raises(TrainingError, match=rf"{message} not finite in epoch 2, behind step 3: .*"
-                                                r"cst-\d\.jpg, .*cst-\d\.jpg\. .*learning_rate.*clip_norm"):
+        with pytest.raises(
+            TrainingError,
+            match=rf"{message} not finite in epoch 2, behind step 3: .*"
+            r"cst-\d\.jpg, .*cst-\d\.jpg\. .*learning_rate.*clip_norm",
+        ):
             train(config)
     assert finite(tmp_path / "run")
     progress = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["training"]["progress"]
@@ -73,8 +89,10 @@ def test_the_last_step_of_an_epoch(data, whole, tmp_path, monkeypatch, change, m
     equal_runs(tmp_path / "run", whole)
 
 
-def test_the_very_last_step_by_the_command_line(data, tmp_path, monkeypatch, capsys):  # noqa: F811
-    (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "run", epochs=1))))
+def test_the_very_last_step_by_the_command_line(data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my.ini").write_text(
+        dump_config(load_config(settings(data, tmp_path / "run", epochs=1)))
+    )
     spoil(monkeypatch, 3, weight)
     assert main(["train", str(tmp_path / "my.ini")]) == 1
     error = capsys.readouterr().err
@@ -83,13 +101,20 @@ def test_the_very_last_step_by_the_command_line(data, tmp_path, monkeypatch, cap
     assert not (tmp_path / "run" / "best.pt").exists()
 
 
-def test_weights_that_the_step_before_has_spoilt(data, tmp_path, monkeypatch):  # noqa: F811
+def test_weights_that_the_step_before_has_spoilt(data, tmp_path, monkeypatch):
     """The next loss tells; the images are those of the step that did it."""
     seen, original = [], epoch.train_pass
-    monkeypatch.setattr(epoch, "train_pass", lambda loop, *arguments: (
-        seen.append([str(file) for file in loop.state.files]) or original(loop, *arguments)))
+    monkeypatch.setattr(
+        epoch,
+        "train_pass",
+        lambda loop, *arguments: (
+            seen.append([str(file) for file in loop.state.files]) or original(loop, *arguments)
+        ),
+    )
     spoil(monkeypatch, 2, weight)
-    with pytest.raises(TrainingError, match="the weights are not finite in epoch 1, before step 3: ") as error:
+    with pytest.raises(
+        TrainingError, match="the weights are not finite in epoch 1, before step 3: "
+    ) as error:
         train(settings(data, tmp_path / "run", save_steps=0))
     assert len(seen) == 3
     assert all(file in str(error.value) for file in seen[1])
@@ -98,7 +123,7 @@ def test_weights_that_the_step_before_has_spoilt(data, tmp_path, monkeypatch):  
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
-def test_a_gradient_that_is_not_finite(data, tmp_path, monkeypatch, clip_norm):  # noqa: F811
+def test_a_gradient_that_is_not_finite(data, tmp_path, monkeypatch, clip_norm):
     """While the loss is."""
     original, calls = MaskRCNN.losses, []
 
@@ -115,7 +140,7 @@ def test_a_gradient_that_is_not_finite(data, tmp_path, monkeypatch, clip_norm): 
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_validation_loss(data, whole, tmp_path, monkeypatch, value):  # noqa: F811
+def test_a_validation_loss(data, whole, tmp_path, monkeypatch, value):
     original, calls = training.evaluate_model, []
 
     def evaluate_model(*arguments, **keywords):
@@ -125,7 +150,10 @@ def test_a_validation_loss(data, whole, tmp_path, monkeypatch, value):  # noqa: 
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "evaluate_model", evaluate_model)
-        with pytest.raises(TrainingError, match=rf"the validation loss is not finite in epoch 2: loss_mask = {value}"):
+        with pytest.raises(
+            TrainingError,
+            match=rf"the validation loss is not finite in epoch 2: loss_mask = {value}",
+        ):
             train(settings(data, tmp_path / "run"))
     best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
     assert best["epoch"] == 1
@@ -133,7 +161,7 @@ def test_a_validation_loss(data, whole, tmp_path, monkeypatch, value):  # noqa: 
     equal_runs(tmp_path / "run", whole)
 
 
-def test_detections(data, tmp_path, monkeypatch):  # noqa: F811
+def test_detections(data, tmp_path, monkeypatch):
     original = MaskRCNN.detect
 
     def detect(self, *arguments):
@@ -142,7 +170,9 @@ def test_detections(data, tmp_path, monkeypatch):  # noqa: F811
         return found
 
     monkeypatch.setattr(MaskRCNN, "detect", detect)
-    with pytest.raises(TrainingError, match=r"the scores of what was detected in .*cst-\d\.jpg are not finite"):
+    with pytest.raises(
+        TrainingError, match=r"the scores of what was detected in .*cst-\d\.jpg are not finite"
+    ):
         train(settings(data, tmp_path / "run"))
     check_found({"boxes": torch.zeros(0, 4), "scores": torch.zeros(0)}, "a.jpg")
 
@@ -156,13 +186,15 @@ def test_figures_without_objects_are_no_divergence(tmp_path):
     assert (tmp_path / "run" / "best.pt").exists()
 
 
-def test_a_state_that_has_diverged_is_not_resumed(data, whole, tmp_path):  # noqa: F811
+def test_a_state_that_has_diverged_is_not_resumed(data, whole, tmp_path):
     """As earlier versions saved it."""
     train(settings(data, tmp_path / "run", epochs=1))
     saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     next(iter(saved["model"].values())).view(-1)[0] = math.nan
     torch.save(saved, tmp_path / "run" / "last.pt")
-    with pytest.raises(ValueError, match=r"last\.pt: the weights are not finite .*start anew without --resume"):
+    with pytest.raises(
+        ValueError, match=r"last\.pt: the weights are not finite .*start anew without --resume"
+    ):
         train(settings(data, tmp_path / "run", epochs=2), resume=True)
 
 

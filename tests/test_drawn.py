@@ -39,8 +39,17 @@ def write_via(root, regions, name="via_region_data.json", project=False):
     for k, of_image in enumerate(regions):
         file = f"{'abcdef'[k]}.png"
         noise(root / "train" / file, 60, 100, k)
-        content[f"{file}1234"] = {"filename": file, "size": 1234, "regions": of_image, "file_attributes": {}}
-    content = {"_via_settings": {}, "_via_img_metadata": content, "_via_attributes": {}} if project else content
+        content[f"{file}1234"] = {
+            "filename": file,
+            "size": 1234,
+            "regions": of_image,
+            "file_attributes": {},
+        }
+    content = (
+        {"_via_settings": {}, "_via_img_metadata": content, "_via_attributes": {}}
+        if project
+        else content
+    )
     (root / "train" / name).write_text(json.dumps(content))
 
 
@@ -53,8 +62,10 @@ def disc(height, width, x, y, rx, ry):
 @pytest.mark.parametrize("project", [False, True])
 def test_via_shapes(tmp_path, project):
     line = {**SQUARE, "name": "polyline"}
-    shapes = [region(shape, kind=kind) for shape, kind in ((SQUARE, "b"), (RECT, "a"), (CIRCLE, "c"), (ELLIPSE, "a"),
-                                                           (line, "b"))]
+    shapes = [
+        region(shape, kind=kind)
+        for shape, kind in ((SQUARE, "b"), (RECT, "a"), (CIRCLE, "c"), (ELLIPSE, "a"), (line, "b"))
+    ]
     write_via(tmp_path, [shapes, []], "my.json" if project else "via_region_data.json", project)
     dataset = opened(tmp_path, "via")
     assert dataset.class_names == ["a", "b", "c"]
@@ -68,7 +79,10 @@ def test_via_shapes(tmp_path, project):
     assert rect[10:40, 40:60].all()
     assert rect.sum() == 600
     assert np.array_equal(closed, square)
-    for found, expected in ((circle, disc(60, 100, 70, 40, 15, 15)), (ellipse, disc(60, 100, 50, 40, 10, 30))):
+    for found, expected in (
+        (circle, disc(60, 100, 70, 40, 15, 15)),
+        (ellipse, disc(60, 100, 50, 40, 10, 30)),
+    ):
         assert (found & expected).sum() / (found | expected).sum() > 0.96
     assert len(dataset[1][1]["boxes"]) == 0
 
@@ -78,18 +92,28 @@ def test_via_regions_by_number(tmp_path):
     write_via(tmp_path, [{"0": region(SQUARE), "1": region(RECT)}])
     target = opened(tmp_path, "via", classes=["thing"])[0][1]
     assert target["labels"].tolist() == [1, 1]
-    with pytest.raises(ValueError, match=r"no object has a class; name the classes in \[data\] classes"):
+    with pytest.raises(
+        ValueError, match=r"no object has a class; name the classes in \[data\] classes"
+    ):
         opened(tmp_path, "via")
 
 
-@pytest.mark.parametrize(("attributes", "expected"), [
-    ({"kind": "a"}, "a"), ({"kind": " a "}, "a"), ({"kind": {"a": True}}, "a"),
-    ({"kind": {"a": True, "b": False}}, "a"),
-    ({"kind": "a", "note": ""}, "a"), ({"kind": {"a": True, "b": True}}, "2 options are checked"),
-    ({"kind": {"a": False}}, "0 options are checked"), ({"note": "old", "Class": "a"}, "a"),
-    ({"name": "b", "label": "a", "size": "large"}, "a"),
-    ({"kind": "other"}, "class 'other' is unknown; expected one of a, b"), ({}, "it has no class; expected one of"),
-])
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"kind": "a"}, "a"),
+        ({"kind": " a "}, "a"),
+        ({"kind": {"a": True}}, "a"),
+        ({"kind": {"a": True, "b": False}}, "a"),
+        ({"kind": "a", "note": ""}, "a"),
+        ({"kind": {"a": True, "b": True}}, "2 options are checked"),
+        ({"kind": {"a": False}}, "0 options are checked"),
+        ({"note": "old", "Class": "a"}, "a"),
+        ({"name": "b", "label": "a", "size": "large"}, "a"),
+        ({"kind": "other"}, "class 'other' is unknown; expected one of a, b"),
+        ({}, "it has no class; expected one of"),
+    ],
+)
 def test_via_classes(tmp_path, attributes, expected):
     write_via(tmp_path, [[region(SQUARE, **attributes)]])
     problems = Problems("skip")
@@ -98,17 +122,32 @@ def test_via_classes(tmp_path, attributes, expected):
         assert table.labels.tolist() == [1]
     else:
         problem = problems.all[0]
-        assert (problem.kind, problem.image, problem.annotation) == ("unknown category", "a.png", "region 1")
+        assert (problem.kind, problem.image, problem.annotation) == (
+            "unknown category",
+            "a.png",
+            "region 1",
+        )
         assert expected in problem.message
 
 
 def test_via_regions_of_several_attributes(tmp_path):
     write_via(tmp_path, [[region(SQUARE, kind="a", colour="red")], [region(RECT, kind="b")]])
-    with pytest.raises(ValueError, match=r"via_region_data.json: .* kind, colour; rename the one that is their class"):
+    with pytest.raises(
+        ValueError,
+        match=r"via_region_data.json: .* kind, colour; rename the one that is their class",
+    ):
         opened(tmp_path, "via")
-    write_via(tmp_path, [[region(SQUARE, category="a", colour="red")], [region(RECT, category="b"),
-                                                                        region(RECT, colour="blue")]])
-    with pytest.raises(ValueError, match=r"image b.png, annotation region 2: its region has colour, but no category"):
+    write_via(
+        tmp_path,
+        [
+            [region(SQUARE, category="a", colour="red")],
+            [region(RECT, category="b"), region(RECT, colour="blue")],
+        ],
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"image b.png, annotation region 2: its region has colour, but no category",
+    ):
         opened(tmp_path, "via")
     dataset = opened(tmp_path, "via", broken="skip")
     assert dataset.class_names == ["a", "b"]
@@ -121,19 +160,30 @@ def test_where_every_object_has_a_fault(tmp_path, kind):
         write_via(tmp_path, [[region({"name": "point", "cx": 3, "cy": 4}, kind="a")] * 2])
     else:
         write_labelme(tmp_path, [shape("a", POINTS[:2])] * 2)
-    with pytest.raises(ValueError, match=r"a.png, annotation (region|shape) 1: its shape cannot be drawn"):
+    with pytest.raises(
+        ValueError, match=r"a.png, annotation (region|shape) 1: its shape cannot be drawn"
+    ):
         opened(tmp_path, kind)
-    with pytest.raises(ValueError, match=r"no object has a class, after 2 of malformed mask were left out; name"):
+    with pytest.raises(
+        ValueError, match=r"no object has a class, after 2 of malformed mask were left out; name"
+    ):
         opened(tmp_path, kind, broken="skip")
 
 
-@pytest.mark.parametrize(("shape", "kind"), [
-    ({"name": "point", "cx": 3, "cy": 4}, "malformed mask"), ({}, "malformed mask"), (None, "malformed mask"),
-    ({**SQUARE, "all_points_x": [1, 2]}, "malformed mask"),
-    ({**SQUARE, "all_points_x": [1, 2, "x", 3]}, "malformed mask"),
-    ({**CIRCLE, "r": 0}, "malformed mask"), ({**CIRCLE, "cx": 1e300}, "malformed mask"),
-    ({**RECT, "x": 200}, "empty mask"), ({**RECT, "width": 0}, "empty mask"),
-])
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        ({"name": "point", "cx": 3, "cy": 4}, "malformed mask"),
+        ({}, "malformed mask"),
+        (None, "malformed mask"),
+        ({**SQUARE, "all_points_x": [1, 2]}, "malformed mask"),
+        ({**SQUARE, "all_points_x": [1, 2, "x", 3]}, "malformed mask"),
+        ({**CIRCLE, "r": 0}, "malformed mask"),
+        ({**CIRCLE, "cx": 1e300}, "malformed mask"),
+        ({**RECT, "x": 200}, "empty mask"),
+        ({**RECT, "width": 0}, "empty mask"),
+    ],
+)
 def test_via_broken_shapes(tmp_path, shape, kind):
     write_via(tmp_path, [[region(SQUARE)], [region(RECT), region(shape)]])
     problems = Problems("skip")
@@ -155,8 +205,12 @@ def test_via_broken_images(tmp_path):
     problems = Problems("skip")
     table = read_via(tmp_path, "train", problems, ["a"])
     assert [(p.kind, p.image) for p in problems.all] == [
-        ("malformed image", "b.png1234"), ("missing image", "c.png"), ("unreadable image", "d.png"),
-        ("malformed image", "e" * 300), ("duplicate image", "a.png")]
+        ("malformed image", "b.png1234"),
+        ("missing image", "c.png"),
+        ("unreadable image", "d.png"),
+        ("malformed image", "e" * 300),
+        ("duplicate image", "a.png"),
+    ]
     assert len(table) == 1
 
 
@@ -164,9 +218,15 @@ def test_via_no_such_file(tmp_path):
     with pytest.raises(ValueError, match=r"no folder .*train"):
         opened(tmp_path, "via")
     (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match=r"no file .*via_region_data.json, and 0 other .json there"):
+    with pytest.raises(
+        ValueError, match=r"no file .*via_region_data.json, and 0 other .json there"
+    ):
         opened(tmp_path, "via")
-    for text, message in (("{", "is no JSON"), ("[]", "is no export of VIA"), ('{"a": 1}', "is no export of VIA")):
+    for text, message in (
+        ("{", "is no JSON"),
+        ("[]", "is no export of VIA"),
+        ('{"a": 1}', "is no export of VIA"),
+    ):
         (tmp_path / "train/some.json").write_text(text)
         with pytest.raises(ValueError, match=f"some.json {message}"):
             opened(tmp_path, "via")
@@ -187,14 +247,28 @@ POINTS = [[10, 5], [30, 5], [30, 25], [10, 25]]
 
 def write_labelme(root, shapes, name="a", **more):
     noise(root / "train" / f"{name}.png", 60, 100, ord(name))
-    content = {"version": "5.2.1", "flags": {}, "shapes": shapes, "imagePath": f"{name}.png", "imageData": None,
-               "imageHeight": 60, "imageWidth": 100, **more}
+    content = {
+        "version": "5.2.1",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": f"{name}.png",
+        "imageData": None,
+        "imageHeight": 60,
+        "imageWidth": 100,
+        **more,
+    }
     (root / "train" / f"{name}.json").write_text(json.dumps(content))
 
 
 def test_labelme_shapes(tmp_path):
-    write_labelme(tmp_path, [shape("dog", POINTS), shape("cat", [[60, 40], [40, 10]], "rectangle"),
-                             shape("cat", [[70, 40], [70, 55]], "circle")])
+    write_labelme(
+        tmp_path,
+        [
+            shape("dog", POINTS),
+            shape("cat", [[60, 40], [40, 10]], "rectangle"),
+            shape("cat", [[70, 40], [70, 55]], "circle"),
+        ],
+    )
     write_labelme(tmp_path, [], "b", imageHeight=None)
     dataset = opened(tmp_path, "labelme")
     assert dataset.class_names == ["cat", "dog"]
@@ -209,8 +283,17 @@ def test_labelme_shapes(tmp_path):
 
 def test_labelme_groups(tmp_path):
     far = [[50, 30], [60, 30], [60, 40], [50, 40]]
-    write_labelme(tmp_path, [shape("a", POINTS, group=1), shape("a", POINTS), shape("b", far, group=1),
-                             shape("a", far, group=1), shape("a", far, group=2), shape("a", far)])
+    write_labelme(
+        tmp_path,
+        [
+            shape("a", POINTS, group=1),
+            shape("a", POINTS),
+            shape("b", far, group=1),
+            shape("a", far, group=1),
+            shape("a", far, group=2),
+            shape("a", far),
+        ],
+    )
     target = opened(tmp_path, "labelme")[0][1]
     assert target["labels"].tolist() == [1, 1, 2, 1, 1]
     assert target["area"].tolist() == [500, 400, 100, 100, 100]
@@ -220,28 +303,47 @@ def test_labelme_groups(tmp_path):
 @pytest.mark.parametrize("order", [1, -1])
 def test_labelme_groups_with_a_broken_part(tmp_path, order):
     """Without it the object would be another."""
-    parts = [shape("a", POINTS, group=1), shape("a", POINTS[:2], group=1), shape("a", POINTS, "line", group=1)]
-    write_labelme(tmp_path, [*parts[::order], shape("a", POINTS, group=2), shape("b", POINTS, group=1)])
+    parts = [
+        shape("a", POINTS, group=1),
+        shape("a", POINTS[:2], group=1),
+        shape("a", POINTS, "line", group=1),
+    ]
+    write_labelme(
+        tmp_path, [*parts[::order], shape("a", POINTS, group=2), shape("b", POINTS, group=1)]
+    )
     problems = Problems("skip")
     table = read_labelme(tmp_path, "train", problems)
-    assert [(p.kind, p.annotation) for p in problems.all] == [("malformed mask", {1: "shape 3", -1: "shape 1"}[order])]
+    assert [(p.kind, p.annotation) for p in problems.all] == [
+        ("malformed mask", {1: "shape 3", -1: "shape 1"}[order])
+    ]
     assert table.labels.tolist() == [1, 2]
     assert table.ids.tolist() == [2, 3]
 
 
 def masked(label, mask, x, y, group=None):
-    """As LabelMe 5.2 and later write it: 0 and 1 in a PNG, and the places of its first and last pixel."""
+    """As LabelMe 5.2 and later write it: 0 and 1 in a PNG, and the places of its first and last
+    pixel."""
     file = io.BytesIO()
     Image.fromarray(mask.astype(np.uint8)).save(file, "PNG")
     height, width = mask.shape
-    return {**shape(label, [[x, y], [x + width - 1.0, y + height - 1.0]], "mask", group),
-            "mask": base64.b64encode(file.getvalue()).decode()}
+    return {
+        **shape(label, [[x, y], [x + width - 1.0, y + height - 1.0]], "mask", group),
+        "mask": base64.b64encode(file.getvalue()).decode(),
+    }
 
 
 def test_labelme_masks(tmp_path):
     mask = np.random.default_rng(0).random((20, 30)) < 0.5
-    write_labelme(tmp_path, [masked("a", mask, 40, 7), masked("a", mask, -3, -2), masked("a", mask, 80, 50),
-                             shape("b", POINTS, group=1), masked("b", mask, 40, 7, 1)])
+    write_labelme(
+        tmp_path,
+        [
+            masked("a", mask, 40, 7),
+            masked("a", mask, -3, -2),
+            masked("a", mask, 80, 50),
+            shape("b", POINTS, group=1),
+            masked("b", mask, 40, 7, 1),
+        ],
+    )
     target = opened(tmp_path, "labelme")[0][1]
     expected = np.zeros((5, 60, 100), bool)
     expected[0, 7:27, 40:70] = expected[4, 7:27, 40:70] = mask
@@ -251,11 +353,20 @@ def test_labelme_masks(tmp_path):
     assert np.array_equal(target["masks"], expected[[0, 1, 2, 4]])
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"mask": None}, "cannot be drawn"), ({"mask": "none"}, "no PNG in base64"), ({"mask": "?"}, "no PNG in base64"),
-    ({"points": [[40, 7], [60, 20]]}, r"has \(height, width\) \(20, 30\), and is to lie at x 40 to 60, y 7 to 20"),
-    ({"points": [[40, 7]]}, "cannot be drawn"), ({"points": [[0, 0], [100, 9]]}, "which is more than an image"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask": None}, "cannot be drawn"),
+        ({"mask": "none"}, "no PNG in base64"),
+        ({"mask": "?"}, "no PNG in base64"),
+        (
+            {"points": [[40, 7], [60, 20]]},
+            r"has \(height, width\) \(20, 30\), and is to lie at x 40 to 60, y 7 to 20",
+        ),
+        ({"points": [[40, 7]]}, "cannot be drawn"),
+        ({"points": [[0, 0], [100, 9]]}, "which is more than an image"),
+    ],
+)
 def test_labelme_broken_masks(tmp_path, changes, message):
     write_labelme(tmp_path, [{**masked("a", np.ones((20, 30)), 40, 7), **changes}])
     with pytest.raises(ValueError, match=f"a.json, image a.png, annotation shape 1: .*{message}"):
@@ -264,30 +375,40 @@ def test_labelme_broken_masks(tmp_path, changes, message):
 
 def test_labelme_image_paths(tmp_path):
     write_labelme(tmp_path, [shape("a", POINTS)], imagePath="..\\images\\a.png")
-    assert opened(tmp_path, "labelme").file(0).resolve() == tmp_path / "train/a.png"  # beside it, as it was moved
+    assert (
+        opened(tmp_path, "labelme").file(0).resolve() == tmp_path / "train/a.png"
+    )  # beside it, as it was moved
     noise(tmp_path / "images/a.png", 60, 100, 8)
     assert opened(tmp_path, "labelme").file(0).resolve() == tmp_path / "images/a.png"
 
 
-@pytest.mark.parametrize(("change", "kind", "annotation"), [
-    ({"imageHeight": 61}, "size mismatch", ""), ({"imagePath": "none.png"}, "missing image", ""),
-    ({"imageHeight": math.inf}, "malformed annotation", ""),
-    ({"shapes": None}, "malformed annotation", ""), ({"imageHeight": "tall"}, "malformed annotation", ""),
-    ({"shapes": [shape("a", POINTS[:2])]}, "malformed mask", "shape 1"),
-    ({"shapes": [shape("a", POINTS, "line")]}, "malformed mask", "shape 1"),
-    ({"shapes": [shape("a", POINTS, "circle")]}, "malformed mask", "shape 1"),
-    ({"shapes": [shape("a", [[1, 2], [3], [4, 5]])]}, "malformed mask", "shape 1"),
-    ({"shapes": [None]}, "malformed mask", "shape 1"), ({"shapes": [{"label": "a"}]}, "malformed mask", "shape 1"),
-    ({"shapes": [shape("z", POINTS)]}, "unknown category", "shape 1"),
-    ({"shapes": [shape("a", [[200, 5], [230, 5], [230, 25]])]}, "empty mask", "shape 1"),
-])
+@pytest.mark.parametrize(
+    ("change", "kind", "annotation"),
+    [
+        ({"imageHeight": 61}, "size mismatch", ""),
+        ({"imagePath": "none.png"}, "missing image", ""),
+        ({"imageHeight": math.inf}, "malformed annotation", ""),
+        ({"shapes": None}, "malformed annotation", ""),
+        ({"imageHeight": "tall"}, "malformed annotation", ""),
+        ({"shapes": [shape("a", POINTS[:2])]}, "malformed mask", "shape 1"),
+        ({"shapes": [shape("a", POINTS, "line")]}, "malformed mask", "shape 1"),
+        ({"shapes": [shape("a", POINTS, "circle")]}, "malformed mask", "shape 1"),
+        ({"shapes": [shape("a", [[1, 2], [3], [4, 5]])]}, "malformed mask", "shape 1"),
+        ({"shapes": [None]}, "malformed mask", "shape 1"),
+        ({"shapes": [{"label": "a"}]}, "malformed mask", "shape 1"),
+        ({"shapes": [shape("z", POINTS)]}, "unknown category", "shape 1"),
+        ({"shapes": [shape("a", [[200, 5], [230, 5], [230, 25]])]}, "empty mask", "shape 1"),
+    ],
+)
 def test_labelme_what_is_broken(tmp_path, change, kind, annotation):
     write_labelme(tmp_path, [shape("a", POINTS)])
     write_labelme(tmp_path, **{"shapes": [shape("a", POINTS)], "name": "b", **change})
     problems = Problems("skip")
     table = read_labelme(tmp_path, "train", problems, ["a"])
     # And no word of b.png: b.json belongs to it, wherever its imagePath points.
-    found = [(p.kind, Path(p.file).name, p.annotation) for p in problems.all if p.kind != "other classes"]
+    found = [
+        (p.kind, Path(p.file).name, p.annotation) for p in problems.all if p.kind != "other classes"
+    ]
     assert found == [(kind, "b.json", annotation)]
     assert len(table.ids) == 1
 
@@ -297,7 +418,9 @@ def test_labelme_images_without_json(tmp_path, caplog):
     noise(tmp_path / "train/z.png", 60, 100, 5)
     problems = Problems("error")
     assert len(read_labelme(tmp_path, "train", problems)) == 1
-    assert [(p.kind, p.image, p.error) for p in problems.all] == [("missing annotation", "z.png", False)]
+    assert [(p.kind, p.image, p.error) for p in problems.all] == [
+        ("missing annotation", "z.png", False)
+    ]
     opened(tmp_path, "labelme")
     (record,) = caplog.records
     assert "train split: 1 of missing annotation; `maskrcnn check` lists it" in record.getMessage()
@@ -322,17 +445,25 @@ def test_classes_of_the_training_split(tmp_path):
     assert opened(tmp_path, "labelme", "val")[0][1]["labels"].tolist() == [2, 1]
     val = opened(tmp_path, "labelme", "val", class_names=train.class_names)
     assert val.class_names == ["a", "b", "c"]
-    assert opened(tmp_path, "labelme", "val", classes=["z", "b", "a"])[0][1]["labels"].tolist() == [2, 3]
+    assert opened(tmp_path, "labelme", "val", classes=["z", "b", "a"])[0][1]["labels"].tolist() == [
+        2,
+        3,
+    ]
 
 
 def corners_of(x1, y1, x2, y2):
     return [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]
 
 
-@pytest.mark.parametrize("points", [
-    corners_of(10, 5, 30, 25), corners_of(10, 5, 30, 25)[::-1], [[10, 5], [30, 25], [30, 5], [10, 25]],
-    [[10, 5], [30, 25]],
-])
+@pytest.mark.parametrize(
+    "points",
+    [
+        corners_of(10, 5, 30, 25),
+        corners_of(10, 5, 30, 25)[::-1],
+        [[10, 5], [30, 25], [30, 5], [10, 25]],
+        [[10, 5], [30, 25]],
+    ],
+)
 def test_labelme_rectangles(tmp_path, points):
     """Of two corners; or of four, as X-AnyLabeling writes them, in any order."""
     write_labelme(tmp_path, [shape("a", points, "rectangle")])
@@ -348,17 +479,30 @@ def test_labelme_turned_rectangles(tmp_path, kind):
     target = opened(tmp_path, "labelme")[0][1]
     assert np.array_equal(target["masks"][0], target["masks"][1])
     write_labelme(tmp_path, [shape("a", points[:3], kind)])
-    with pytest.raises(ValueError, match=f"annotation shape 1: .* a {kind} of 3 points; it has (2 or )?4"):
+    with pytest.raises(
+        ValueError, match=f"annotation shape 1: .* a {kind} of 3 points; it has (2 or )?4"
+    ):
         opened(tmp_path, "labelme")
 
 
 def test_labelme_ignored_regions(tmp_path, caplog):
     """They are of every class, and no class of the model; in groups as well."""
     far = corners_of(50, 30, 60, 40)
-    write_labelme(tmp_path, [shape("a", POINTS), shape("__ignore__", far), shape("b", far),
-                             shape("__ignore__", POINTS, group=1), shape(" __ignore__", far, group=1),
-                             shape("a", far, group=1)])
-    for crowd in ("ignore", "objects"):  # which is for objects that an annotation tool marked by mistake
+    write_labelme(
+        tmp_path,
+        [
+            shape("a", POINTS),
+            shape("__ignore__", far),
+            shape("b", far),
+            shape("__ignore__", POINTS, group=1),
+            shape(" __ignore__", far, group=1),
+            shape("a", far, group=1),
+        ],
+    )
+    for crowd in (
+        "ignore",
+        "objects",
+    ):  # which is for objects that an annotation tool marked by mistake
         dataset = opened(tmp_path, "labelme", crowd=crowd)
         assert dataset.class_names == ["a", "b"]
         target = dataset[0][1]
@@ -371,15 +515,24 @@ def test_labelme_ignored_regions(tmp_path, caplog):
         opened(tmp_path, "labelme")
 
 
-@pytest.mark.parametrize(("label", "message"), [
-    (["a"], r"its label is \['a'\]; expected is a text"), ({"a": 1}, "its label is {'a': 1}"),
-    (True, "its label is True"), (1.5, "its label is 1.5"), ("", "it has no class"), (None, "it has no class"),
-    ("_background_", "its label _background_ is LabelMe's for what is no object"),
-])
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (["a"], r"its label is \['a'\]; expected is a text"),
+        ({"a": 1}, "its label is {'a': 1}"),
+        (True, "its label is True"),
+        (1.5, "its label is 1.5"),
+        ("", "it has no class"),
+        (None, "it has no class"),
+        ("_background_", "its label _background_ is LabelMe's for what is no object"),
+    ],
+)
 def test_labelme_odd_labels(tmp_path, label, message):
     write_labelme(tmp_path, [shape("a", POINTS), shape(label, POINTS)])
     write_labelme(tmp_path, [shape("a", POINTS), shape("a", POINTS)], "b")
-    with pytest.raises(ValueError, match=f"a.json, image a.png, annotation shape 2: {message}") as caught:
+    with pytest.raises(
+        ValueError, match=f"a.json, image a.png, annotation shape 2: {message}"
+    ) as caught:
         opened(tmp_path, "labelme", classes=["a"])
     assert len(str(caught.value)) < 1000
 
@@ -394,7 +547,10 @@ def test_some_of_the_classes(tmp_path, kind, caplog):
         write_via(tmp_path, [[region(SQUARE, kind=label) for label in labels]])
     dataset = opened(tmp_path, kind, classes=["c", "a"])
     assert dataset[0][1]["labels"].tolist() == [2, 1]
-    assert "3 objects are left out, whose classes are none of the model's classes: b (2), xxx" in caplog.text
+    assert (
+        "3 objects are left out, whose classes are none of the model's classes: b (2), xxx"
+        in caplog.text
+    )
     assert max(map(len, caplog.text.splitlines())) < 1000
 
 
@@ -403,20 +559,27 @@ def test_labelme_labels_that_are_numbers(tmp_path):
     assert opened(tmp_path, "labelme").class_names == ["3"]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"imageHeight": 60.5}, "imageHeight 60.5 is no whole number"), ({"imageWidth": True}, "imageWidth True is no"),
-    ({"imageHeight": 0}, "imageHeight 0 is out of range"), ({"imageHeight": [60]}, r"imageHeight \[60\] is no"),
-    ({"imageHeight": 10**4000}, "imageHeight <a whole number of .* bits> is out of range"),
-    ({"imagePath": ["a.png"]}, r"its file name is \['a.png'\]"), ({"imagePath": None}, "its file name is None"),
-    ({"imagePath": "x" * 5000}, "cannot be that of a file"), ({"imagePath": "a\0.png"}, "characters that no file name"),
-    ({"shapes": [shape("a", [[1, 2], [3, 4], [5, math.nan]])]}, "y of point 3 nan is no"),
-    ({"shapes": [shape("a", [[1, 2], [3, 4], ["1_0", 6]])]}, "x of point 3 '1_0' is no number"),
-    ({"shapes": [shape("a", [[1, 2], [3, 4], [True, 6]])]}, "x of point 3 True is no number"),
-    ({"shapes": [shape("a", {"x": 1})]}, "its points are {'x': 1}"),
-    ({"shapes": [shape("a", [[1, 1], [9, 1], [1, 1]])]}, "a polygon of 2 corners"),
-    ({"shapes": [shape("a", POINTS, ["polygon"])]}, "has no area"),
-    ({"shapes": [shape("a", POINTS, "linestrip")]}, "a 'linestrip' has no area"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"imageHeight": 60.5}, "imageHeight 60.5 is no whole number"),
+        ({"imageWidth": True}, "imageWidth True is no"),
+        ({"imageHeight": 0}, "imageHeight 0 is out of range"),
+        ({"imageHeight": [60]}, r"imageHeight \[60\] is no"),
+        ({"imageHeight": 10**4000}, "imageHeight <a whole number of .* bits> is out of range"),
+        ({"imagePath": ["a.png"]}, r"its file name is \['a.png'\]"),
+        ({"imagePath": None}, "its file name is None"),
+        ({"imagePath": "x" * 5000}, "cannot be that of a file"),
+        ({"imagePath": "a\0.png"}, "characters that no file name"),
+        ({"shapes": [shape("a", [[1, 2], [3, 4], [5, math.nan]])]}, "y of point 3 nan is no"),
+        ({"shapes": [shape("a", [[1, 2], [3, 4], ["1_0", 6]])]}, "x of point 3 '1_0' is no number"),
+        ({"shapes": [shape("a", [[1, 2], [3, 4], [True, 6]])]}, "x of point 3 True is no number"),
+        ({"shapes": [shape("a", {"x": 1})]}, "its points are {'x': 1}"),
+        ({"shapes": [shape("a", [[1, 1], [9, 1], [1, 1]])]}, "a polygon of 2 corners"),
+        ({"shapes": [shape("a", POINTS, ["polygon"])]}, "has no area"),
+        ({"shapes": [shape("a", POINTS, "linestrip")]}, "a 'linestrip' has no area"),
+    ],
+)
 def test_labelme_odd_values(tmp_path, change, message):
     """Each is an error that says where it stands, and is skipped where that is asked for."""
     for name in "bcdefghijklm":
@@ -425,40 +588,64 @@ def test_labelme_odd_values(tmp_path, change, message):
     with pytest.raises(ValueError, match=rf"a.json.*{message}") as caught:
         opened(tmp_path, "labelme", classes=["a"])
     assert len(str(caught.value)) < 1000
-    assert sum(len(target["labels"]) for _, target in opened(tmp_path, "labelme", classes=["a"], broken="skip")) == 12
+    assert (
+        sum(
+            len(target["labels"])
+            for _, target in opened(tmp_path, "labelme", classes=["a"], broken="skip")
+        )
+        == 12
+    )
 
 
 def test_labelme_closed_rings_flat_lists_and_corners_outside(tmp_path):
     closed = [*POINTS, POINTS[0]]
     flat = [number for point in POINTS for number in point]
     wide = [[80, 5], [130, 5], [130, 25], [80, 25]]
-    write_labelme(tmp_path, [shape("a", closed), shape("a", flat), shape("a", wide),
-                             shape("a", [[95, 50], [95, 58]], "circle")])
+    write_labelme(
+        tmp_path,
+        [
+            shape("a", closed),
+            shape("a", flat),
+            shape("a", wide),
+            shape("a", [[95, 50], [95, 58]], "circle"),
+        ],
+    )
     problems = Problems("error")
     table = read_labelme(tmp_path, "train", problems)
     assert table.areas[:3].tolist() == [400, 400, 400]
-    ((kind, place, message, error),) = [(p.kind, p.annotation, p.message, p.error) for p in problems.all]
+    ((kind, place, message, error),) = [
+        (p.kind, p.annotation, p.message, p.error) for p in problems.all
+    ]
     assert (kind, place, error) == ("object outside", "shape 3", False)
     assert "it reaches 30 pixels out of the image" in message
 
 
 def test_labelme_groups_that_are_all_of_an_image(tmp_path, caplog):
-    """Three polygons of one group are one object, which in most images is not what is meant; -1 is no group."""
+    """Three polygons of one group are one object, which in most images is not what is meant; -1 is
+    no group."""
     far = [corners_of(x, 30, x + 8, 40) for x in (30, 45, 60)]
     for group, count in ((7, 1), (-1, 3)):
         caplog.clear()
         folder = tmp_path / str(group)
         for name in "abc":
             write_labelme(folder, [shape("a", points, group=group) for points in far], name)
-        assert len(open_dataset(dataset_settings(str(folder), train=["train"]), "train").table.labels) == 3 * count
-        told = "3 of 3 objects are several shapes of one label and group_id, 9 in all" in caplog.text
+        assert (
+            len(open_dataset(dataset_settings(str(folder), train=["train"]), "train").table.labels)
+            == 3 * count
+        )
+        told = (
+            "3 of 3 objects are several shapes of one label and group_id, 9 in all" in caplog.text
+        )
         assert told == (count == 1)
 
 
 def test_labelme_groups_with_a_part_without_area(tmp_path):
     """It is left out with a warning; the object is kept."""
     line = [[50, 30], [60, 30], [70, 30]]
-    write_labelme(tmp_path, [shape("a", POINTS[:2], group=1), shape("a", POINTS, group=1), shape("a", line, group=1)])
+    write_labelme(
+        tmp_path,
+        [shape("a", POINTS[:2], group=1), shape("a", POINTS, group=1), shape("a", line, group=1)],
+    )
     problems = Problems("error")
     table = read_labelme(tmp_path, "train", problems)
     assert table.areas.tolist() == [400]
@@ -483,7 +670,9 @@ def test_labelme_two_images_that_may_be_one_file(tmp_path):
     assert [p.kind for p in problems.all if p.error] == ["ambiguous image"] * 2
 
 
-@pytest.mark.parametrize("name", ["images\\é.png", "C:\\work\\e\u0301.png", "/elsewhere/é.png", "%C3%A9.png"])
+@pytest.mark.parametrize(
+    "name", ["images\\é.png", "C:\\work\\e\u0301.png", "/elsewhere/é.png", "%C3%A9.png"]
+)
 @pytest.mark.parametrize("kind", ["labelme", "via"])
 def test_files_by_other_names(tmp_path, kind, name):
     (tmp_path / "train").mkdir()
@@ -557,10 +746,15 @@ def test_labelme_embedded_orientation(tmp_path):
         opened(tmp_path, "labelme", orientation="stored")
 
 
-@pytest.mark.parametrize(("data", "message"), [
-    ("?", "its imageData is no image in base64"), ("QUJD", "cannot identify image file in its imageData"),
-    (5, "there is no file"), ([], "there is no file"),
-])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("?", "its imageData is no image in base64"),
+        ("QUJD", "cannot identify image file in its imageData"),
+        (5, "there is no file"),
+        ([], "there is no file"),
+    ],
+)
 def test_labelme_embedded_damage(tmp_path, data, message):
     write_labelme(tmp_path, [shape("a", POINTS)])
     embed(tmp_path, data=data)
@@ -568,11 +762,19 @@ def test_labelme_embedded_damage(tmp_path, data, message):
         opened(tmp_path, "labelme")
 
 
-@pytest.mark.parametrize("polygon", [
-    {"name": "polygon", "all_points": POINTS}, {"name": "polygon", "points": [n for point in POINTS for n in point]},
-    {"name": "polygon", "all_points_x": POINTS},
-    {"name": "polygon", "all_points_x": ["10", 30.0, 30, 10, 10], "all_points_y": [5, "5", 25, 25, 5]},
-])
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        {"name": "polygon", "all_points": POINTS},
+        {"name": "polygon", "points": [n for point in POINTS for n in point]},
+        {"name": "polygon", "all_points_x": POINTS},
+        {
+            "name": "polygon",
+            "all_points_x": ["10", 30.0, 30, 10, 10],
+            "all_points_y": [5, "5", 25, 25, 5],
+        },
+    ],
+)
 def test_via_points_written_otherwise(tmp_path, polygon):
     write_via(tmp_path, [[region(polygon, kind="a")]])
     target = opened(tmp_path, "via")[0][1]
@@ -591,19 +793,30 @@ def test_via_regions_without_a_class_beside_others(tmp_path):
 @pytest.mark.parametrize("value", [["a"], True, 1.5, {"a": {"b": 1}}])
 def test_via_odd_classes(tmp_path, value):
     write_via(tmp_path, [[region(SQUARE, kind=value)]])
-    with pytest.raises(ValueError, match=r"image a.png, annotation region 1: (its kind is|0 options)"):
+    with pytest.raises(
+        ValueError, match=r"image a.png, annotation region 1: (its kind is|0 options)"
+    ):
         opened(tmp_path, "via", classes=["a"])
 
 
-@pytest.mark.parametrize(("shape", "message"), [
-    ({**RECT, "width": -20}, "a rect of width -20 and height 30"), ({**RECT, "x": "1_0"}, "x '1_0' is no number"),
-    ({**RECT, "x": True}, "x True is no number"), ({**CIRCLE, "r": math.inf}, "r inf is no finite number"),
-    ({**SQUARE, "all_points_y": None}, "expected are two lists of one length"),
-    ({**SQUARE, "name": ["polygon"]}, "has no area"), ({**ELLIPSE, "theta": math.nan}, "theta nan is no"),
-])
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({**RECT, "width": -20}, "a rect of width -20 and height 30"),
+        ({**RECT, "x": "1_0"}, "x '1_0' is no number"),
+        ({**RECT, "x": True}, "x True is no number"),
+        ({**CIRCLE, "r": math.inf}, "r inf is no finite number"),
+        ({**SQUARE, "all_points_y": None}, "expected are two lists of one length"),
+        ({**SQUARE, "name": ["polygon"]}, "has no area"),
+        ({**ELLIPSE, "theta": math.nan}, "theta nan is no"),
+    ],
+)
 def test_via_odd_numbers(tmp_path, shape, message):
     write_via(tmp_path, [[region(SQUARE)], [region(shape)]])
-    with pytest.raises(ValueError, match=f"image b.png, annotation region 1: its shape cannot be drawn: .*{message}"):
+    with pytest.raises(
+        ValueError,
+        match=f"image b.png, annotation region 1: its shape cannot be drawn: .*{message}",
+    ):
         opened(tmp_path, "via", classes=["a"])
 
 
@@ -611,7 +824,9 @@ def test_via_numbers_of_many_digits(tmp_path):
     write_via(tmp_path, [[region(SQUARE)], [region({**RECT, "x": 12321})]])
     path = tmp_path / "train/via_region_data.json"
     path.write_text(path.read_text().replace("12321", "7" * 5000))
-    with pytest.raises(ValueError, match=r"image b.png, annotation region 1: .*x <a whole number of .* bits> is no"):
+    with pytest.raises(
+        ValueError, match=r"image b.png, annotation region 1: .*x <a whole number of .* bits> is no"
+    ):
         opened(tmp_path, "via", classes=["a"])
     problems = Problems("skip")
     assert len(read_via(tmp_path, "train", problems, ["a"]).ids) == 1
@@ -621,5 +836,7 @@ def test_a_class_that_skip_removes(tmp_path, caplog):
     write_labelme(tmp_path, [shape("a", POINTS) for _ in range(20)] + [shape("b", POINTS[:2])])
     dataset = opened(tmp_path, "labelme", broken="skip")
     assert dataset.class_names == ["a"]
-    assert "the class 'b' is left out of the model, as all of its 1 objects are broken" in caplog.text
+    assert (
+        "the class 'b' is left out of the model, as all of its 1 objects are broken" in caplog.text
+    )
     assert opened(tmp_path, "labelme", broken="skip", classes=["a", "b"]).class_names == ["a", "b"]

@@ -18,8 +18,10 @@ RECTANGLES = [(2, 3, 12, 9), (20, 10, 31, 28), (0, 0, 1, 1)]
 
 
 def opened(root, split="train", **more):
-    return open_dataset(load_config({"data": {"format": "masks", "root": root, "classes": ["cell"], **more}}).data,
-                        split)
+    return open_dataset(
+        load_config({"data": {"format": "masks", "root": root, "classes": ["cell"], **more}}).data,
+        split,
+    )
 
 
 def masks_of():
@@ -39,7 +41,12 @@ def one_each(tmp_path):
     return tmp_path
 
 
-@pytest.fixture(params=[("PNGImages", "PedMasks", "_mask", np.uint8, 1), ("images", "masks", "", np.uint16, 300)])
+@pytest.fixture(
+    params=[
+        ("PNGImages", "PedMasks", "_mask", np.uint8, 1),
+        ("images", "masks", "", np.uint16, 300),
+    ]
+)
 def indexed(request, tmp_path):
     images, masks, suffix, kind, step = request.param
     (tmp_path / "train" / masks).mkdir(parents=True)
@@ -110,21 +117,53 @@ def half(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize(("damage", "kind", "where", "annotation", "left"), [
-    (lambda r: (r / "train/img2/images/img2.png").unlink(), "missing image", "img2", "", (2, 6)),
-    (lambda r: (r / "train/img2/masks").rename(r / "train/img2/else"), "missing mask", "img2/images/img2.png", "",
-     (2, 6)),
-    (lambda r: (r / "train/img2/images/img2.png").write_bytes(b"none"), "unreadable image", "img2/images/img2.png", "",
-     (2, 6)),
-    (lambda r: half(r / "train/img2/masks/m0.png"), "unreadable mask", "img2/images/img2.png", "m0.png", (3, 8)),
-    (other_size, "size mismatch", "img2/images/img2.png", "m0.png", (3, 8)),
-    (lambda r: Image.new("L", (40, 30)).save(r / "train/img2/masks/m0.png"), "empty mask", "img2/images/img2.png",
-     "m0.png", (3, 8)),
-])
+@pytest.mark.parametrize(
+    ("damage", "kind", "where", "annotation", "left"),
+    [
+        (
+            lambda r: (r / "train/img2/images/img2.png").unlink(),
+            "missing image",
+            "img2",
+            "",
+            (2, 6),
+        ),
+        (
+            lambda r: (r / "train/img2/masks").rename(r / "train/img2/else"),
+            "missing mask",
+            "img2/images/img2.png",
+            "",
+            (2, 6),
+        ),
+        (
+            lambda r: (r / "train/img2/images/img2.png").write_bytes(b"none"),
+            "unreadable image",
+            "img2/images/img2.png",
+            "",
+            (2, 6),
+        ),
+        (
+            lambda r: half(r / "train/img2/masks/m0.png"),
+            "unreadable mask",
+            "img2/images/img2.png",
+            "m0.png",
+            (3, 8),
+        ),
+        (other_size, "size mismatch", "img2/images/img2.png", "m0.png", (3, 8)),
+        (
+            lambda r: Image.new("L", (40, 30)).save(r / "train/img2/masks/m0.png"),
+            "empty mask",
+            "img2/images/img2.png",
+            "m0.png",
+            (3, 8),
+        ),
+    ],
+)
 def test_what_is_broken(one_each, damage, kind, where, annotation, left):
     damage(one_each)
     table, problems = read(one_each)
-    assert [(kind_, image, name) for kind_, _, image, name in problems] == [(kind, where, annotation)]
+    assert [(kind_, image, name) for kind_, _, image, name in problems] == [
+        (kind, where, annotation)
+    ]
     assert (len(table), len(table.ids)) == left
     with pytest.raises(ValueError, match="img2"):
         read(one_each, "error")
@@ -143,16 +182,20 @@ def test_broken_indices(indexed):
     noise(images / "d.png", 30, 40, 4)
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(masks / "d.png")
     table, problems = read(indexed)
-    assert sorted(problems) == [("missing image", masks.name, "c.png", ""),
-                                ("missing mask", masks.name, f"{images.name}/a.png", ""),
-                                ("missing mask", masks.name, f"{images.name}/b.png", ""),
-                                ("size mismatch", "d.png", f"{images.name}/d.png", "")]
+    assert sorted(problems) == [
+        ("missing image", masks.name, "c.png", ""),
+        ("missing mask", masks.name, f"{images.name}/a.png", ""),
+        ("missing mask", masks.name, f"{images.name}/b.png", ""),
+        ("size mismatch", "d.png", f"{images.name}/d.png", ""),
+    ]
     assert len(table) == 0
 
 
 @pytest.mark.parametrize("classes", [[], ["a", "b"]])
 def test_one_class(one_each, classes):
-    with pytest.raises(ValueError, match=r"\[data\] classes = .*; mask folders have objects of one class"):
+    with pytest.raises(
+        ValueError, match=r"\[data\] classes = .*; mask folders have objects of one class"
+    ):
         opened(one_each, classes=classes)
 
 
@@ -171,8 +214,12 @@ def test_nuclei(tmp_path):
     if not SAMPLE.is_file():
         pytest.skip(f"sample of the Data Science Bowl not found at {SAMPLE}")
     with tarfile.open(SAMPLE) as archive:
-        names = sorted({m.name.split("/")[2] for m in archive if m.name.count("/") > 2 and "/val/" in m.name})[:3]
-        archive.extractall(tmp_path, [m for m in archive if any(name in m.name for name in names)], filter="data")
+        names = sorted(
+            {m.name.split("/")[2] for m in archive if m.name.count("/") > 2 and "/val/" in m.name}
+        )[:3]
+        archive.extractall(
+            tmp_path, [m for m in archive if any(name in m.name for name in names)], filter="data"
+        )
     dataset = opened(tmp_path / "dsb2018", val=["val"], split="val")
     assert len(dataset) == 3
     for i, (image, target) in enumerate(dataset):

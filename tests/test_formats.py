@@ -15,24 +15,45 @@ def section(**values):
 def test_coco_and_voc(tmp_path):
     write_coco(tmp_path)
     write_voc(tmp_path)
-    coco, voc = (open_dataset(section(**data), "train") for data in (coco_data(tmp_path), voc_data(tmp_path)))
+    coco, voc = (
+        open_dataset(section(**data), "train") for data in (coco_data(tmp_path), voc_data(tmp_path))
+    )
     assert (len(coco), len(voc)) == (4, 3)
     assert coco.category_ids == [1, 2, 3]
     assert voc.sizes.tolist() == [[50, 70]] * 3
-    assert open_dataset(section(**coco_data(tmp_path)), "train", channels=1)[0][0].shape == (1, 60, 80)
+    assert open_dataset(section(**coco_data(tmp_path)), "train", channels=1)[0][0].shape == (
+        1,
+        60,
+        80,
+    )
     cached = open_dataset(section(**coco_data(tmp_path), cache=False), "train")
     assert (coco.cache, cached.cache) == (True, False)
 
 
-@pytest.mark.parametrize(("changes", "split", "message"), [
-    ({"format": "yolo"}, "train", r"\[data\] format = 'yolo'; choose cst, coco, voc, masks, via, labelme"),
-    ({}, "dev", "unknown split 'dev'; choose train, val, test"),
-    ({"train": ["train"]}, "train", r"\[data\] train = train; for format = coco give image folder, annotation file"),
-    ({"format": "cst", "train": ["a", "b"]}, "train", r"\[data\] train = a, b; for format = cst give its folder"),
-    ({"root": "nowhere"}, "train", r"no folder nowhere \(\[data\] root\)"),
-    ({"classes": ["a", "a"]}, "train", r"\[data\] classes has 'a' more than once"),
-    ({"broken": "maybe"}, "train", r"\[data\] broken = 'maybe'; choose error or skip"),
-])
+@pytest.mark.parametrize(
+    ("changes", "split", "message"),
+    [
+        (
+            {"format": "yolo"},
+            "train",
+            r"\[data\] format = 'yolo'; choose cst, coco, voc, masks, via, labelme",
+        ),
+        ({}, "dev", "unknown split 'dev'; choose train, val, test"),
+        (
+            {"train": ["train"]},
+            "train",
+            r"\[data\] train = train; for format = coco give image folder, annotation file",
+        ),
+        (
+            {"format": "cst", "train": ["a", "b"]},
+            "train",
+            r"\[data\] train = a, b; for format = cst give its folder",
+        ),
+        ({"root": "nowhere"}, "train", r"no folder nowhere \(\[data\] root\)"),
+        ({"classes": ["a", "a"]}, "train", r"\[data\] classes has 'a' more than once"),
+        ({"broken": "maybe"}, "train", r"\[data\] broken = 'maybe'; choose error or skip"),
+    ],
+)
 def test_settings_that_do_not_fit(tmp_path, changes, split, message):
     write_coco(tmp_path)
     with pytest.raises(ValueError, match=message):
@@ -44,13 +65,18 @@ def test_skipping_tells_what_was_left_out(tmp_path, caplog):
     content["annotations"][1]["category_id"] = content["annotations"][5]["category_id"] = 8
     content["annotations"][2]["segmentation"] = None
     save_coco(tmp_path, content)
-    with pytest.raises(ValueError, match=r"train.json, image 0.png, annotation 1001: category 8 is none of 1, 2, 3"):
+    with pytest.raises(
+        ValueError, match=r"train.json, image 0.png, annotation 1001: category 8 is none of 1, 2, 3"
+    ):
         open_dataset(section(**coco_data(tmp_path)), "train")
     assert not caplog.records
     dataset = open_dataset(section(**coco_data(tmp_path), broken="skip"), "train")
     assert len(dataset[0][1]["boxes"]) == 1
     (record,) = caplog.records
-    assert "train split: left out what is broken: 2 of unknown category, 1 of missing mask" in record.getMessage()
+    assert (
+        "train split: left out what is broken: 2 of unknown category, 1 of missing mask"
+        in record.getMessage()
+    )
     problems = Problems("skip")
     open_dataset(section(**coco_data(tmp_path)), "train", problems=problems)
     assert [problem.annotation for problem in problems.all] == ["1001", "1002", "1005"]
@@ -65,7 +91,10 @@ def test_nothing_to_learn_is_an_error(tmp_path, caplog):
     save_coco(tmp_path, content, "val")
     (tmp_path / "val").symlink_to(tmp_path / "train")
     for split in ("train", "val"):
-        with pytest.raises(ValueError, match=rf"{split}.json: none of the 4 images .* 12 are marked iscrowd = 1.*CVAT"):
+        with pytest.raises(
+            ValueError,
+            match=rf"{split}.json: none of the 4 images .* 12 are marked iscrowd = 1.*CVAT",
+        ):
             open_dataset(data, split)
         with pytest.raises(ValueError, match="CVAT"):
             open_dataset(section(**coco_data(tmp_path), broken="skip"), split)
@@ -74,7 +103,9 @@ def test_nothing_to_learn_is_an_error(tmp_path, caplog):
     assert not caplog.records
     save_coco(tmp_path, {**content, "annotations": []})
     save_coco(tmp_path, {**content, "annotations": []}, "val")
-    with pytest.raises(ValueError, match="none of the 4 images of the train split has an object to learn from"):
+    with pytest.raises(
+        ValueError, match="none of the 4 images of the train split has an object to learn from"
+    ):
         open_dataset(data, "train")
     open_dataset(data, "val")  # as COCO's test images, which have no annotations
     assert "none of the 4 images of the val split has an object to measure" in caplog.text
@@ -99,7 +130,9 @@ def test_a_split_without_images(tmp_path):
     for image in content["images"]:
         image["file_name"] = "none.png"
     save_coco(tmp_path, content)
-    with pytest.raises(ValueError, match=r"train split of .* has no images, after 4 of missing image"):
+    with pytest.raises(
+        ValueError, match=r"train split of .* has no images, after 4 of missing image"
+    ):
         open_dataset(section(**coco_data(tmp_path), broken="skip"), "train")
 
 
@@ -131,7 +164,9 @@ def test_more_than_a_tenth_of_the_objects(tmp_path, broken, stops):
     save_coco(tmp_path, content)
     data = section(**coco_data(tmp_path), broken="skip")
     if stops:
-        with pytest.raises(ValueError, match=rf"train split: {broken} of 30 objects are broken \({broken} of "):
+        with pytest.raises(
+            ValueError, match=rf"train split: {broken} of 30 objects are broken \({broken} of "
+        ):
             open_dataset(data, "train")
     else:
         assert len(open_dataset(data, "train").table.labels) == 30 - broken
@@ -145,7 +180,9 @@ def test_more_than_a_tenth_of_the_images(tmp_path, broken, stops):
     save_coco(tmp_path, content)
     data = section(**coco_data(tmp_path), broken="skip")
     if stops:
-        with pytest.raises(ValueError, match=r"train split: 2 of 12 images are broken \(2 of missing image\)"):
+        with pytest.raises(
+            ValueError, match=r"train split: 2 of 12 images are broken \(2 of missing image\)"
+        ):
             open_dataset(data, "train")
     else:
         assert len(open_dataset(data, "train")) == 11
@@ -155,4 +192,6 @@ def test_one_broken_object_of_few_may_be_left_out(tmp_path):
     content = write_coco(tmp_path, 1)
     content["annotations"][0]["category_id"] = 9
     save_coco(tmp_path, content)
-    assert len(open_dataset(section(**coco_data(tmp_path), broken="skip"), "train").table.labels) == 2
+    assert (
+        len(open_dataset(section(**coco_data(tmp_path), broken="skip"), "train").table.labels) == 2
+    )

@@ -1,4 +1,5 @@
-"""Annotation files damaged from seeds: check and training tell of them, or leave out what is broken, and go on."""
+"""Annotation files damaged from seeds: check and training tell of them, or leave out what is
+broken, and go on."""
 
 import base64
 import io
@@ -41,8 +42,10 @@ class Format:
 
 def make_coco(root):
     write_coco(root, 6)
-    return Format(coco_data(root) | {"val": ["train", "train.json"], "test": ["train", "train.json"]},
-                  [root / "train.json"])
+    return Format(
+        coco_data(root) | {"val": ["train", "train.json"], "test": ["train", "train.json"]},
+        [root / "train.json"],
+    )
 
 
 def make_labelme(root):
@@ -50,32 +53,60 @@ def make_labelme(root):
         noise(root / "train" / f"{name}.png", 60, 80, k)
         bits = io.BytesIO()
         Image.new("1", (10, 8), 1).save(bits, "PNG")
-        drawn = (("cat", [[10, 5], [30, 5], [30, 25], [10, 25]], "polygon", None),
-                 ("cat", [[40, 10], [60, 40]], "rectangle", 1), ("cat", [[40, 45], [60, 55]], "rectangle", 1),
-                 ("dog", [[20, 40], [20, 50]], "circle", None),
-                 ("__ignore__", [[65, 5], [79, 5], [79, 20]], None, None))
-        shapes = [dict(zip(("label", "points", "shape_type", "group_id"), shape)) for shape in drawn]
-        shapes.append({"label": "dog", "points": [[65, 40], [74, 47]], "shape_type": "mask",
-                       "mask": base64.b64encode(bits.getvalue()).decode()})
-        content = {"version": "5.5.0", "imagePath": f"{name}.png", "imageData": None, "imageHeight": 60,
-                   "imageWidth": 80, "shapes": shapes}
+        drawn = (
+            ("cat", [[10, 5], [30, 5], [30, 25], [10, 25]], "polygon", None),
+            ("cat", [[40, 10], [60, 40]], "rectangle", 1),
+            ("cat", [[40, 45], [60, 55]], "rectangle", 1),
+            ("dog", [[20, 40], [20, 50]], "circle", None),
+            ("__ignore__", [[65, 5], [79, 5], [79, 20]], None, None),
+        )
+        shapes = [
+            dict(zip(("label", "points", "shape_type", "group_id"), shape)) for shape in drawn
+        ]
+        shapes.append(
+            {
+                "label": "dog",
+                "points": [[65, 40], [74, 47]],
+                "shape_type": "mask",
+                "mask": base64.b64encode(bits.getvalue()).decode(),
+            }
+        )
+        content = {
+            "version": "5.5.0",
+            "imagePath": f"{name}.png",
+            "imageData": None,
+            "imageHeight": 60,
+            "imageWidth": 80,
+            "shapes": shapes,
+        }
         if k % 2:
-            content["imageData"] = base64.b64encode((root / "train" / f"{name}.png").read_bytes()).decode()
+            content["imageData"] = base64.b64encode(
+                (root / "train" / f"{name}.png").read_bytes()
+            ).decode()
             (root / "train" / f"{name}.png").unlink()
         (root / "train" / f"{name}.json").write_text(json.dumps(content))
     return Format({"format": "labelme"}, sorted((root / "train").glob("*.json")))
 
 
 def make_via(root):
-    shapes = [{"name": "polygon", "all_points_x": [10, 30, 30, 10], "all_points_y": [5, 5, 25, 25]},
-              {"name": "rect", "x": 40, "y": 10, "width": 20, "height": 30},
-              {"name": "ellipse", "cx": 20, "cy": 40, "rx": 8, "ry": 12, "theta": 0.3}]
+    shapes = [
+        {"name": "polygon", "all_points_x": [10, 30, 30, 10], "all_points_y": [5, 5, 25, 25]},
+        {"name": "rect", "x": 40, "y": 10, "width": 20, "height": 30},
+        {"name": "ellipse", "cx": 20, "cy": 40, "rx": 8, "ry": 12, "theta": 0.3},
+    ]
     content = {}
     for k, name in enumerate("abcdef"):
         noise(root / "train" / f"{name}.png", 60, 80, k)
-        regions = [{"shape_attributes": shape, "region_attributes": {"class": kind}}
-                   for shape, kind in zip(shapes, ("cat", "dog", {"cat": True}))]
-        content[f"{name}.png12"] = {"filename": f"{name}.png", "size": 12, "regions": regions, "file_attributes": {}}
+        regions = [
+            {"shape_attributes": shape, "region_attributes": {"class": kind}}
+            for shape, kind in zip(shapes, ("cat", "dog", {"cat": True}))
+        ]
+        content[f"{name}.png12"] = {
+            "filename": f"{name}.png",
+            "size": 12,
+            "regions": regions,
+            "file_attributes": {},
+        }
     (root / "train/via_region_data.json").write_text(json.dumps(content))
     return Format({"format": "via"}, [root / "train/via_region_data.json"])
 
@@ -109,7 +140,9 @@ def make_masks(root):
     for k, name in enumerate("abcdef"):
         noise(root / "train/images" / f"{name}.png", 60, 80, k)
         Image.fromarray(plane).save(root / "train/masks" / f"{name}.png")
-    return Format({"format": "masks", "classes": ["cell"]}, sorted((root / "train/masks").iterdir()))
+    return Format(
+        {"format": "masks", "classes": ["cell"]}, sorted((root / "train/masks").iterdir())
+    )
 
 
 def make_masks_of_objects(root):
@@ -123,8 +156,15 @@ def make_masks_of_objects(root):
     return Format({"format": "masks", "classes": ["cell"]}, sorted(root.glob("train/*/masks/*")))
 
 
-MAKE = {"coco": make_coco, "labelme": make_labelme, "via": make_via, "voc": make_voc, "cst": make_cst,
-        "masks": make_masks, "masks of objects": make_masks_of_objects}
+MAKE = {
+    "coco": make_coco,
+    "labelme": make_labelme,
+    "via": make_via,
+    "voc": make_voc,
+    "cst": make_cst,
+    "masks": make_masks,
+    "masks of objects": make_masks_of_objects,
+}
 
 
 def damaged(path, rng):
@@ -140,23 +180,35 @@ def damaged(path, rng):
 
 
 def write_config(folder, data):
-    sections = overlay({"data": {**data, "broken": "skip"}, "train": {
-        "epochs": 1, "batch_size": 2, "device": "cpu", "output": str(folder / "run")}})
+    sections = overlay(
+        {
+            "data": {**data, "broken": "skip"},
+            "train": {"epochs": 1, "batch_size": 2, "device": "cpu", "output": str(folder / "run")},
+        }
+    )
     lines = []
     for section, keys in sections.items():
         lines.append(f"[{section}]")
-        lines += [f"{key} = {', '.join(map(str, value)) + ',' if isinstance(value, list) else value}"
-                  for key, value in keys.items()]
+        lines += [
+            f"{key} = {', '.join(map(str, value)) + ',' if isinstance(value, list) else value}"
+            for key, value in keys.items()
+        ]
     path = folder / "config.ini"
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
 def attack(kind, seeds, tmp_path, run):
-    """Damage one annotation file of a good set for each seed, and `run` on it, which returns an exit status."""
+    """Damage one annotation file of a good set for each seed, and `run` on it, which returns an
+    exit status."""
     (tmp_path / "set").mkdir()
     made = MAKE[kind](tmp_path / "set")
-    made.data = {"root": tmp_path / "set", "train": ["train"], "val": ["train"], "test": ["train"]} | made.data
+    made.data = {
+        "root": tmp_path / "set",
+        "train": ["train"],
+        "val": ["train"],
+        "test": ["train"],
+    } | made.data
     config = write_config(tmp_path, made.data)
     assert run(config) == 0  # what is loaded once, is
     statuses = set()
@@ -183,7 +235,9 @@ def train(config):
     outcome = outcome_of("train", config)
     faults = [line for line in outcome.text.splitlines() if line.startswith("maskrcnn train: ")]
     assert len(faults) == outcome.status, outcome.text
-    assert outcome.status == 0 or len(outcome.text.splitlines()) <= MOST_LINES, outcome.text  # otherwise metrics follow
+    assert outcome.status == 0 or len(outcome.text.splitlines()) <= MOST_LINES, (
+        outcome.text
+    )  # otherwise metrics follow
     return outcome.status
 
 

@@ -1,5 +1,5 @@
-"""Image files of ten formats, damaged from seeds: prediction, check and training name each that they cannot read, and
-do the others."""
+"""Image files of ten formats, damaged from seeds: prediction, check and training name each that
+they cannot read, and do the others."""
 
 import json
 
@@ -14,7 +14,9 @@ from small import overlay, small_model
 from maskrcnn.tools.images import ImageOptions, image_size, read_image, read_plane
 
 TOGETHER = 20  # files in one command
-START_SECONDS = 10.0  # of processor time for reading a model, or for training on all the good images
+START_SECONDS = (
+    10.0  # of processor time for reading a model, or for training on all the good images
+)
 
 
 def write_damaged(folder, kind, seeds):
@@ -27,28 +29,59 @@ def write_damaged(folder, kind, seeds):
 
 
 def write_set(root, damaged, good):
-    """A data set in COCO's format of damaged images and, so many times, a good one, with an object each."""
+    """A data set in COCO's format of damaged images and, so many times, a good one, with an object
+    each."""
     Image.fromarray(pixels()).save(root / "good.png")
     names = [path.relative_to(root).as_posix() for path in damaged] + ["good.png"] * good
     x, y, w, h = WIDTH // 4, HEIGHT // 4, WIDTH // 2 - WIDTH // 4, HEIGHT // 2 - HEIGHT // 4
     content = {
         "categories": [{"id": 1, "name": "thing"}],
-        "images": [{"id": i, "file_name": name, "height": HEIGHT, "width": WIDTH} for i, name in enumerate(names, 1)],
-        "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0,
-                         "segmentation": [ring(x, y, x + w, y + h)]} for i in range(1, len(names) + 1)]}
+        "images": [
+            {"id": i, "file_name": name, "height": HEIGHT, "width": WIDTH}
+            for i, name in enumerate(names, 1)
+        ],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": 1,
+                "bbox": [x, y, w, h],
+                "area": w * h,
+                "iscrowd": 0,
+                "segmentation": [ring(x, y, x + w, y + h)],
+            }
+            for i in range(1, len(names) + 1)
+        ],
+    }
     (root / "all.json").write_text(json.dumps(content))
     good_images = [image for image in content["images"] if image["file_name"] == "good.png"][:2]
     kept = {image["id"] for image in good_images}
-    objects = [annotation for annotation in content["annotations"] if annotation["image_id"] in kept]
-    (root / "good.json").write_text(json.dumps({**content, "images": good_images, "annotations": objects}))
-    sections = overlay({
-        "transform": {"min_size": 32, "max_size": 64},
-        "data": {"format": "coco", "root": root, "train": "., all.json", "val": "., good.json", "test": "., good.json",
-                 "broken": "skip"},
-        "train": {"epochs": 1, "batch_size": 2, "device": "cpu", "output": root / "run"}})
+    objects = [
+        annotation for annotation in content["annotations"] if annotation["image_id"] in kept
+    ]
+    (root / "good.json").write_text(
+        json.dumps({**content, "images": good_images, "annotations": objects})
+    )
+    sections = overlay(
+        {
+            "transform": {"min_size": 32, "max_size": 64},
+            "data": {
+                "format": "coco",
+                "root": root,
+                "train": "., all.json",
+                "val": "., good.json",
+                "test": "., good.json",
+                "broken": "skip",
+            },
+            "train": {"epochs": 1, "batch_size": 2, "device": "cpu", "output": root / "run"},
+        }
+    )
     lines = []
     for section, keys in sections.items():
-        values = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in keys.items()}
+        values = {
+            key: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in keys.items()
+        }
         lines += [f"[{section}]", *(f"{key} = {value}" for key, value in values.items())]
     (root / "config.ini").write_text("\n".join(lines))
     return root / "config.ini"
@@ -63,12 +96,22 @@ def good(outcome, seconds):
 
 
 def predict_all(kind, seeds, tmp_path):
-    """Predict damaged files with a good one among them; the names of those that could not be read."""
+    """Predict damaged files with a good one among them; the names of those that could not be
+    read."""
     paths = write_damaged(tmp_path / "in", kind, seeds)
     Image.fromarray(pixels()).save(tmp_path / "in" / "fine.png")
     output = tmp_path / "out"
-    arguments = [*paths[:1], tmp_path / "in" / "fine.png", *paths[1:], "--weights", tmp_path / "tiny.pt", "--device",
-                 "cpu", "--output", output]
+    arguments = [
+        *paths[:1],
+        tmp_path / "in" / "fine.png",
+        *paths[1:],
+        "--weights",
+        tmp_path / "tiny.pt",
+        "--device",
+        "cpu",
+        "--output",
+        output,
+    ]
     outcome = good(command("predict", *arguments), START_SECONDS + MOST_SECONDS * len(paths))
     report = json.loads((output / "images.json").read_text())
     done = {image["file_name"] for image in report["images"]}
@@ -86,7 +129,9 @@ def predict_all(kind, seeds, tmp_path):
 
 @pytest.fixture
 def tiny(tmp_path):
-    small_model(1, {"transform": {"min_size": 32, "max_size": 64}}, class_names=["thing"]).save(tmp_path / "tiny.pt")
+    small_model(1, {"transform": {"min_size": 32, "max_size": 64}}, class_names=["thing"]).save(
+        tmp_path / "tiny.pt"
+    )
     return tmp_path
 
 
@@ -100,8 +145,10 @@ def check_all(kind, count, tmp_path):
     """Check a set of so many damaged files and two good ones."""
     paths = write_damaged(tmp_path / "in", kind, range(count))
     config = write_set(tmp_path, paths, 2)
-    outcome = good(command("check", config, "--split", "train", "--json", tmp_path / "report.json"),
-                   MOST_SECONDS * count)
+    outcome = good(
+        command("check", config, "--split", "train", "--json", tmp_path / "report.json"),
+        MOST_SECONDS * count,
+    )
     report = json.loads((tmp_path / "report.json").read_text())
     broken = [problem for problem in report["problems"] if problem["error"]]
     assert report["splits"]["train"]["images"] == count + 2
@@ -112,8 +159,13 @@ def check_all(kind, count, tmp_path):
 
 
 def train_all(first, each, tmp_path):
-    """Train on damaged files, so many of each format from a seed on, with nine times as many good ones."""
-    paths = [path for kind in FORMS for path in write_damaged(tmp_path / "in", kind, range(first, first + each))]
+    """Train on damaged files, so many of each format from a seed on, with nine times as many good
+    ones."""
+    paths = [
+        path
+        for kind in FORMS
+        for path in write_damaged(tmp_path / "in", kind, range(first, first + each))
+    ]
     config = write_set(tmp_path, paths, 9 * len(paths))
     outcome = good(command("train", config), START_SECONDS + MOST_SECONDS * len(paths))
     assert outcome.status == 0, outcome.text

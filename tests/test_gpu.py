@@ -1,4 +1,5 @@
-"""What a GPU adds to the other tests: the operators as PyTorch sees them there, and the model as a whole."""
+"""What a GPU adds to the other tests: the operators as PyTorch sees them there, and the model as a
+whole."""
 
 import json
 import math
@@ -28,7 +29,8 @@ def on_gpu(value):
 
 @pytest.fixture
 def exact():
-    """Convolutions in float32, not in the shorter numbers that GPUs take for them (products are so anyway)."""
+    """Convolutions in float32, not in the shorter numbers that GPUs take for them (products are so
+    anyway)."""
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     yield
     torch.backends.cudnn.allow_tf32 = before
@@ -37,7 +39,8 @@ def exact():
 @pytest.mark.parametrize("name", calls())
 def test_what_pytorch_checks(name):
     arguments = on_gpu(calls(gradient=True)[name])
-    # The gradient of RoIAlign sums in varying order, and so differs in the last digits from call to call.
+    # The gradient of RoIAlign sums in varying order, and so differs in the last digits from call to
+    # call.
     torch.use_deterministic_algorithms(True)
     try:
         torch.library.opcheck(getattr(torch.ops.maskrcnn, name).default, arguments)
@@ -48,20 +51,35 @@ def test_what_pytorch_checks(name):
 def everything(maps, boxes, image, levels, scores, masks):
     """Each operator once."""
     pooled = ops.roi_align(maps, boxes, image, 7, [0.25, 0.125, 0.0625], levels, 2)
-    return (pooled * 2, ops.nms(boxes, scores, 0.5), ops.paste_masks(pooled[:, 0].float().sigmoid(), boxes, 50, 60),
-            ops.crop_masks(masks, boxes, torch.zeros_like(image), image, 14) + 1)
+    return (
+        pooled * 2,
+        ops.nms(boxes, scores, 0.5),
+        ops.paste_masks(pooled[:, 0].float().sigmoid(), boxes, 50, 60),
+        ops.crop_masks(masks, boxes, torch.zeros_like(image), image, 14) + 1,
+    )
 
 
 def inputs(dtype=torch.float32):
     maps, boxes, image, levels, *_ = calls()["roi_align"]
-    return on_gpu(([m.to(dtype) for m in maps], boxes, image, levels, torch.rand(30), calls()["crop_masks"][0]))
+    return on_gpu(
+        (
+            [m.to(dtype) for m in maps],
+            boxes,
+            image,
+            levels,
+            torch.rand(30),
+            calls()["crop_masks"][0],
+        )
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_torch_compile_sees_through(dtype):
     arguments = inputs(dtype)
-    for got, want in zip(torch.compile(everything, fullgraph=True)(*arguments), everything(*arguments)):
+    for got, want in zip(
+        torch.compile(everything, fullgraph=True)(*arguments), everything(*arguments)
+    ):
         assert got.dtype == want.dtype
         assert torch.equal(got, want) or torch.allclose(got, want, atol=1e-5)
 
@@ -129,7 +147,9 @@ def gradients(model, images, targets):
     losses = model.train()(images, targets)
     model.zero_grad()
     sum(losses.values()).backward()
-    return {name: loss.item() for name, loss in losses.items()}, [p.grad.clone().cpu() for p in model.parameters()]
+    return {name: loss.item() for name, loss in losses.items()}, [
+        p.grad.clone().cpu() for p in model.parameters()
+    ]
 
 
 @pytest.mark.parametrize("version", ["compiled", "reference"])
@@ -168,9 +188,22 @@ def test_detections_are_those_of_the_cpu(version, exact, monkeypatch):
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_training(precision, tmp_path):
     data = cst.generate(tmp_path / "data", {"train": 6, "val": 3, "test": 4})
-    metrics = train({**SMALL, "data": {"root": str(data)}, "evaluate": {"batch_size": 2},
-                     "train": {"epochs": 2, "batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3,
-                               "device": GPU, "precision": precision, "output": str(tmp_path / "run")}})
+    metrics = train(
+        {
+            **SMALL,
+            "data": {"root": str(data)},
+            "evaluate": {"batch_size": 2},
+            "train": {
+                "epochs": 2,
+                "batch_size": 2,
+                "optimizer": "adamw",
+                "learning_rate": 1e-3,
+                "device": GPU,
+                "precision": precision,
+                "output": str(tmp_path / "run"),
+            },
+        }
+    )
     assert math.isfinite(metrics["test/loss"])
     assert metrics["train/memory_MB"] > 0
     assert [json.loads(line)["epoch"] for line in (tmp_path / "run" / "log.jsonl").open()] == [1, 2]

@@ -15,13 +15,25 @@ from maskrcnn.tools.boxes import encode
 from maskrcnn.tools.norm import LayerNorm, make_norm
 
 
-@pytest.mark.parametrize("changes", [
-    {"box": {"convs": 4, "conv_channels": 6, "layers": 1, "norm": "group"}}, {"box": {"convs": 1, "layers": 0}},
-    {"box": {"class_agnostic": True}}, {"box": {"loss": "giou"}}, {"box": {"smooth_l1_beta": 0.0}},
-    {"box": {"loss": "giou", "class_agnostic": True}}, {"mask": {"convs": 3, "norm": "batch"}},
-    {"mask": {"convs": 0}}, {"mask": {"convs": 2, "norm": "group"}}, {"fpn": {"norm": "layer"}},
-    {"pooling": {"kind": "max"}}, {"pooling": {"aligned": False}}, {"backbone": {"norm": "layer"}},
-], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"box": {"convs": 4, "conv_channels": 6, "layers": 1, "norm": "group"}},
+        {"box": {"convs": 1, "layers": 0}},
+        {"box": {"class_agnostic": True}},
+        {"box": {"loss": "giou"}},
+        {"box": {"smooth_l1_beta": 0.0}},
+        {"box": {"loss": "giou", "class_agnostic": True}},
+        {"mask": {"convs": 3, "norm": "batch"}},
+        {"mask": {"convs": 0}},
+        {"mask": {"convs": 2, "norm": "group"}},
+        {"fpn": {"norm": "layer"}},
+        {"pooling": {"kind": "max"}},
+        {"pooling": {"aligned": False}},
+        {"backbone": {"norm": "layer"}},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("counts", [(2, 1), (0, 0)], ids=str)
 def test_every_variant_trains_and_predicts(changes, counts):
     model = small_model(changes=changes).train()
@@ -35,14 +47,25 @@ def test_every_variant_trains_and_predicts(changes, counts):
     assert len(model.eval()(images)) == 2
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"box": {"loss": "iou"}}, "choose smooth_l1, l1 or giou"), ({"pooling": {"kind": "crop"}}, "choose align or max"),
-    ({"mask": {"norm": "instance"}}, r"\[mask\] norm = 'instance': unknown norm; choose none, frozen"),
-    ({"box": {"norm": "frozen"}}, "identity")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"box": {"loss": "iou"}}, "choose smooth_l1, l1 or giou"),
+        ({"pooling": {"kind": "crop"}}, "choose align or max"),
+        (
+            {"mask": {"norm": "instance"}},
+            r"\[mask\] norm = 'instance': unknown norm; choose none, frozen",
+        ),
+        ({"box": {"norm": "frozen"}}, "identity"),
+    ],
+)
 def test_what_is_not_known(change, message):
     with pytest.raises(ValueError, match=message):
-        small_model(changes={"box": {"convs": 1}, **change} if "box" not in change else
-                    {"box": {"convs": 1, **change["box"]}})
+        small_model(
+            changes={"box": {"convs": 1}, **change}
+            if "box" not in change
+            else {"box": {"convs": 1, **change["box"]}}
+        )
 
 
 def giou_of(a, b):
@@ -64,7 +87,17 @@ def test_giou_loss():
     deltas = torch.zeros(6, 2, 4, dtype=torch.float64)
     deltas[torch.arange(6), (labels - 1).clamp(min=0)] = encode(predicted, boxes, weights)
     deltas.requires_grad_()
-    loss = box_losses(torch.zeros(6, 3, dtype=torch.float64), deltas, labels, valid, boxes, truth, weights, 0.0, "giou")
+    loss = box_losses(
+        torch.zeros(6, 3, dtype=torch.float64),
+        deltas,
+        labels,
+        valid,
+        boxes,
+        truth,
+        weights,
+        0.0,
+        "giou",
+    )
     want = sum(1 - giou_of(predicted[i].tolist(), truth[i].tolist()) for i in (0, 2, 3, 4)) / 5
     assert abs(loss["loss_box_reg"].item() - want) < 1e-6
     loss["loss_box_reg"].backward()
@@ -94,8 +127,10 @@ def test_roi_pool_takes_the_levels_of_roi_align_and_the_values_of_torchvision():
         roi = torch.cat([image[k : k + 1, None].float(), boxes[k : k + 1]], dim=1)
         want = roi_pool(maps[levels[k]], roi, 5, 1 / (4, 8, 16)[levels[k]])
         assert torch.equal(pooled[k : k + 1], want)
-    assert RoIPool(5, (4,))(maps[:1], boxes[:0], image[:0]).shape == RoIAlign(5, (4,))(maps[:1], boxes[:0],
-                                                                                     image[:0]).shape
+    assert (
+        RoIPool(5, (4,))(maps[:1], boxes[:0], image[:0]).shape
+        == RoIAlign(5, (4,))(maps[:1], boxes[:0], image[:0]).shape
+    )
 
 
 def test_layer_norm_is_over_the_channels_of_each_cell():
@@ -109,18 +144,25 @@ def test_layer_norm_is_over_the_channels_of_each_cell():
 
 @pytest.mark.parametrize("section", ["box", "mask"])
 def test_norms_without_convolutions(section):
-    with pytest.raises(ValueError, match=rf"\[{section}\] norm = group has no effect without convolutions"):
+    with pytest.raises(
+        ValueError, match=rf"\[{section}\] norm = group has no effect without convolutions"
+    ):
         small_model(changes={section: {"norm": "group", "convs": 0}})
 
 
 def test_l1_loss():
-    """The sum of absolute differences of the deltas, of positives, over all RoIs; whatever beta is."""
+    """The sum of absolute differences of the deltas, of positives, over all RoIs; whatever beta
+    is."""
     deltas, boxes = torch.rand(3, 2, 4), torch.tensor([[0.0, 0, 10, 20]]).expand(3, 4)
     truth = boxes + torch.tensor([1.0, 2, 3, -4])
     labels, weights = torch.tensor([1, 0, 2]), (10.0, 10.0, 5.0, 5.0)
-    got = box_losses(torch.zeros(3, 3), deltas, labels, torch.ones(3).bool(), boxes, truth, weights, 1.0, "l1")
+    got = box_losses(
+        torch.zeros(3, 3), deltas, labels, torch.ones(3).bool(), boxes, truth, weights, 1.0, "l1"
+    )
     want = [10 * 2 / 10, 10 * -1 / 20, 5 * math.log(12 / 10), 5 * math.log(14 / 20)]
-    total = sum(abs(float(deltas[i, k, j]) - want[j]) for i, k in ((0, 0), (2, 1)) for j in range(4))
+    total = sum(
+        abs(float(deltas[i, k, j]) - want[j]) for i, k in ((0, 0), (2, 1)) for j in range(4)
+    )
     assert float(got["loss_box_reg"]) == pytest.approx(total / 3, rel=1e-5)
     model = small_model(changes={"box": {"loss": "l1"}}).train()
     assert float(model(*small_data())["loss_box_reg"].detach()) > 0

@@ -1,4 +1,5 @@
-"""What check and training say of the images of a split together: the values they use, and which way they lie."""
+"""What check and training say of the images of a split together: the values they use, and which way
+they lie."""
 
 import json
 
@@ -25,8 +26,14 @@ def write_images(root, pictures, masks, suffix="png", **saving):
     for i, (picture, mask) in enumerate(zip(pictures, masks)):
         Image.fromarray(picture).save(root / "images" / f"{i}.{suffix}", **saving)
         Image.fromarray(mask).save(root / "masks" / f"{i}.png")
-    return {"format": "masks", "root": str(root.parent), "train": root.name, "val": root.name, "test": root.name,
-            "classes": "cell,"}
+    return {
+        "format": "masks",
+        "root": str(root.parent),
+        "train": root.name,
+        "val": root.name,
+        "test": root.name,
+        "classes": "cell,",
+    }
 
 
 def cells(count, height=60, width=80, seed=0, objects=3):
@@ -58,18 +65,28 @@ def log_of(data, caplog):
     return caplog.text
 
 
-# ------------------------------------------------------------------------------------------------------------ values
+# -----------------------------------------------------------------------------------------------
+# values
 
 
-@pytest.mark.parametrize(("low", "high", "proposed"), [(290, 370, "290, 370"), (0, 4095, "0, 4095"),
-                                                       (60000, 60100, "60000, 60100"), (0, 65535, None),
-                                                       (0, 7000, None)])
+@pytest.mark.parametrize(
+    ("low", "high", "proposed"),
+    [
+        (290, 370, "290, 370"),
+        (0, 4095, "0, 4095"),
+        (60000, 60100, "60000, 60100"),
+        (0, 65535, None),
+        (0, 7000, None),
+    ],
+)
 def test_images_that_use_little_of_their_range(tmp_path, caplog, low, high, proposed):
     pictures, masks = cells(3)
     for picture in pictures:
         picture[:2, :2] = (0, 1)  # so that the lowest and highest value are there
         picture[2] = np.linspace(0, 1, 80)
-    deep = [np.round(low + picture.clip(0, 1) * (high - low)).astype(np.uint16) for picture in pictures]
+    deep = [
+        np.round(low + picture.clip(0, 1) * (high - low)).astype(np.uint16) for picture in pictures
+    ]
     data = write_images(tmp_path / "train", deep, masks, "tif")
     found = warnings_of(data, "narrow range")
     if proposed is None:
@@ -82,7 +99,9 @@ def test_images_that_use_little_of_their_range(tmp_path, caplog, low, high, prop
     assert f"value_range = {proposed}" in log_of(data, caplog)
     for value_range in (proposed, "image"):
         assert warnings_of({**data, "value_range": value_range}, "narrow range") == []
-        image = open_dataset(load_config({"data": {**data, "value_range": value_range}}).data, "train")[0][0]
+        image = open_dataset(
+            load_config({"data": {**data, "value_range": value_range}}).data, "train"
+        )[0][0]
         assert (image.min(), image.max()) == (0, 1)
 
 
@@ -105,7 +124,8 @@ def test_values_beyond_the_range_of_the_configuration(tmp_path, caplog):
 
 
 def test_a_range_that_cuts_images_off(tmp_path, caplog):
-    """Bytes that 0 and 1 are the limits of are black and white alone; a window that cuts off much may be meant."""
+    """Bytes that 0 and 1 are the limits of are black and white alone; a window that cuts off much
+    may be meant."""
     pictures, masks = cells(3)
     pictures = [(picture.clip(0, 1) * 220).astype(np.uint8) for picture in pictures]
     data = write_images(tmp_path / "train", pictures, masks)
@@ -131,8 +151,12 @@ def test_some_bright_images_do_not_hide_the_others(tmp_path, caplog):
 
 def test_validation_images_are_looked_at_too(tmp_path, caplog):
     pictures, masks = cells(2)
-    data = write_images(tmp_path / "val", [(picture.clip(0, 1) * 99 + 290).astype(np.uint16) for picture in pictures],
-                        masks, "tif")
+    data = write_images(
+        tmp_path / "val",
+        [(picture.clip(0, 1) * 99 + 290).astype(np.uint16) for picture in pictures],
+        masks,
+        "tif",
+    )
     open_dataset(load_config({"data": {**data, "val": ["val"]}}).data, "val")
     assert "val split: the values of its images (uint16) go from 2" in caplog.text
 
@@ -159,7 +183,10 @@ def test_images_without_limits(tmp_path):
 
 def test_what_is_not_read(tmp_path):
     pictures, masks = cells(2)
-    colors = [np.repeat((picture.clip(0, 1) * 255).astype(np.uint8)[:, :, None], 4, 2) for picture in pictures]
+    colors = [
+        np.repeat((picture.clip(0, 1) * 255).astype(np.uint8)[:, :, None], 4, 2)
+        for picture in pictures
+    ]
     data = write_images(tmp_path / "train", colors, masks)
     (found,) = warnings_of(data, "transparency")
     assert found.startswith("2 of 2 images have pixels that are not opaque")
@@ -167,7 +194,10 @@ def test_what_is_not_read(tmp_path):
 
 def test_a_few_pixels_that_are_not_opaque(tmp_path):
     pictures, masks = cells(2, 60, 80)
-    colors = [np.repeat((picture.clip(0, 1) * 255).astype(np.uint8)[:, :, None], 4, 2) for picture in pictures]
+    colors = [
+        np.repeat((picture.clip(0, 1) * 255).astype(np.uint8)[:, :, None], 4, 2)
+        for picture in pictures
+    ]
     for color in colors:
         color[:, :, 3] = 255
         color[3, 4, 3] = 254
@@ -176,13 +206,24 @@ def test_a_few_pixels_that_are_not_opaque(tmp_path):
 
 def test_evaluation_with_another_range_than_was_learnt(tmp_path, caplog):
     pictures, masks = cells(2)
-    data = write_images(tmp_path / "train", [(picture.clip(0, 1) * 99 + 290).astype(np.uint16) for picture in pictures],
-                        masks, "tif")
-    small_model(1, {"data": {"value_range": "290, 389"}}, class_names=["cell"]).save(tmp_path / "model.pt")
+    data = write_images(
+        tmp_path / "train",
+        [(picture.clip(0, 1) * 99 + 290).astype(np.uint16) for picture in pictures],
+        masks,
+        "tif",
+    )
+    small_model(1, {"data": {"value_range": "290, 389"}}, class_names=["cell"]).save(
+        tmp_path / "model.pt"
+    )
     for value_range, told in ((None, True), ("290, 389", False)):
         caplog.clear()
-        evaluate({"data": {**data, **({"value_range": value_range} if value_range else {})}}, tmp_path / "model.pt")
-        assert ("learnt with [data] value_range = 290, 389, and is evaluated with dtype" in caplog.text) == told
+        evaluate(
+            {"data": {**data, **({"value_range": value_range} if value_range else {})}},
+            tmp_path / "model.pt",
+        )
+        assert (
+            "learnt with [data] value_range = 290, 389, and is evaluated with dtype" in caplog.text
+        ) == told
 
 
 @pytest.mark.slow
@@ -195,22 +236,39 @@ def test_deep_images_train_as_well_as_stretched_ones(tmp_path, normalize, monkey
     scores = []
     for name, images, more in (("deep", deep, {"value_range": "290, 545"}), ("eight", eight, {})):
         data = write_images(tmp_path / name / "train", images, masks, "tif")
-        scores.append(train(overlay({
-            "transform": {"normalize": normalize}, "data": {**data, **more},
-            "backbone": {"width": 8}, "fpn": {"channels": 16}, "box": {"hidden": 32, "score_threshold": 0.05},
-            "train": {"epochs": 12, "batch_size": 4, "optimizer": "adamw", "learning_rate": 0.003, "device": "cpu",
-                      "output": str(tmp_path / name / "run")}})))
+        scores.append(
+            train(
+                overlay(
+                    {
+                        "transform": {"normalize": normalize},
+                        "data": {**data, **more},
+                        "backbone": {"width": 8},
+                        "fpn": {"channels": 16},
+                        "box": {"hidden": 32, "score_threshold": 0.05},
+                        "train": {
+                            "epochs": 12,
+                            "batch_size": 4,
+                            "optimizer": "adamw",
+                            "learning_rate": 0.003,
+                            "device": "cpu",
+                            "output": str(tmp_path / name / "run"),
+                        },
+                    }
+                )
+            )
+        )
     assert scores[1]["test/mask_AP"] > 0.3
     for metric in ("test/box_AP", "test/mask_AP"):
         assert scores[0][metric] == pytest.approx(scores[1][metric], abs=0.01)
 
 
-# ------------------------------------------------------------------------------------------------------- orientation
+# -----------------------------------------------------------------------------------------------
+# orientation
 
 
 def write_turned(root, value, seen, side=60, objects=3):
-    """A set in COCO's format of four images that carry an EXIF orientation, annotated as their file has them (seen =
-    stored) or upright (exif); returns section [data]."""
+    """A set in COCO's format of four images that carry an EXIF orientation, annotated as their file
+    has them (seen = stored) or upright (exif); returns section [data]."""
     (root / "images").mkdir(parents=True)
     pictures, masks = cells(4, 60, side, objects=objects)
     content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cell"}]}
@@ -218,18 +276,33 @@ def write_turned(root, value, seen, side=60, objects=3):
         pixels = (picture.clip(0, 1) * 255).astype(np.uint8)
         # What lies in the file, so that it is `pixels` in the frame in which it was annotated.
         stored = pixels if seen == "stored" else TURNS[INVERSE[value]](pixels)
-        Image.fromarray(np.ascontiguousarray(stored)).save(root / "images" / f"{i}.png", exif=oriented(value))
+        Image.fromarray(np.ascontiguousarray(stored)).save(
+            root / "images" / f"{i}.png", exif=oriented(value)
+        )
         height, width = mask.shape
-        content["images"].append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
+        content["images"].append(
+            {"id": i, "file_name": f"{i}.png", "height": height, "width": width}
+        )
         for k in range(1, objects + 1):
             ys, xs = np.nonzero(mask == k)
             x1, y1, x2, y2 = (int(v) for v in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1))
-            content["annotations"].append({
-                "id": len(content["annotations"]) + 1, "image_id": i, "category_id": 1, "iscrowd": 0,
-                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
-                "segmentation": [ring(x1, y1, x2, y2)]})
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": i,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "segmentation": [ring(x1, y1, x2, y2)],
+                }
+            )
     (root / "a.json").write_text(json.dumps(content))
-    return {"format": "coco", "root": str(root), **dict.fromkeys(("train", "val", "test"), "images, a.json")}
+    return {
+        "format": "coco",
+        "root": str(root),
+        **dict.fromkeys(("train", "val", "test"), "images, a.json"),
+    }
 
 
 @pytest.mark.parametrize("value", range(2, 9))
@@ -254,7 +327,10 @@ def test_sizes_tell_which_way_an_image_lies(tmp_path, value):
     data = write_turned(tmp_path, value, "stored", side=80)
     report = check_dataset(load_config({"data": data}).data, ["train"])
     assert [problem.kind for problem in report.errors] == ["size mismatch"] * 4
-    assert all("it has that size with [data] orientation = stored" in problem.message for problem in report.errors)
+    assert all(
+        "it has that size with [data] orientation = stored" in problem.message
+        for problem in report.errors
+    )
     (warned,) = (problem.message for problem in report.problems if problem.kind == "orientation")
     assert warned.endswith("set [data] orientation = stored")
     with pytest.raises(ValueError, match=r"it has that size with \[data\] orientation = stored"):
@@ -281,7 +357,8 @@ def warnings_of_any(data, kind):
 
 @pytest.mark.parametrize("layout", ["indices", "files"])
 def test_masks_beside_turned_images(tmp_path, layout):
-    """Masks drawn by a tool that does not turn: the message names the setting, and with it all fits."""
+    """Masks drawn by a tool that does not turn: the message names the setting, and with it all
+    fits."""
     pictures, masks = cells(2)
     pictures = [(picture.clip(0, 1) * 255).astype(np.uint8) for picture in pictures]
     data = write_images(tmp_path / "train", pictures, masks, "jpg", exif=oriented(6), quality=95)
@@ -292,7 +369,9 @@ def test_masks_beside_turned_images(tmp_path, layout):
             (tmp_path / "train" / "images" / f"{i}.jpg").rename(folder / "images" / "a.jpg")
             (folder / "masks").mkdir()
             for k in (1, 2, 3):
-                Image.fromarray((mask == k).astype(np.uint8) * 255).save(folder / "masks" / f"{k}.png")
+                Image.fromarray((mask == k).astype(np.uint8) * 255).save(
+                    folder / "masks" / f"{k}.png"
+                )
         data |= dict.fromkeys(("train", "val", "test"), "each")
     report = check_dataset(load_config({"data": data}).data, ["train"])
     assert report.errors
@@ -304,7 +383,9 @@ def test_masks_beside_turned_images(tmp_path, layout):
 def test_orientations_that_do_not_exist(tmp_path):
     data = write_turned(tmp_path, 3, "exif")
     for verb in ("check", "train"):
-        (tmp_path / "a.ini").write_text("[data]\n" + "\n".join(f"{key} = {value}" for key, value in data.items()))
+        (tmp_path / "a.ini").write_text(
+            "[data]\n" + "\n".join(f"{key} = {value}" for key, value in data.items())
+        )
         outcome = command(verb, tmp_path / "a.ini", "--set", "data.orientation=upright")
         assert outcome.status == 1
         assert "[data] orientation = 'upright'; choose exif or stored" in outcome.text

@@ -16,7 +16,14 @@ from test_fuzz_images import write_set
 
 from maskrcnn.tools import image_files
 from maskrcnn.tools.image_files import TURNS, exif_orientation
-from maskrcnn.tools.images import ImageOptions, as_image, image_size, read_image, read_pixels, read_plane
+from maskrcnn.tools.images import (
+    ImageOptions,
+    as_image,
+    image_size,
+    read_image,
+    read_pixels,
+    read_plane,
+)
 
 COLORS = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
 DEEP = (COLORS[..., 0].astype(np.uint16) * 200) + 3
@@ -27,19 +34,37 @@ def bare(image):
     return image.permute(1, 2, 0).numpy()
 
 
-# ------------------------------------------------------------------------------------------------------- orientation
+# -----------------------------------------------------------------------------------------------
+# orientation
 
 
-MODES = {"RGB": COLORS[..., :3], "L": COLORS[..., 0], "1": COLORS[..., 0] > 99, "RGBA": COLORS, "LA": COLORS[..., :2],
-         "I;16": DEEP, "I": DEEP.astype(np.int32), "F": DEEP.astype(np.float32), "P": COLORS[..., :3],
-         "CMYK": COLORS[..., :3], "square": COLORS[:6, :6, :3]}
-SAVING = {"png": {}, "jpg": {}, "tif": {}, "lzw.tif": {"compression": "tiff_lzw"}, "webp": {"lossless": True},
-          "avif": {}}
+MODES = {
+    "RGB": COLORS[..., :3],
+    "L": COLORS[..., 0],
+    "1": COLORS[..., 0] > 99,
+    "RGBA": COLORS,
+    "LA": COLORS[..., :2],
+    "I;16": DEEP,
+    "I": DEEP.astype(np.int32),
+    "F": DEEP.astype(np.float32),
+    "P": COLORS[..., :3],
+    "CMYK": COLORS[..., :3],
+    "square": COLORS[:6, :6, :3],
+}
+SAVING = {
+    "png": {},
+    "jpg": {},
+    "tif": {},
+    "lzw.tif": {"compression": "tiff_lzw"},
+    "webp": {"lossless": True},
+    "avif": {},
+}
 
 
 @pytest.mark.parametrize("suffix", SAVING)
 def test_one_function_turns_every_image(tmp_path, suffix):
-    """Sizes, images and masks agree, in every mode and format that can have an orientation, as Pillow turns them."""
+    """Sizes, images and masks agree, in every mode and format that can have an orientation, as
+    Pillow turns them."""
     turned = 0
     for mode, pixels in MODES.items():
         image = Image.fromarray(pixels)
@@ -52,7 +77,9 @@ def test_one_function_turns_every_image(tmp_path, suffix):
             except (OSError, ValueError):
                 continue  # the format has no such mode
             turned += 1
-            stored, upright = (read_image(path, ImageOptions(3, "image", way)) for way in ("stored", "exif"))
+            stored, upright = (
+                read_image(path, ImageOptions(3, "image", way)) for way in ("stored", "exif")
+            )
             assert image_size(path, "stored") == stored.shape[1:] == image.size[::-1]
             assert image_size(path) == upright.shape[1:]
             assert np.array_equal(bare(upright), TURNS[value](bare(stored)))
@@ -64,11 +91,14 @@ def test_one_function_turns_every_image(tmp_path, suffix):
             for way, want in (("stored", stored), ("exif", upright)):
                 for source in (path, io.BytesIO(path.read_bytes())):
                     with Image.open(source) as opened:
-                        assert torch.equal(as_image(opened, options=ImageOptions(3, "image", way)), want)
+                        assert torch.equal(
+                            as_image(opened, options=ImageOptions(3, "image", way)), want
+                        )
                 plane = read_plane(path, "L", way)
                 assert plane.shape == want.shape[1:]
-            assert np.array_equal(read_plane(path, "L"),
-                                  TURNS[value](read_plane(path, "L", "stored")))
+            assert np.array_equal(
+                read_plane(path, "L"), TURNS[value](read_plane(path, "L", "stored"))
+            )
     assert turned >= 4 * 8
 
 
@@ -77,13 +107,21 @@ def odd_exif():
     good = bytearray(metadata().tobytes())
     yield bytes(good)
     start = 6  # of the header, behind "Exif\0\0"
-    count = int.from_bytes(good[start + 8 : start + 10], "little" if good[start : start + 2] == b"II" else "big")
+    count = int.from_bytes(
+        good[start + 8 : start + 10], "little" if good[start : start + 2] == b"II" else "big"
+    )
     for entry in range(count):
         place = start + 10 + 12 * entry
         if good[place : place + 2] in (b"\x12\x01", b"\x01\x12"):
             continue
-        for offset, data in ((2, b"\0\0"), (2, b"\xff\xff"), (2, b"\0\x0c"), (4, b"\xff" * 4), (4, b"\0" * 4),
-                             (8, b"\xff" * 4)):
+        for offset, data in (
+            (2, b"\0\0"),
+            (2, b"\xff\xff"),
+            (2, b"\0\x0c"),
+            (4, b"\xff" * 4),
+            (4, b"\0" * 4),
+            (8, b"\xff" * 4),
+        ):
             odd = bytearray(good)
             odd[place + offset : place + offset + len(data)] = data
             yield bytes(odd)
@@ -108,12 +146,14 @@ def test_orientations_that_are_none(tmp_path, value):
         assert exif_orientation(image) == 1
 
 
-# ------------------------------------------------------------------------------------------------------------- pages
+# -----------------------------------------------------------------------------------------------
+# pages
 
 
 @pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp", "avif"])
 def test_pages(tmp_path, suffix):
-    """Several are an error that counts them, in every function; one that was chosen is taken, and a single one."""
+    """Several are an error that counts them, in every function; one that was chosen is taken, and a
+    single one."""
     first, second = (Image.fromarray(COLORS[..., k]).convert("RGB") for k in (0, 1))
     path = tmp_path / f"pages.{suffix}"
     first.save(path, save_all=True, append_images=[second, first])
@@ -132,9 +172,16 @@ def test_pages(tmp_path, suffix):
 
 
 def test_what_is_one_page(tmp_path):
-    """A phone's JPEG with a preview behind the photo, and a TIFF with smaller copies of its page."""
+    """A phone's JPEG with a preview behind the photo, and a TIFF with smaller copies of its
+    page."""
     first = Image.fromarray(COLORS[..., :3])
-    first.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[first.rotate(180)], quality=95)
+    first.save(
+        tmp_path / "phone.jpg",
+        format="MPO",
+        save_all=True,
+        append_images=[first.rotate(180)],
+        quality=95,
+    )
     assert Image.open(tmp_path / "phone.jpg").n_frames == 2
     with Image.open(tmp_path / "phone.jpg") as photo:
         assert np.array_equal(bare(read_image(tmp_path / "phone.jpg")), np.asarray(photo))
@@ -150,17 +197,27 @@ def test_what_is_one_page(tmp_path):
         read_image(tmp_path / "stack.tif")
 
 
-# --------------------------------------------------------------------------------------------------- what is no image
+# -----------------------------------------------------------------------------------------------
+# what is no image
 
 
 def test_predict_names_what_cannot_be_read(tmp_path):
-    """Loops, pipes, sockets, folders, odd names and damaged files, with a good image between them."""
+    """Loops, pipes, sockets, folders, odd names and damaged files, with a good image between
+    them."""
     odd = hostile(tmp_path)
     Image.fromarray(COLORS[..., :3]).resize((40, 30)).save(tmp_path / "fine.png")
     small_model().save(tmp_path / "tiny.pt")
     files = [*odd[:3], tmp_path / "fine.png", *odd[3:]]
-    outcome = command("predict", *files, "--weights", tmp_path / "tiny.pt", "--output", tmp_path / "out",
-                      "--device", "cpu")
+    outcome = command(
+        "predict",
+        *files,
+        "--weights",
+        tmp_path / "tiny.pt",
+        "--output",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+    )
     assert outcome.status == 1
     assert (tmp_path / "out" / "fine.png").is_file()
     assert len(outcome.text.splitlines()) <= MOST_LINES
@@ -175,10 +232,15 @@ def hostile(folder):
     """Paths of what is no image, of every kind."""
     good = io.BytesIO()
     Image.fromarray(COLORS[..., :3]).save(good, "PNG")
-    content = {"empty.png": b"", "text.jpg": b"hello", "head.png": good.getvalue()[:40],
-               "cut.png": good.getvalue()[:-60], "html.gif": b"<html></html>",
-               "a.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 6\nshowpage\n",
-               "dds.png": b"DDS " + (124).to_bytes(4, "little") + b"\x07" * 120}
+    content = {
+        "empty.png": b"",
+        "text.jpg": b"hello",
+        "head.png": good.getvalue()[:40],
+        "cut.png": good.getvalue()[:-60],
+        "html.gif": b"<html></html>",
+        "a.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 6\nshowpage\n",
+        "dds.png": b"DDS " + (124).to_bytes(4, "little") + b"\x07" * 120,
+    }
     for name, data in content.items():
         (folder / name).write_bytes(data)
     (folder / "folder.png").mkdir()
@@ -190,8 +252,18 @@ def hostile(folder):
         os.chdir(folder)  # names of sockets must be short
         server.bind("socket.png")
         os.chdir(here)
-    names = [*content, "folder.png", "loop.png", "dangling.png", "pipe.png", "socket.png", "missing.png", "x" * 5000,
-             "n\0l.png", "\udcff.png"]
+    names = [
+        *content,
+        "folder.png",
+        "loop.png",
+        "dangling.png",
+        "pipe.png",
+        "socket.png",
+        "missing.png",
+        "x" * 5000,
+        "n\0l.png",
+        "\udcff.png",
+    ]
     return [f"{folder}/{name}" for name in names] + ["/dev/zero"]
 
 
@@ -199,8 +271,11 @@ def hostile(folder):
 def test_training_on_what_cannot_be_read(tmp_path, policy):
     """One pipe, one page too many and one file cut short, in a set of good images."""
     (tmp_path / "in").mkdir()
-    Image.fromarray(COLORS[..., :3]).save(tmp_path / "in" / "pages.tif", save_all=True,
-                                          append_images=[Image.fromarray(COLORS[..., :3])])
+    Image.fromarray(COLORS[..., :3]).save(
+        tmp_path / "in" / "pages.tif",
+        save_all=True,
+        append_images=[Image.fromarray(COLORS[..., :3])],
+    )
     (tmp_path / "in" / "empty.png").write_bytes(b"")
     bad = [tmp_path / "in" / "pages.tif", tmp_path / "in" / "empty.png"]
     config = write_set(tmp_path, bad, 20)
@@ -216,10 +291,14 @@ def test_training_on_what_cannot_be_read(tmp_path, policy):
 
 
 def test_large_images(tmp_path, monkeypatch):
-    """What Pillow takes for a trap names the setting that allows it; what is merely large passes without a word."""
+    """What Pillow takes for a trap names the setting that allows it; what is merely large passes
+    without a word."""
     Image.new("1", (400, 300)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
-    with pytest.raises(ValueError, match=r"a\.png: it has 120000 pixels, and above 100000 .*MASKRCNN_MAX_IMAGE_PIXELS"):
+    with pytest.raises(
+        ValueError,
+        match=r"a\.png: it has 120000 pixels, and above 100000 .*MASKRCNN_MAX_IMAGE_PIXELS",
+    ):
         read_image(tmp_path / "a.png")
     monkeypatch.setenv("MASKRCNN_MAX_IMAGE_PIXELS", "120000")
     image_files.set_largest.cache_clear()
@@ -254,8 +333,18 @@ def test_warnings_of_pillow(tmp_path, monkeypatch, own):
     assert passed == []
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), AttributeError("x"), KeyError("y"),
-                                   NotImplementedError(), ZeroDivisionError("z"), OverflowError("o")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RecursionError("deep"),
+        AttributeError("x"),
+        KeyError("y"),
+        NotImplementedError(),
+        ZeroDivisionError("z"),
+        OverflowError("o"),
+    ],
+)
 def test_whatever_a_decoder_raises(tmp_path, monkeypatch, error):
     Image.fromarray(COLORS[..., :3]).save(tmp_path / "a.png")
 
@@ -283,5 +372,7 @@ def test_a_page_that_is_none(tmp_path):
     end = start + 2 + 12 * int.from_bytes(content[start : start + 2], "little")
     content[end : end + 4] = (10**6).to_bytes(4, "little")
     (tmp_path / "a.tif").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.tif: after page 1 it has something that cannot be read"):
+    with pytest.raises(
+        ValueError, match=r"a\.tif: after page 1 it has something that cannot be read"
+    ):
         read_image(tmp_path / "a.tif")

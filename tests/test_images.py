@@ -28,11 +28,17 @@ def bare(image):
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "jp2", "pgm"])
 def test_deep_images_keep_their_values(tmp_path, suffix):
-    """290 and 370 of 65535 stay apart: the same of a file, a PIL image and an array, with one channel and three."""
+    """290 and 370 of 65535 stay apart: the same of a file, a PIL image and an array, with one
+    channel and three."""
     deep = np.where(COLORS[..., 0] > 99, 370, 290).astype(np.uint16)
     path = tmp_path / f"deep.{suffix}"
     Image.fromarray(deep).save(path)
-    ranges = (("dtype", 0, 65535), ("image", 290, 370), ("300, 400", 300, 400), ((0, 1000), 0, 1000))
+    ranges = (
+        ("dtype", 0, 65535),
+        ("image", 290, 370),
+        ("300, 400", 300, 400),
+        ((0, 1000), 0, 1000),
+    )
     for value_range, low, high in ranges:
         want = ((deep.astype(np.float64) - low) / (high - low)).clip(0, 1)
         for channels in (1, 3):
@@ -51,22 +57,40 @@ def test_values_of_8_bits():
     stretched = as_image(COLORS[..., :3] // 4, options=ImageOptions(3, "image"))
     assert stretched.min() == 0
     assert stretched.max() == 1
-    assert as_image(np.full((4, 5), 7, np.uint8), options=ImageOptions(3, "image")).tolist() == [[[0.0] * 5] * 4] * 3
+    assert (
+        as_image(np.full((4, 5), 7, np.uint8), options=ImageOptions(3, "image")).tolist()
+        == [[[0.0] * 5] * 4] * 3
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_values_without_limits(tmp_path, dtype):
-    """Numbers of 32 bits are refused by a message that names the setting and what there is, and read with it."""
+    """Numbers of 32 bits are refused by a message that names the setting and what there is, and
+    read with it."""
     values = (COLORS[..., 0].astype(dtype) - 100) * 10
     Image.fromarray(values).save(tmp_path / "a.tif")
     for image in (tmp_path / "a.tif", Image.open(tmp_path / "a.tif")):
-        with pytest.raises(ValueError, match=rf"no fixed range.*{values.min():g} to {values.max():g}.*value_range"):
+        with pytest.raises(
+            ValueError, match=rf"no fixed range.*{values.min():g} to {values.max():g}.*value_range"
+        ):
             as_image(image)
-    with pytest.raises(ValueError, match=r"images\[0\] is an array of .*\[data\] value_range = image"):
+    with pytest.raises(
+        ValueError, match=r"images\[0\] is an array of .*\[data\] value_range = image"
+    ):
         as_image(values, "images[0]")
     want = (values.astype(np.float64) + 500) / 1500
-    for image in (tmp_path / "a.tif", Image.open(tmp_path / "a.tif"), values, values.astype(np.float64)):
-        assert np.abs(as_image(image, options=ImageOptions(1, "-500, 1000"))[0].numpy() - want.clip(0, 1)).max() < 1e-6
+    for image in (
+        tmp_path / "a.tif",
+        Image.open(tmp_path / "a.tif"),
+        values,
+        values.astype(np.float64),
+    ):
+        assert (
+            np.abs(
+                as_image(image, options=ImageOptions(1, "-500, 1000"))[0].numpy() - want.clip(0, 1)
+            ).max()
+            < 1e-6
+        )
 
 
 def test_values_that_are_no_numbers():
@@ -79,9 +103,32 @@ def test_values_that_are_no_numbers():
         to_unit(values, (0.0, 2.0))
 
 
-@pytest.mark.parametrize("value", ["", "dtyp", "5", "1, 2, 3", "2, 1", "1, 1", "nan, 1", "0, inf", "a, b", "0; 1", [1],
-                                   True, [1, "x"], [True, 2], None, 3, "0, 1e-320",
-                                   "1e12, 1000000000001", {"a": 1}, [[0], [1]], "1" * 5000 + ", 2"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "dtyp",
+        "5",
+        "1, 2, 3",
+        "2, 1",
+        "1, 1",
+        "nan, 1",
+        "0, inf",
+        "a, b",
+        "0; 1",
+        [1],
+        True,
+        [1, "x"],
+        [True, 2],
+        None,
+        3,
+        "0, 1e-320",
+        "1e12, 1000000000001",
+        {"a": 1},
+        [[0], [1]],
+        "1" * 5000 + ", 2",
+    ],
+)
 def test_value_ranges_that_are_none(value, tmp_path):
     for data in ({"value_range": value}, {"value_range": value, "format": "coco"}):
         with pytest.raises(ValueError, match=r"\[data\] value_range") as error:
@@ -95,7 +142,10 @@ def test_value_ranges_that_are_none(value, tmp_path):
 
 def test_value_ranges_in_a_configuration(tmp_path):
     (tmp_path / "a.ini").write_text("[data]\nvalue_range = -100,4095.5\n")
-    for source in (tmp_path / "a.ini", *({"data": {"value_range": same}} for same in ((-100, 4095.5), "-1e2, 4095.5"))):
+    for source in (
+        tmp_path / "a.ini",
+        *({"data": {"value_range": same}} for same in ((-100, 4095.5), "-1e2, 4095.5")),
+    ):
         cfg = load_config(source)
         assert cfg.data.value_range == "-100, 4095.5"
         assert load_config(cfg).data.value_range == "-100, 4095.5"
@@ -104,10 +154,13 @@ def test_value_ranges_in_a_configuration(tmp_path):
 
 
 def test_predictions_follow_the_configuration_of_the_model(tmp_path):
-    """A model that learnt with a value range and an orientation reads images with them, from wherever they come."""
+    """A model that learnt with a value range and an orientation reads images with them, from
+    wherever they come."""
     pixels = np.random.default_rng(1).integers(290, 370, (60, 70), dtype=np.uint16)
     Image.fromarray(pixels).save(tmp_path / "a.tif", exif=oriented(3))
-    small_model(changes={"data": {"value_range": [290, 370], "orientation": "stored"}}).save(tmp_path / "model.pt")
+    small_model(changes={"data": {"value_range": [290, 370], "orientation": "stored"}}).save(
+        tmp_path / "model.pt"
+    )
     model = MaskRCNN.load(tmp_path / "model.pt")
     stretched = torch.from_numpy((pixels.astype(np.float32) - 290) / 80).expand(3, -1, -1)
     want = model.predict([stretched])[0]
@@ -119,16 +172,23 @@ def test_predictions_follow_the_configuration_of_the_model(tmp_path):
 
 
 def test_deep_colors(tmp_path):
-    """Pillow drops the lower 8 of 16 bits a colour. Of PNG they are read; of others it is told, and refused for a value
-    range that needs them."""
+    """Pillow drops the lower 8 of 16 bits a colour. Of PNG they are read; of others it is told, and
+    refused for a value range that needs them."""
     deep = np.random.default_rng(2).integers(290, 370, (6, 9, 3)).astype(np.uint16)
     path = tmp_path / "deep.png"
     path.write_bytes(png16(deep))
-    assert np.array_equal(decode_png(torch.from_numpy(np.fromfile(path, np.uint8)), ImageReadMode.UNCHANGED).numpy(),
-                          deep.transpose(2, 0, 1))
+    assert np.array_equal(
+        decode_png(torch.from_numpy(np.fromfile(path, np.uint8)), ImageReadMode.UNCHANGED).numpy(),
+        deep.transpose(2, 0, 1),
+    )
     for image in (path, Image.open(path), deep):
         assert np.abs(bare(as_image(image)) - deep / 65535).max() < 1e-7
-        assert np.abs(bare(as_image(image, options=ImageOptions(3, "290, 370"))) - (deep - 290) / 80).max() < 1e-6
+        assert (
+            np.abs(
+                bare(as_image(image, options=ImageOptions(3, "290, 370"))) - (deep - 290) / 80
+            ).max()
+            < 1e-6
+        )
     grey = (deep @ [0.299, 0.587, 0.114]).round() / 65535
     assert np.abs(as_image(path, options=ImageOptions(1))[0].numpy() - grey).max() < 1e-6
     assert not read_pixels(path).reduced
@@ -136,7 +196,9 @@ def test_deep_colors(tmp_path):
     path.write_bytes(b"P6 9 6 65535\n" + (deep * 100).astype(">u2").tobytes())
     assert np.abs(bare(read_image(path)) - deep * 100 / 257).max() <= 1
     assert read_pixels(path).reduced
-    with pytest.raises(ValueError, match=r"deep\.ppm: it has more than 8 bits a colour.*\[data\] value_range"):
+    with pytest.raises(
+        ValueError, match=r"deep\.ppm: it has more than 8 bits a colour.*\[data\] value_range"
+    ):
         read_image(path, ImageOptions(3, "image"))
 
 
@@ -152,25 +214,41 @@ def test_white_is_zero(tmp_path):
 
 def png16(pixels):
     """Pixels [h, w, 3] uint16 as a PNG, which Pillow cannot write."""
+
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_noise_of_deep_images():
     """normalize = image leaves images of 8 bits as they were, and flattens no deeper ones."""
     transform = Transform((40,), 60, (0.5,) * 3, (0.2,) * 3, normalize="image").eval()
-    noise = torch.randint(100, 102, (3, 40, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(
+        100, 102, (3, 40, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     of_8_bits = transform([noise]).images
-    mean, std = noise.float().div(255).mean((1, 2), keepdim=True), noise.float().div(255).std((1, 2), keepdim=True)
+    mean, std = (
+        noise.float().div(255).mean((1, 2), keepdim=True),
+        noise.float().div(255).std((1, 2), keepdim=True),
+    )
     assert std.max() < LEAST_STD
     assert torch.allclose(of_8_bits[0, :, :40, :50], (noise / 255 - mean) / LEAST_STD, atol=1e-5)
     assert torch.equal(transform([noise / 255]).images, of_8_bits)
-    deep = torch.from_numpy(np.where(noise[:1].numpy() == 100, 290, 370) / 65535).float().expand(3, -1, -1)
+    deep = (
+        torch.from_numpy(np.where(noise[:1].numpy() == 100, 290, 370) / 65535)
+        .float()
+        .expand(3, -1, -1)
+    )
     shown = transform([deep]).images[0, :, :40, :50]
     assert shown.std(correction=0).item() == pytest.approx(1, abs=1e-3)
     assert deep.std() > LEAST_STD_DEEP

@@ -19,12 +19,22 @@ ALLOWED = {
     "proposal": {"libs", "tools"},
     "pooling": {"libs", "tools"},
     "heads": {"libs", "tools"},
-    "engine": {"libs", "tools", "datasets", "backbones", "proposal", "pooling", "heads", "maskrcnn"},
+    "engine": {
+        "libs",
+        "tools",
+        "datasets",
+        "backbones",
+        "proposal",
+        "pooling",
+        "heads",
+        "maskrcnn",
+    },
 }
 
 
 def imported(path):
-    """The folders of the library that a file imports from, and everything else's top-level names."""
+    """The folders of the library that a file imports from, and everything else's top-level
+    names."""
     rooms, others = set(), set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -54,7 +64,9 @@ def test_direction(room):
     for path in files:
         rooms, others = imported(path)
         assert rooms <= ALLOWED[room] | {room}, path
-        assert not others & set(ALLOWED), f"{path} imports a folder as if it were a package of its own"
+        assert not others & set(ALLOWED), (
+            f"{path} imports a folder as if it were a package of its own"
+        )
 
 
 def test_the_model_knows_nothing_of_data_and_engine():
@@ -70,14 +82,21 @@ def test_setup_does_not_import_torch():
 
 
 def test_no_folder_is_a_top_level_package():
-    """Without __init__.py, a folder on a user's path can never hide a package of theirs of the same name."""
+    """Without __init__.py, a folder on a user's path can never hide a package of theirs of the same
+    name."""
     assert not [room for room in ALLOWED if (ROOT / room / "__init__.py").exists()]
 
 
 def run(code, cwd, **environment):
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=cwd, env=env, capture_output=True,
-                          text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.mark.parametrize("regular", [True, False], ids=["with __init__", "without __init__"])
@@ -88,7 +107,8 @@ def test_beside_a_users_own_tools_and_libs(tmp_path, regular):
         (tmp_path / room / "boxes.py").write_text("value = 'my boxes'\n")
         if regular:
             (tmp_path / room / "__init__.py").touch()
-    done = run(f"""
+    done = run(
+        f"""
         import sys
         sys.path.append({str(ROOT)!r})
         from maskrcnn import MaskRCNN
@@ -96,15 +116,22 @@ def test_beside_a_users_own_tools_and_libs(tmp_path, regular):
         import maskrcnn.tools.boxes
         print(tools.mine.value, tools.boxes.value, libs.mine.value, datasets.mine.value)
         print(maskrcnn.tools.boxes.__file__)
-        """, tmp_path)
+        """,
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "my tools my boxes my libs my datasets"
     assert str(tmp_path) not in done.stdout
 
 
 def test_runs_as_a_module_from_the_checkout():
-    done = subprocess.run([sys.executable, "-m", "maskrcnn", "--version"], cwd=ROOT, capture_output=True, text=True,
-                          timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "maskrcnn", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     version = done.stdout.split()
     assert version[0] == "maskrcnn"
@@ -113,9 +140,12 @@ def test_runs_as_a_module_from_the_checkout():
 
 @pytest.mark.parametrize("how", ["wheel", "editable"])
 def test_installs(tmp_path, how):
-    """pip install, into a folder of its own, and an import from elsewhere with the default configuration."""
+    """pip install, into a folder of its own, and an import from elsewhere with the default
+    configuration."""
     source = tmp_path / "checkout"
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
     if names.returncode:
         pytest.skip("not a git checkout, so the files that belong to the project are not known")
     for name in names.stdout.splitlines():
@@ -124,9 +154,22 @@ def test_installs(tmp_path, how):
             (source / name).write_bytes((ROOT / name).read_bytes())
     site = tmp_path / "site"
     # --ignore-installed: pip would remove the one that is being tested.
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--ignore-installed", "--no-deps", "--no-build-isolation",
-           "--disable-pip-version-check"]
-    target = ["--prefix", str(site), "-e", str(source)] if how == "editable" else ["--target", str(site), str(source)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--ignore-installed",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+    ]
+    target = (
+        ["--prefix", str(site), "-e", str(source)]
+        if how == "editable"
+        else ["--target", str(site), str(source)]
+    )
     try:
         import setuptools  # noqa: F401
     except ImportError:
@@ -134,9 +177,11 @@ def test_installs(tmp_path, how):
     installed = subprocess.run(pip + target, capture_output=True, text=True, timeout=300)
     assert installed.returncode == 0, installed.stderr
     folder = site if how == "wheel" else next(site.rglob("site-packages"))
-    done = run("""
+    done = run(
+        """
         import os, site, sys
-        sys.path[:] = [path for path in sys.path if not os.path.exists(os.path.join(path, "maskrcnn.py"))]
+        ours = lambda path: os.path.exists(os.path.join(path, "maskrcnn.py"))
+        sys.path[:] = [path for path in sys.path if not ours(path)]
         site.addsitedir(sys.argv[1] if len(sys.argv) > 1 else __import__("os").environ["SITE"])
         sys.path.insert(0, __import__("os").environ["SITE"])
         import maskrcnn
@@ -146,7 +191,10 @@ def test_installs(tmp_path, how):
         import torch
         print(ops.compiled(torch.zeros(1)))
         print(maskrcnn.__file__, DEFAULTS, load_config().rpn.nms_iou)
-        """, tmp_path, SITE=str(folder))
+        """,
+        tmp_path,
+        SITE=str(folder),
+    )
     assert done.returncode == 0, done.stderr
     compiled, module, defaults, _ = done.stdout.split()
     assert compiled == str(shutil.which("cc") is not None)
@@ -161,7 +209,8 @@ def test_installs(tmp_path, how):
 def test_heavy_libraries_are_imported_where_they_are_used(tmp_path):
     """So that `maskrcnn --help` takes hardly longer than `import torch`."""
     heavy = "torchvision", "torch._dynamo", "accelerate", "matplotlib", "faster_coco_eval", "timm"
-    done = run(f"""
+    done = run(
+        f"""
         import sys
         sys.path.insert(0, {str(ROOT)!r})
         import torch
@@ -169,19 +218,25 @@ def test_heavy_libraries_are_imported_where_they_are_used(tmp_path):
         import maskrcnn.engine.cli
         assert "maskrcnn.engine.terminal" in sys.modules
         print([name for name in {heavy!r} if name in sys.modules and name not in before])
-        import maskrcnn.engine.train, maskrcnn.engine.evaluate, maskrcnn.engine.predict, maskrcnn.datasets.check
-        print([name for name in ("torchvision", "torch._dynamo", "matplotlib", "timm") if name in sys.modules])
-        """, tmp_path)
+        import maskrcnn.engine.train, maskrcnn.engine.evaluate, maskrcnn.engine.predict
+        import maskrcnn.datasets.check
+        late = "torchvision", "torch._dynamo", "matplotlib", "timm"
+        print([name for name in late if name in sys.modules])
+        """,
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "[]"]
 
 
 def test_with_the_packages_of_a_model_alone(tmp_path):
-    """torch, torchvision, cffi, pillow, easydict and numpy: a model, a training loop of one's own, save, load, predict.
-    What else is installed is hidden."""
-    done = run(f"""
+    """torch, torchvision, cffi, pillow, easydict and numpy: a model, a training loop of one's own,
+    save, load, predict. What else is installed is hidden."""
+    done = run(
+        f"""
         import sys
-        for name in ("safetensors", "accelerate", "tqdm", "matplotlib", "faster_coco_eval", "timm", "tensorboard"):
+        hidden = "safetensors", "accelerate", "tqdm", "matplotlib", "faster_coco_eval", "timm"
+        for name in (*hidden, "tensorboard"):
             sys.modules[name] = None
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
         import torch
@@ -200,7 +255,9 @@ def test_with_the_packages_of_a_model_alone(tmp_path):
                 call()
             except ValueError as error:
                 print(error)
-        """, tmp_path)
+        """,
+        tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     safetensors, timm = done.stdout.splitlines()
     assert "a.safetensors" in safetensors

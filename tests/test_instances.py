@@ -71,18 +71,32 @@ def test_items(builder, tmp_path):
 @pytest.mark.parametrize("i", [0, 2])
 def test_dtypes_also_without_objects(builder, i):
     target = opened(builder)[i][1]
-    kinds = {"boxes": torch.float32, "labels": torch.int64, "masks": torch.bool, "iscrowd": torch.bool,
-             "area": torch.float32}
+    kinds = {
+        "boxes": torch.float32,
+        "labels": torch.int64,
+        "masks": torch.bool,
+        "iscrowd": torch.bool,
+        "area": torch.float32,
+    }
     assert {key: target[key].dtype for key in kinds} == kinds
     count = 1 - i // 2
-    shapes = {"boxes": (count, 4), "labels": (count,), "masks": (count, 10, 12), "iscrowd": (count,), "area": (count,)}
+    shapes = {
+        "boxes": (count, 4),
+        "labels": (count,),
+        "masks": (count, 10, 12),
+        "iscrowd": (count,),
+        "area": (count,),
+    }
     assert {key: tuple(target[key].shape) for key in shapes} == shapes
 
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_items_share_no_memory(builder, cache):
     dataset = opened(builder, cache=cache)
-    before = dataset[1][0].clone(), {k: v.clone() for k, v in dataset[1][1].items() if k != "image_id"}
+    before = (
+        dataset[1][0].clone(),
+        {k: v.clone() for k, v in dataset[1][1].items() if k != "image_id"},
+    )
     image, target = dataset[1]
     image.zero_()
     for value in target.values():
@@ -102,7 +116,9 @@ def test_channels(builder, tmp_path, channels, mode):
         for _ in range(2):
             image = dataset[0][0]
             assert image.shape == (channels, 10, 12)
-            assert np.array_equal(image.numpy(), np.broadcast_to(pixels.transpose(2, 0, 1), image.shape))
+            assert np.array_equal(
+                image.numpy(), np.broadcast_to(pixels.transpose(2, 0, 1), image.shape)
+            )
 
 
 def test_the_cache_is_bounded(builder, monkeypatch):
@@ -125,12 +141,17 @@ def test_an_image_of_another_size(builder, tmp_path):
 
 def test_empty_masks(builder):
     builder.add_object(7, 1, (1, 1, 2, 2), rectangle((0, 0, 0, 0)), 1, 15)
-    with pytest.raises(ValueError, match=r"all.json, image a.png, annotation 15: no pixel of its mask .*broken = skip"):
+    with pytest.raises(
+        ValueError,
+        match=r"all.json, image a.png, annotation 15: no pixel of its mask .*broken = skip",
+    ):
         opened(builder)[0]
     problems = Problems("skip")
     dataset = opened(builder, problems)
     assert dataset[0][1]["boxes"].tolist() == dataset[0][1]["boxes"].tolist() == [list(RECTANGLE)]
-    assert [(p.kind, p.image, p.annotation) for p in problems.all] == [("empty mask", "a.png", "15")]
+    assert [(p.kind, p.image, p.annotation) for p in problems.all] == [
+        ("empty mask", "a.png", "15")
+    ]
 
 
 def test_images_that_are_left_out(builder, tmp_path, caplog):
@@ -139,7 +160,10 @@ def test_images_that_are_left_out(builder, tmp_path, caplog):
         builder.add_image(100 + number, "c.png", 10, 12)
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:150])
     Image.new("RGB", (12, 11)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match=r"all.json, image a.png: cannot read image .*a.png.*broken = skip leaves out"):
+    with pytest.raises(
+        ValueError,
+        match=r"all.json, image a.png: cannot read image .*a.png.*broken = skip leaves out",
+    ):
         opened(builder)[0]
     problems = Problems("skip")
     dataset = opened(builder, problems, cache=True)
@@ -149,8 +173,13 @@ def test_images_that_are_left_out(builder, tmp_path, caplog):
         assert torch.equal(image, torch.zeros(3, 10, 12))
         assert {len(target[key]) for key in ("boxes", "labels", "masks", "iscrowd", "area")} == {0}
         assert target["masks"].shape == (0, 10, 12)
-    assert [(p.kind, p.image) for p in problems.all] == [("unreadable image", "a.png"), ("size mismatch", "b.png")]
-    assert ["left out: " + str(p) for p in problems.all] == [record.getMessage() for record in caplog.records]
+    assert [(p.kind, p.image) for p in problems.all] == [
+        ("unreadable image", "a.png"),
+        ("size mismatch", "b.png"),
+    ]
+    assert ["left out: " + str(p) for p in problems.all] == [
+        record.getMessage() for record in caplog.records
+    ]
     assert dataset[2][0].any()
 
 
@@ -166,7 +195,9 @@ def test_many_images_are_not_left_out(builder, tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (12, 11)).save(tmp_path / name)
     assert not dataset[0][0].any()
-    with pytest.raises(ValueError, match=r"2 of 3 images of .* cannot be used, the last .*b.png has 11 x 12"):
+    with pytest.raises(
+        ValueError, match=r"2 of 3 images of .* cannot be used, the last .*b.png has 11 x 12"
+    ):
         dataset[1]
 
 
@@ -175,19 +206,27 @@ def test_what_workers_leave_out_is_logged(builder, capfd):
     handler = logging.StreamHandler()
     logging.getLogger("maskrcnn").addHandler(handler)
     try:
-        loader = DataLoader(opened(builder, Problems("skip")), num_workers=1, collate_fn=first, persistent_workers=True,
-                            multiprocessing_context=multiprocessing.get_context("fork"))
+        loader = DataLoader(
+            opened(builder, Problems("skip")),
+            num_workers=1,
+            collate_fn=first,
+            persistent_workers=True,
+            multiprocessing_context=multiprocessing.get_context("fork"),
+        )
         assert [len(target["boxes"]) for _ in range(2) for _, target in loader] == [1, 2, 0] * 2
     finally:
         logging.getLogger("maskrcnn").removeHandler(handler)
     lines = [line for line in capfd.readouterr().err.splitlines() if "left out" in line]
-    assert lines == ["left out: all.json, image a.png, annotation 15: no pixel of its mask is in the image"]
+    assert lines == [
+        "left out: all.json, image a.png, annotation 15: no pixel of its mask is in the image"
+    ]
 
 
 def equal(a, b):
     return torch.equal(a[0], b[0]) and all(
         torch.equal(a[1][key], value) if isinstance(value, torch.Tensor) else a[1][key] == value
-        for key, value in b[1].items())
+        for key, value in b[1].items()
+    )
 
 
 def test_pickling(builder):
@@ -202,8 +241,12 @@ def first(items):
 
 def test_spawned_workers(builder):
     dataset = opened(builder)
-    loader = DataLoader(dataset, num_workers=1, collate_fn=first,
-                        multiprocessing_context=multiprocessing.get_context("spawn"))
+    loader = DataLoader(
+        dataset,
+        num_workers=1,
+        collate_fn=first,
+        multiprocessing_context=multiprocessing.get_context("spawn"),
+    )
     items = list(loader)
     assert len(items) == 3
     assert all(equal(a, b) for a, b in zip(items, dataset))
@@ -214,7 +257,9 @@ def test_spawned_workers(builder):
 def test_blobs_are_a_list(strings, data):
     blobs = Blobs(strings)
     assert [blobs[i] for i in range(len(blobs))] == strings
-    order = data.draw(st.lists(st.integers(0, len(strings) - 1), max_size=10) if strings else st.just([]))
+    order = data.draw(
+        st.lists(st.integers(0, len(strings) - 1), max_size=10) if strings else st.just([])
+    )
     taken = blobs.take(np.array(order, np.int64))
     assert [taken[i] for i in range(len(taken))] == [strings[i] for i in order]
     again = pickle.loads(pickle.dumps(taken))
@@ -228,15 +273,23 @@ def test_where_a_problem_is(tmp_path):
         builder.add_object(number, 1, RECTANGLE, rectangle(), 42, name=f"object {number + 5}")
     table = builder.build()
     assert table.category_ids == [1]
-    assert table.problem("odd", "it is odd", 1, 1) == Problem("odd", "it is odd", "1.xml", "1.png", "object 6")
+    assert table.problem("odd", "it is odd", 1, 1) == Problem(
+        "odd", "it is odd", "1.xml", "1.png", "object 6"
+    )
     assert str(table.problem("odd", "it is odd", 0)) == "0.xml, image 0.png: it is odd"
 
 
 def test_policies():
-    fault, oddity = Problem("a kind", "it is wrong", "x.json"), Problem("odd", "it is odd", "x.json", error=False)
+    fault, oddity = (
+        Problem("a kind", "it is wrong", "x.json"),
+        Problem("odd", "it is odd", "x.json", error=False),
+    )
     strict, lenient = Problems("error"), Problems("skip")
     strict.found(oddity)
-    with pytest.raises(ValueError, match=r"x.json: it is wrong \(\[data\] broken = skip leaves out what is broken\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"x.json: it is wrong \(\[data\] broken = skip leaves out what is broken\)",
+    ):
         strict.found(fault)
     for problem in (fault, oddity, fault):
         lenient.found(problem)

@@ -1,4 +1,5 @@
-"""More objects in an image than the settings let through: check, training, prediction and evaluation say so."""
+"""More objects in an image than the settings let through: check, training, prediction and
+evaluation say so."""
 
 import json
 import logging
@@ -30,9 +31,17 @@ def dense(root, counts, split="train", crowd=0):
         content["images"].append({"id": i, "file_name": f"{i}.png", "height": 120, "width": 160})
         for k in range(count):
             x, y = k % 26 * 6, k // 26 * 6
-            content["annotations"].append({
-                "id": len(content["annotations"]) + 1, "image_id": i, "category_id": 1, "bbox": [x, y, 4, 4],
-                "area": 16, "iscrowd": crowd, "segmentation": [ring(x, y, x + 4, y + 4)]})
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": i,
+                    "category_id": 1,
+                    "bbox": [x, y, 4, 4],
+                    "area": 16,
+                    "iscrowd": crowd,
+                    "segmentation": [ring(x, y, x + 4, y + 4)],
+                }
+            )
             pixels[y : y + 4, x : x + 4] = 250
         (root / split).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(root / split / f"{i}.png")
@@ -41,7 +50,9 @@ def dense(root, counts, split="train", crowd=0):
 
 
 def warnings_of(report):
-    return [problem for problem in report.problems if problem.kind == "more objects than settings allow"]
+    return [
+        problem for problem in report.problems if problem.kind == "more objects than settings allow"
+    ]
 
 
 def test_check_warns_and_proposes(tmp_path):
@@ -51,10 +62,14 @@ def test_check_warns_and_proposes(tmp_path):
     assert not problem.error
     assert problem.image == "1.png"
     assert problem.message == (
-        "2 of 4 images of the train split have more objects than [box] max_detections = 100, [evaluate] max_detections "
-        "= 100 let through, up to 150: those beyond are not found. Set [box] max_detections = 200, [evaluate] "
-        "max_detections = 200")
-    assert report.as_dict()["limits"] == {"box": {"max_detections": 200}, "evaluate": {"max_detections": 200}}
+        "2 of 4 images of the train split have more objects than [box] max_detections = 100, "
+        "[evaluate] max_detections = 100 let through, up to 150: those beyond are not found. Set "
+        "[box] max_detections = 200, [evaluate] max_detections = 200"
+    )
+    assert report.as_dict()["limits"] == {
+        "box": {"max_detections": 200},
+        "evaluate": {"max_detections": 200},
+    }
     # The settings that check prints are a configuration, with which nothing is left to say.
     text = report.text().partition("Settings that suit these sizes:\n\n")[2]
     (tmp_path / "proposed.ini").write_text(text)
@@ -65,9 +80,18 @@ def test_check_warns_and_proposes(tmp_path):
     assert not report.limits
 
 
-@pytest.mark.parametrize(("section", "key"), [
-    ("box", "max_detections"), ("evaluate", "max_detections"), ("box", "pre_nms"), ("rpn", "post_nms_test"),
-    ("rpn", "pre_nms_test"), ("rpn", "post_nms_train"), ("rpn", "pre_nms_train")])
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("box", "max_detections"),
+        ("evaluate", "max_detections"),
+        ("box", "pre_nms"),
+        ("rpn", "post_nms_test"),
+        ("rpn", "pre_nms_test"),
+        ("rpn", "post_nms_train"),
+        ("rpn", "pre_nms_train"),
+    ],
+)
 def test_every_limit_counts(tmp_path, section, key):
     dense(tmp_path, [12])
     dense(tmp_path, [12], "val")
@@ -93,7 +117,9 @@ def test_where_nothing_stops_nothing_is_said(tmp_path):
 def test_limits_of_training_are_for_the_training_split(tmp_path):
     dense(tmp_path, [12])
     dense(tmp_path, [30], "val")
-    cfg = load_config({"data": coco_data(tmp_path)}, {"rpn": {"post_nms_train": 20, "post_nms_test": 25}})
+    cfg = load_config(
+        {"data": coco_data(tmp_path)}, {"rpn": {"post_nms_train": 20, "post_nms_test": 25}}
+    )
     report = check_dataset(cfg.data, ["train", "val"], limits=limits_of(cfg))
     assert [problem.image for problem in warnings_of(report)] == ["0.png"]
     assert report.limits == {"rpn": {"post_nms_test": 150}}
@@ -102,8 +128,15 @@ def test_limits_of_training_are_for_the_training_split(tmp_path):
 def test_raised_together():
     assert raised(DEFAULT, 100) == {}
     assert raised(DEFAULT, 900) == {
-        "box": {"max_detections": 1150}, "evaluate": {"max_detections": 1150},
-        "rpn": {"post_nms_test": 3600, "pre_nms_test": 3600, "post_nms_train": 3600, "pre_nms_train": 3600}}
+        "box": {"max_detections": 1150},
+        "evaluate": {"max_detections": 1150},
+        "rpn": {
+            "post_nms_test": 3600,
+            "pre_nms_test": 3600,
+            "post_nms_train": 3600,
+            "pre_nms_train": 3600,
+        },
+    }
 
 
 def test_opening_a_split_warns(tmp_path, caplog):
@@ -114,11 +147,24 @@ def test_opening_a_split_warns(tmp_path, caplog):
 
 def test_by_command_line(tmp_path, capsys):
     dense(tmp_path, [150])
-    (tmp_path / "my.ini").write_text(f"[data]\nformat = coco\nroot = {tmp_path}\ntrain = train, train.json\n")
-    arguments = ["check", tmp_path / "my.ini", "--split", "train", "--json", tmp_path / "report.json"]
+    (tmp_path / "my.ini").write_text(
+        f"[data]\nformat = coco\nroot = {tmp_path}\ntrain = train, train.json\n"
+    )
+    arguments = [
+        "check",
+        tmp_path / "my.ini",
+        "--split",
+        "train",
+        "--json",
+        tmp_path / "report.json",
+    ]
     assert main([str(argument) for argument in arguments]) == 0
-    assert "Set [box] max_detections = 200, [evaluate] max_detections = 200" in capsys.readouterr().out
-    assert json.loads((tmp_path / "report.json").read_text())["limits"]["box"] == {"max_detections": 200}
+    assert (
+        "Set [box] max_detections = 200, [evaluate] max_detections = 200" in capsys.readouterr().out
+    )
+    assert json.loads((tmp_path / "report.json").read_text())["limits"]["box"] == {
+        "max_detections": 200
+    }
 
 
 def scores(count, least=0.1):
@@ -131,12 +177,15 @@ def test_detections_reach_a_limit(count, said):
     for each in (0, 5, count):
         reached.add(scores(each))
     assert reached.message() == said * (
-        "1 of 3 images reached [box] max_detections = 100: objects beyond are not found. Their weakest detections "
-        "score up to 0.10; where objects are missing, set [box] max_detections = 200")
+        "1 of 3 images reached [box] max_detections = 100: objects beyond are not found. Their "
+        "weakest detections score up to 0.10; where objects are missing, set [box] max_detections "
+        "= 200"
+    )
 
 
 def test_proposals_reach_theirs_with_half_as_many_sure_detections():
-    """Of 40 proposals 30 become detections where there are ten objects of three classes: most of them are unsure."""
+    """Of 40 proposals 30 become detections where there are ten objects of three classes: most of
+    them are unsure."""
     limits = limits_of(load_config({"rpn": {"post_nms_test": 40}}))
     reached = Reached(limits)
     reached.add(np.concatenate([scores(19, 0.5), scores(20, 0.05) / 2]))
@@ -158,9 +207,13 @@ def test_known_objects_set_what_is_proposed():
     reached = Reached(limits_of(load_config()))
     reached.add(scores(100), objects=300)
     assert reached.message().startswith(
-        "1 of 1 images reached [box] max_detections = 100; 1 of 1 images reached [evaluate] max_detections = 100: ")
-    assert "set [box] max_detections = 400, [evaluate] max_detections = 400, [rpn] post_nms_test = " \
+        "1 of 1 images reached [box] max_detections = 100; 1 of 1 images reached [evaluate] "
+        "max_detections = 100: "
+    )
+    assert (
+        "set [box] max_detections = 400, [evaluate] max_detections = 400, [rpn] post_nms_test = "
         in reached.message()
+    )
     assert "evaluate" not in {limit.section for limit in Reached.of(small_model()).limits}
 
 
@@ -188,15 +241,33 @@ def test_a_part_of_ones_own_has_its_own_limits():
 
 def test_evaluation_and_prediction_by_command_line(tmp_path, caplog):
     content = write_coco(tmp_path, 3, "val")
-    small_model(changes={"box": {"max_detections": 2}, "rpn": {"pre_nms_test": 1000, "post_nms_test": 1000}},
-                class_names=[category["name"] for category in content["categories"]]).save(tmp_path / "model.pt")
+    small_model(
+        changes={
+            "box": {"max_detections": 2},
+            "rpn": {"pre_nms_test": 1000, "post_nms_test": 1000},
+        },
+        class_names=[category["name"] for category in content["categories"]],
+    ).save(tmp_path / "model.pt")
     with caplog.at_level(logging.WARNING, "maskrcnn"):
         evaluate({"data": coco_data(tmp_path)}, tmp_path / "model.pt", "val")
     assert "3 of 3 images reached [box] max_detections = 2" in caplog.text
     caplog.clear()
     images = sorted((tmp_path / "val").glob("*.png"))
-    assert main(["predict", *map(str, images), "--weights", str(tmp_path / "model.pt"), "--output",
-                 str(tmp_path / "out"), "--batch-size", "2"]) == 0
+    assert (
+        main(
+            [
+                "predict",
+                *map(str, images),
+                "--weights",
+                str(tmp_path / "model.pt"),
+                "--output",
+                str(tmp_path / "out"),
+                "--batch-size",
+                "2",
+            ]
+        )
+        == 0
+    )
     assert caplog.text.count("3 of 3 images reached [box] max_detections = 2") == 1
     assert MaskRCNN.load(tmp_path / "model.pt").config.box.max_detections == 2
 
@@ -206,9 +277,23 @@ def test_a_training_says_so_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("maskrcnn.engine.evaluate.SURE", 0.0)
     for split in ("train", "val"):
         write_coco(tmp_path, 3, split)
-    settings = overlay({"data": {**coco_data(tmp_path), "test": ["val", "val.json"]}, "box": {"max_detections": 1},
-                        "train": {"epochs": 3, "batch_size": 2, "device": "cpu", "output": str(tmp_path / "run")}})
+    settings = overlay(
+        {
+            "data": {**coco_data(tmp_path), "test": ["val", "val.json"]},
+            "box": {"max_detections": 1},
+            "train": {
+                "epochs": 3,
+                "batch_size": 2,
+                "device": "cpu",
+                "output": str(tmp_path / "run"),
+            },
+        }
+    )
     train(settings)
-    said = [record.getMessage() for record in caplog.records if "images reached [box]" in record.getMessage()]
+    said = [
+        record.getMessage()
+        for record in caplog.records
+        if "images reached [box]" in record.getMessage()
+    ]
     assert len(said) == 1
     assert "set [box] max_detections = 50, [rpn] post_nms_test = 50" in said[0]

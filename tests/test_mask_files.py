@@ -45,12 +45,21 @@ def png(array, kind="PNG", **more):
 
 def raw_png(rows, width, depth, color, chunks=b""):
     """A PNG of rows of packed bytes: what Pillow cannot write."""
+
     def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     head = struct.pack(">IIBBBBB", width, len(rows), depth, color, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunks + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunks
+        + chunk(b"IDAT", data)
+        + chunk(b"IEND", b"")
+    )
 
 
 def gamma(data):
@@ -62,7 +71,9 @@ def gamma(data):
 
 def four_bits():
     pairs = MASKS.reshape(90, 60, 2)
-    return raw_png([bytes((pairs[y, :, 0] << 4 | pairs[y, :, 1]).tolist()) for y in range(90)], 120, 4, 0)
+    return raw_png(
+        [bytes((pairs[y, :, 0] << 4 | pairs[y, :, 1]).tolist()) for y in range(90)], 120, 4, 0
+    )
 
 
 def rgba(opacity):
@@ -74,12 +85,15 @@ def drawn(scale, colors=(0, 1, 2, 3)):
     image = Image.new("L", (120 * scale, 90 * scale))
     draw = ImageDraw.Draw(image)
     for value, (x, y) in zip(colors[1:], ((30, 30), (70, 60), (100, 25))):
-        draw.ellipse([scale * (x - 12), scale * (y - 15), scale * (x + 12), scale * (y + 15)], fill=value)
+        draw.ellipse(
+            [scale * (x - 12), scale * (y - 15), scale * (x + 12), scale * (y + 15)], fill=value
+        )
     return image.resize((120, 90), Image.LANCZOS if scale > 1 else Image.NEAREST)
 
 
 def write(root, content, images=3, suffix="png", one=False):
-    """Images that all have the same mask; or, where they are of one object, folders with a mask file each."""
+    """Images that all have the same mask; or, where they are of one object, folders with a mask
+    file each."""
     for i in range(images):
         folder = root / "train" / (f"s{i}" if one else "")
         noise(folder / "images" / f"a{i}.png", 90, 120, i)
@@ -126,8 +140,13 @@ GOOD = {
     "BMP": (png(COLORS[MASKS], "BMP"), "bmp"),
     "GIF": (png(Image.fromarray(MASKS), "GIF"), "gif"),
     "index 0 as an object": (palette((MASKS + 3) % 4, COLORS[[1, 2, 3, 0]]), "png"),
-    "255 as an object and black": (palette(np.where(MASKS > 0, MASKS - 1, 255),
-                                           np.vstack([COLORS[1:4], np.zeros((253, 3), np.uint8)])), "png"),
+    "255 as an object and black": (
+        palette(
+            np.where(MASKS > 0, MASKS - 1, 255),
+            np.vstack([COLORS[1:4], np.zeros((253, 3), np.uint8)]),
+        ),
+        "png",
+    ),
 }
 
 
@@ -153,32 +172,90 @@ BLURRED = {
     "JPEG called PNG": (png(MASKS * 60, "JPEG", quality=95), "png", "is a JPEG file"),
     "lossy WebP": (png(COLORS[MASKS], "WEBP", quality=80), "webp", "is a WebP file"),
     "JPEG in TIFF": (png(MASKS * 60, "TIFF", compression="jpeg"), "tif", "is a JPEG file"),
-    "JPEG saved as PNG": (png(Image.open(io.BytesIO(png(MASKS * 60, "JPEG", quality=80)))), "png", "no indices|edges"),
-    "best JPEG saved as PNG": (png(Image.open(io.BytesIO(png(MASKS * 60, "JPEG", quality=95)))), "png",
-                               "no indices|edges"),
-    "resized": (png(Image.fromarray(np.where(MASKS > 0, 255, 0).astype(np.uint8)).resize((60, 45)).resize(
-        (120, 90), Image.BILINEAR)), "png", "smoothed edges"),
-    "smoothed": (png(Image.fromarray(MASKS * 60).filter(ImageFilter.GaussianBlur(2))), "png", "smoothed edges"),
+    "JPEG saved as PNG": (
+        png(Image.open(io.BytesIO(png(MASKS * 60, "JPEG", quality=80)))),
+        "png",
+        "no indices|edges",
+    ),
+    "best JPEG saved as PNG": (
+        png(Image.open(io.BytesIO(png(MASKS * 60, "JPEG", quality=95)))),
+        "png",
+        "no indices|edges",
+    ),
+    "resized": (
+        png(
+            Image.fromarray(np.where(MASKS > 0, 255, 0).astype(np.uint8))
+            .resize((60, 45))
+            .resize((120, 90), Image.BILINEAR)
+        ),
+        "png",
+        "smoothed edges",
+    ),
+    "smoothed": (
+        png(Image.fromarray(MASKS * 60).filter(ImageFilter.GaussianBlur(2))),
+        "png",
+        "smoothed edges",
+    ),
     "drawn smoothly": (png(drawn(8, (0, 80, 160, 240))), "png", "smoothed edges"),
     "small indices": (png(drawn(8, (0, 1, 5, 9))), "png", "smoothed edges"),
-    "colours": (png(Image.fromarray(COLORS[MASKS]).resize((60, 45)).resize((120, 90), Image.BICUBIC)), "png",
-                "smoothed edges"),
-    "colours in a palette": (png(Image.fromarray(COLORS[MASKS]).resize((60, 45)).resize(
-        (120, 90), Image.BILINEAR).quantize(32)), "png", "smoothed edges|no indices"),
-    "JPEG of colours saved as PNG": (png(Image.open(io.BytesIO(png(COLORS[MASKS], "JPEG")))), "png",
-                                     "no indices|edges"),
-    "soft opacity": (png(np.dstack([MASKS * 0 + 200, np.asarray(drawn(8, (0, 255, 255, 255)))])), "png",
-                     "smoothed edges"),
-    "a photo": (png(Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)).filter(
-        ImageFilter.GaussianBlur(3))), "png", "smoothed edges"),
-    "16 bits in three bands": (raw_png([bytes(720)] * 90, 120, 16, 2), "png", "several bands of 16 bits"),
+    "colours": (
+        png(Image.fromarray(COLORS[MASKS]).resize((60, 45)).resize((120, 90), Image.BICUBIC)),
+        "png",
+        "smoothed edges",
+    ),
+    "colours in a palette": (
+        png(
+            Image.fromarray(COLORS[MASKS])
+            .resize((60, 45))
+            .resize((120, 90), Image.BILINEAR)
+            .quantize(32)
+        ),
+        "png",
+        "smoothed edges|no indices",
+    ),
+    "JPEG of colours saved as PNG": (
+        png(Image.open(io.BytesIO(png(COLORS[MASKS], "JPEG")))),
+        "png",
+        "no indices|edges",
+    ),
+    "soft opacity": (
+        png(np.dstack([MASKS * 0 + 200, np.asarray(drawn(8, (0, 255, 255, 255)))])),
+        "png",
+        "smoothed edges",
+    ),
+    "a photo": (
+        png(
+            Image.fromarray(
+                np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+            ).filter(ImageFilter.GaussianBlur(3))
+        ),
+        "png",
+        "smoothed edges",
+    ),
+    "16 bits in three bands": (
+        raw_png([bytes(720)] * 90, 120, 16, 2),
+        "png",
+        "several bands of 16 bits",
+    ),
     "fractions": (png(MASKS.astype(np.float32) / 2, "TIFF"), "tif", "no whole numbers"),
     "negative": (png(MASKS.astype(np.int32) - 1, "TIFF"), "tif", "no whole numbers from 0 on"),
-    "inks": (png(Image.fromarray(COLORS[MASKS]).convert("CMYK"), "TIFF"), "tif", "its mode is CMYK"),
-    "transparent and black": (png(rgba(np.where(np.arange(120) > 5, 255, 0) * np.ones((90, 1), np.uint8)).astype(
-        np.uint8)), "png", "transparent and black pixels"),
-    "two backgrounds": (palette(np.where(MASKS > 0, MASKS, 3 * (np.arange(120) > 60)), COLORS[[4, 1, 2, 0]]), "png",
-                        "both could be background"),
+    "inks": (
+        png(Image.fromarray(COLORS[MASKS]).convert("CMYK"), "TIFF"),
+        "tif",
+        "its mode is CMYK",
+    ),
+    "transparent and black": (
+        png(
+            rgba(np.where(np.arange(120) > 5, 255, 0) * np.ones((90, 1), np.uint8)).astype(np.uint8)
+        ),
+        "png",
+        "transparent and black pixels",
+    ),
+    "two backgrounds": (
+        palette(np.where(MASKS > 0, MASKS, 3 * (np.arange(120) > 60)), COLORS[[4, 1, 2, 0]]),
+        "png",
+        "both could be background",
+    ),
 }
 
 
@@ -189,7 +266,9 @@ def test_masks_without_indices(tmp_path, kind):
     table, problems = read(tmp_path)
     assert len(table) == 0
     assert len(problems) == 3
-    assert all(problem.error and f"a{i}.{suffix}" in problem.message for i, problem in enumerate(problems))
+    assert all(
+        problem.error and f"a{i}.{suffix}" in problem.message for i, problem in enumerate(problems)
+    )
     with pytest.raises(ValueError, match=message):
         read_folders(tmp_path, "train", Problems("error"), ["cell"])
 
@@ -208,16 +287,41 @@ TOLD = {
     "one bit": (png(Image.fromarray(MASKS > 0)), "objects in one", 3),
     "binary in a palette": (palette(MASKS > 0, COLORS[[0, 4]]), "objects in one", 3),
     "classes": (png(CLASSES), "objects in one", 6),
-    "opacity alone": (png(np.dstack([np.zeros_like(MASKS), 255 * (MASKS > 0).astype(np.uint8)])), "objects in one", 3),
+    "opacity alone": (
+        png(np.dstack([np.zeros_like(MASKS), 255 * (MASKS > 0).astype(np.uint8)])),
+        "objects in one",
+        3,
+    ),
     "black objects": (png(inside_out(MASKS)), "masks inside out", 3),
-    "black objects of a palette": (palette(inside_out(MASKS) // 255, COLORS[[0, 4]]), "masks inside out", 3),
+    "black objects of a palette": (
+        palette(inside_out(MASKS) // 255, COLORS[[0, 4]]),
+        "masks inside out",
+        3,
+    ),
     "black objects in colours": (png(COLORS[[4, 1, 2, 0]][MASKS]), "masks inside out", 9),
-    "index 0 as an object": (png(np.where(MASKS > 0, MASKS - 1, 255).astype(np.uint8)), "masks inside out", 9),
+    "index 0 as an object": (
+        png(np.where(MASKS > 0, MASKS - 1, 255).astype(np.uint8)),
+        "masks inside out",
+        9,
+    ),
     "all white": (png(np.full_like(MASKS, 255)), "mask of all pixels", 3),
     "specks": (png(SPECKS), "specks", 75),
-    "a rim": (png(np.where((MASKS == 0) & (np.roll(MASKS, 3, 1) > 0), 255, MASKS).astype(np.uint8)), "void index", 9),
-    "a rim in colour": (png(np.where(((MASKS == 0) & (np.roll(MASKS, 3, 1) > 0))[:, :, None], (224, 224, 192),
-                                     COLORS[MASKS]).astype(np.uint8)), "void index", 9),
+    "a rim": (
+        png(np.where((MASKS == 0) & (np.roll(MASKS, 3, 1) > 0), 255, MASKS).astype(np.uint8)),
+        "void index",
+        9,
+    ),
+    "a rim in colour": (
+        png(
+            np.where(
+                ((MASKS == 0) & (np.roll(MASKS, 3, 1) > 0))[:, :, None],
+                (224, 224, 192),
+                COLORS[MASKS],
+            ).astype(np.uint8)
+        ),
+        "void index",
+        9,
+    ),
 }
 
 
@@ -242,17 +346,28 @@ def test_objects_in_pieces_among_others(tmp_path):
 
 
 ONE = PLAIN > 0
-CUT_OUT = np.where(ONE[:, :, None], np.random.default_rng(0).integers(1, 255, (90, 120, 3)), 0).astype(np.uint8)
+CUT_OUT = np.where(
+    ONE[:, :, None], np.random.default_rng(0).integers(1, 255, (90, 120, 3)), 0
+).astype(np.uint8)
 SOFT = np.asarray(drawn(8, (0, 0, 255, 0)))
 
 
-@pytest.mark.parametrize(("content", "suffix", "expected"), [
-    (png(PLAIN), "png", ONE), (png(PLAIN // 255), "png", ONE), (png(PLAIN, "JPEG"), "jpg", ONE),
-    (png(Image.fromarray(ONE)), "png", ONE), (palette(ONE, COLORS[[0, 3]]), "png", ONE),
-    (palette(~ONE, COLORS[[3, 0]]), "png", ONE), (png(COLORS[ONE.astype(int) * 2]), "png", ONE),
-    (png(np.dstack([PLAIN * 0] * 3 + [PLAIN])), "png", ONE), (png(SOFT), "png", SOFT >= 128),
-    (png(np.dstack([PLAIN] * 3 + [PLAIN * 0 + 9])), "png", ONE), (png(CUT_OUT), "png", ONE),
-])
+@pytest.mark.parametrize(
+    ("content", "suffix", "expected"),
+    [
+        (png(PLAIN), "png", ONE),
+        (png(PLAIN // 255), "png", ONE),
+        (png(PLAIN, "JPEG"), "jpg", ONE),
+        (png(Image.fromarray(ONE)), "png", ONE),
+        (palette(ONE, COLORS[[0, 3]]), "png", ONE),
+        (palette(~ONE, COLORS[[3, 0]]), "png", ONE),
+        (png(COLORS[ONE.astype(int) * 2]), "png", ONE),
+        (png(np.dstack([PLAIN * 0] * 3 + [PLAIN])), "png", ONE),
+        (png(SOFT), "png", SOFT >= 128),
+        (png(np.dstack([PLAIN] * 3 + [PLAIN * 0 + 9])), "png", ONE),
+        (png(CUT_OUT), "png", ONE),
+    ],
+)
 def test_masks_of_one_object(tmp_path, content, suffix, expected):
     write(tmp_path, content, suffix=suffix, one=True)
     table, problems = read(tmp_path)
@@ -260,11 +375,17 @@ def test_masks_of_one_object(tmp_path, content, suffix, expected):
     assert np.array_equal(objects(table), expected[None])
 
 
-@pytest.mark.parametrize(("content", "kind"), [
-    (png(MASKS), "several objects"), (png(COLORS[MASKS]), "several objects"), (png(MASKS * 0), "empty mask"),
-    (png(MASKS * 0 + 1), "mask of all pixels"), (png(inside_out(MASKS)), "masks inside out"),
-    (png((MASKS > 0).astype(np.uint8)), "objects in one"),
-])
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (png(MASKS), "several objects"),
+        (png(COLORS[MASKS]), "several objects"),
+        (png(MASKS * 0), "empty mask"),
+        (png(MASKS * 0 + 1), "mask of all pixels"),
+        (png(inside_out(MASKS)), "masks inside out"),
+        (png((MASKS > 0).astype(np.uint8)), "objects in one"),
+    ],
+)
 def test_masks_that_are_not_of_one_object(tmp_path, content, kind):
     write(tmp_path, content, one=True)
     _, problems = read(tmp_path)
@@ -288,7 +409,9 @@ def test_files_that_are_no_masks(tmp_path):
     write(tmp_path, png(PLAIN), one=True)
     np.save(tmp_path / "train/s1/masks/b.npy", PLAIN)
     _, problems = read(tmp_path)
-    assert [(p.kind, p.image, p.error) for p in problems] == [("unread file", "s1/images/a1.png", False)]
+    assert [(p.kind, p.image, p.error) for p in problems] == [
+        ("unread file", "s1/images/a1.png", False)
+    ]
 
 
 @pytest.mark.parametrize("one", [True, False])
@@ -313,24 +436,49 @@ def test_training_tells(tmp_path, caplog):
 def test_images_of_one_name_do_not_share_a_mask(tmp_path):
     for name in ("a.png", "a.jpg", "b.png", "day1/c.png", "day2/c.png"):
         noise(tmp_path / "train/images" / name, 90, 120, len(name))
-    for name, plane in (("a", MASKS), ("b", MASKS), ("b_mask", MASKS), ("day1/c", MASKS), ("day2/c", MASKS[::-1])):
+    for name, plane in (
+        ("a", MASKS),
+        ("b", MASKS),
+        ("b_mask", MASKS),
+        ("day1/c", MASKS),
+        ("day2/c", MASKS[::-1]),
+    ):
         path = tmp_path / "train/masks" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(plane.copy()))
     table, problems = read(tmp_path)
-    assert [(p.kind, p.image) for p in problems] == [("ambiguous mask", "images/a.jpg"), ("ambiguous mask",
-                                                                                          "images/b.png")]
-    assert [bytes(table.files[i]) for i in range(len(table))] == [b"images/day1/c.png", b"images/day2/c.png"]
+    assert [(p.kind, p.image) for p in problems] == [
+        ("ambiguous mask", "images/a.jpg"),
+        ("ambiguous mask", "images/b.png"),
+    ]
+    assert [bytes(table.files[i]) for i in range(len(table))] == [
+        b"images/day1/c.png",
+        b"images/day2/c.png",
+    ]
     assert not np.array_equal(objects(table)[0], segments.decode([table.masks[3]], 90, 120)[0])
     (tmp_path / "train/masks/day2/c.png").unlink()
     assert ("missing mask", "images/day2/c.png") in [(p.kind, p.image) for p in read(tmp_path)[1]]
 
 
 def test_pieces():
-    plane = np.array([[1, 0, 2, 2], [0, 1, 0, 2], [0, 0, 1, 0], [3, 0, 0, 1], [3, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0]])
+    plane = np.array(
+        [
+            [1, 0, 2, 2],
+            [0, 1, 0, 2],
+            [0, 0, 1, 0],
+            [3, 0, 0, 1],
+            [3, 0, 1, 0],
+            [0, 0, 0, 1],
+            [1, 1, 0, 0],
+        ]
+    )
     found = find_pieces(plane)
     assert sorted(zip(found.indices.tolist(), found.sizes.tolist(), found.touching.tolist())) == [
-        (1, 2, False), (1, 6, True), (2, 3, True), (3, 2, False)]
+        (1, 2, False),
+        (1, 6, True),
+        (2, 3, True),
+        (3, 2, False),
+    ]
     masks = encode(plane)
     assert set(masks) == {1, 2, 3}
     for index, code in masks.items():
@@ -339,7 +487,8 @@ def test_pieces():
 
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_nuclei_as_indices(tmp_path, step):
-    """Hundreds of nuclei that touch each other, also after resizing with nearest neighbours, give no false alarm."""
+    """Hundreds of nuclei that touch each other, also after resizing with nearest neighbours, give
+    no false alarm."""
     if not NUCLEI.is_file():
         pytest.skip(f"sample of the Data Science Bowl not found at {NUCLEI}")
     wanted = 0
@@ -348,7 +497,12 @@ def test_nuclei_as_indices(tmp_path, step):
         for name in sorted({m.name.split("/")[2] for m in members})[:12]:
             plane = None
             for k, member in enumerate((m for m in members if f"/{name}/" in m.name), 1):
-                mask = np.asarray(Image.open(io.BytesIO(archive.extractfile(member).read())).convert("L")) > 0
+                mask = (
+                    np.asarray(
+                        Image.open(io.BytesIO(archive.extractfile(member).read())).convert("L")
+                    )
+                    > 0
+                )
                 plane = np.zeros(mask.shape, np.uint16) if plane is None else plane
                 plane[mask] = k
             plane = np.ascontiguousarray(plane[::step, ::step])

@@ -14,7 +14,8 @@ DOUBLE = torch.float64
 seeds = st.integers(0, 2**31)
 thorough = settings(deadline=None, max_examples=40)
 
-# -------------------------------------------------------------------------------------------------------------- match
+# -----------------------------------------------------------------------------------------------
+# match
 
 
 def flags(count, *chosen):
@@ -34,14 +35,23 @@ def match_one(candidates, boxes, valid=None, crowd=None, low_quality=False, **th
 
 
 @thorough
-@given(seed=seeds, candidates=st.integers(1, 40), objects=st.integers(1, 6), low_quality=st.booleans(),
-       thresholds=st.sampled_from([(0.7, 0.3), (0.5, 0.5), (0.4, 0.1)]))
+@given(
+    seed=seeds,
+    candidates=st.integers(1, 40),
+    objects=st.integers(1, 6),
+    low_quality=st.booleans(),
+    thresholds=st.sampled_from([(0.7, 0.3), (0.5, 0.5), (0.4, 0.1)]),
+)
 def test_match_is_torchvisions(seed, candidates, objects, low_quality, thresholds):
     generator = torch.Generator().manual_seed(seed)
     low = torch.rand(2, candidates + objects, 2, generator=generator, dtype=DOUBLE) * 10
-    boxes = torch.cat([low, low + 5 + torch.rand(low.shape, generator=generator, dtype=DOUBLE) * 10], dim=2)
+    boxes = torch.cat(
+        [low, low + 5 + torch.rand(low.shape, generator=generator, dtype=DOUBLE) * 10], dim=2
+    )
     boxes, objects_of = boxes[:, :candidates], boxes[:, candidates:]
-    index, label = match(boxes, objects_of, torch.ones(2, objects).bool(), None, *thresholds, 0.5, low_quality)
+    index, label = match(
+        boxes, objects_of, torch.ones(2, objects).bool(), None, *thresholds, 0.5, low_quality
+    )
     matcher = Matcher(*thresholds, allow_low_quality_matches=low_quality)
     for i in range(2):
         overlaps = ops.box_iou(objects_of[i], boxes[i])
@@ -73,14 +83,20 @@ def test_without_objects_everything_is_negative(slots_of_padding, low_quality):
     # Padding lies exactly on the candidates and must not match all the same.
     candidates = [[0, 0, 10, 10], [0, 0, 0, 0], [5, 5, 20, 20]]
     padding = [[0, 0, 10, 10], [0, 0, 0, 0], [5, 5, 20, 20]][:slots_of_padding]
-    index, label = match_one(candidates, padding, valid=flags(slots_of_padding), low_quality=low_quality)
+    index, label = match_one(
+        candidates, padding, valid=flags(slots_of_padding), low_quality=low_quality
+    )
     assert index == [0, 0, 0]
     assert label == [NEGATIVE] * 3
 
 
 def test_padding_never_matches():
-    index, label = match_one([[0, 0, 10, 10], [50, 50, 60, 60]], [[50, 50, 60, 60], [0, 0, 10, 10], [0, 0, 10, 8]],
-                             valid=flags(3, 2), low_quality=True)
+    index, label = match_one(
+        [[0, 0, 10, 10], [50, 50, 60, 60]],
+        [[50, 50, 60, 60], [0, 0, 10, 10], [0, 0, 10, 8]],
+        valid=flags(3, 2),
+        low_quality=True,
+    )
     assert index[0] == 2
     assert label == [POSITIVE, NEGATIVE]
 
@@ -88,13 +104,13 @@ def test_padding_never_matches():
 def test_crowds_are_neither_positive_nor_negative():
     crowd_box, object_box = [0, 0, 100, 100], [80, 80, 100, 100]
     candidates = [
-        [0, 0, 100, 100],    # the crowd's very box
-        [10, 10, 20, 20],    # inside it
-        [90, 0, 110, 20],    # exactly half inside
-        [91, 0, 111, 20],    # less than half inside
+        [0, 0, 100, 100],  # the crowd's very box
+        [10, 10, 20, 20],  # inside it
+        [90, 0, 110, 20],  # exactly half inside
+        [91, 0, 111, 20],  # less than half inside
         [80, 80, 100, 100],  # an object within the crowd
-        [200, 0, 210, 10],   # elsewhere
-        [30, 30, 30, 30],    # without area: in nothing
+        [200, 0, 210, 10],  # elsewhere
+        [30, 30, 30, 30],  # without area: in nothing
     ]
     index, label = match_one(candidates, [crowd_box, object_box], crowd=flags(2, 0))
     assert label == [IGNORED, IGNORED, IGNORED, NEGATIVE, POSITIVE, NEGATIVE, NEGATIVE]
@@ -102,13 +118,18 @@ def test_crowds_are_neither_positive_nor_negative():
 
 
 def test_no_crowd_is_as_good_as_none():
-    candidates, objects = [[0, 0, 10, 7], [0, 0, 10, 3], [0, 0, 10, 2]], [[0, 0, 10, 10], [50, 50, 60, 60]]
+    candidates, objects = (
+        [[0, 0, 10, 7], [0, 0, 10, 3], [0, 0, 10, 2]],
+        [[0, 0, 10, 10], [50, 50, 60, 60]],
+    )
     assert match_one(candidates, objects, crowd=flags(2)) == match_one(candidates, objects)
 
 
 def test_crowds_alone_and_two_that_do_not_add_up():
     halves = [[0, 0, 10, 10], [0, 10, 10, 20]]
-    index, label = match_one([[0, 5, 10, 15], [0, 2, 10, 12]], halves, crowd=flags(2, 0, 1), crowd_overlap=0.6)
+    index, label = match_one(
+        [[0, 5, 10, 15], [0, 2, 10, 12]], halves, crowd=flags(2, 0, 1), crowd_overlap=0.6
+    )
     assert index == [0, 0]
     assert label == [NEGATIVE, IGNORED]
 
@@ -123,12 +144,18 @@ def test_low_quality_takes_the_best_of_each_object_with_ties():
     assert index[:3] == [0, 0, 1]
 
 
-# ------------------------------------------------------------------------------------------------------------- sample
+# -----------------------------------------------------------------------------------------------
+# sample
 
 
 @thorough
-@given(seed=seeds, images=st.integers(1, 3), candidates=st.integers(0, 40), size=st.integers(1, 30),
-       fraction=st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+@given(
+    seed=seeds,
+    images=st.integers(1, 3),
+    candidates=st.integers(0, 40),
+    size=st.integers(1, 30),
+    fraction=st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+)
 def test_sample_keeps_its_promises(seed, images, candidates, size, fraction):
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(-1, 2, (images, candidates), generator=generator)
@@ -148,12 +175,26 @@ def test_sample_keeps_its_promises(seed, images, candidates, size, fraction):
         assert valid[i].tolist() == sorted(valid[i].tolist(), reverse=True)
 
 
-@pytest.mark.parametrize(("positives", "negatives", "want"), [
-    (50, 50, (4, 12)), (2, 50, (2, 14)), (0, 50, (0, 16)), (50, 3, (4, 3)), (50, 0, (4, 0)), (0, 0, (0, 0)),
-    (1, 2, (1, 2))])
+@pytest.mark.parametrize(
+    ("positives", "negatives", "want"),
+    [
+        (50, 50, (4, 12)),
+        (2, 50, (2, 14)),
+        (0, 50, (0, 16)),
+        (50, 3, (4, 3)),
+        (50, 0, (4, 0)),
+        (0, 0, (0, 0)),
+        (1, 2, (1, 2)),
+    ],
+)
 def test_sample_fills_with_negatives(positives, negatives, want):
-    label = torch.cat([torch.full((positives,), POSITIVE), torch.full((negatives,), NEGATIVE),
-                       torch.full((20,), IGNORED)])[None]
+    label = torch.cat(
+        [
+            torch.full((positives,), POSITIVE),
+            torch.full((negatives,), NEGATIVE),
+            torch.full((20,), IGNORED),
+        ]
+    )[None]
     index, valid = sample(label, 16, 0.25, torch.tensor([7]))
     drawn = label[0][index[0][valid[0]]]
     assert (int((drawn == POSITIVE).sum()), int((drawn == NEGATIVE).sum())) == want
@@ -163,7 +204,8 @@ def test_every_candidate_is_drawn_about_equally_often():
     label = torch.tensor([1, 0, -1, 1, 0, 0, 1, -1, 0, 1]).expand(2000, -1)
     index, valid = sample(label, 4, 0.5, torch.arange(2000))
     often = torch.zeros(10).index_add(0, index.flatten(), valid.flatten().float()) / 2000
-    # Two of four positives and two of four negatives: each with a chance of 1/2, five standard deviations wide.
+    # Two of four positives and two of four negatives: each with a chance of 1/2, five standard
+    # deviations wide.
     assert ((often[label[0] != IGNORED] - 0.5).abs() < 5 * 0.5 / 2000**0.5).all()
     assert (often[label[0] == IGNORED] == 0).all()
 
@@ -178,9 +220,15 @@ def test_sample_follows_the_key():
 
 
 def test_noise_is_splitmix64():
-    """The first numbers of seed 1234567, as Vigna's splitmix64.c prints them, without the highest bit."""
-    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431,
-                 16408922859458223821]
+    """The first numbers of seed 1234567, as Vigna's splitmix64.c prints them, without the highest
+    bit."""
+    published = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
     want = [number & 2**63 - 1 for number in published]
     assert noise(torch.tensor([1234567]), 5).tolist() == [want]
     many = noise(torch.arange(100), 1000).double() / 2**63
@@ -188,11 +236,17 @@ def test_noise_is_splitmix64():
     assert torch.corrcoef(many[:2]).abs()[0, 1] < 0.15
 
 
-# ------------------------------------------------------------------------------------------------------------ padding
+# -----------------------------------------------------------------------------------------------
+# padding
 
 
 @thorough
-@given(seed=seeds, images=st.integers(0, 4), candidates=st.integers(0, 6), trailing=st.sampled_from([(), (4,), (2, 3)]))
+@given(
+    seed=seeds,
+    images=st.integers(0, 4),
+    candidates=st.integers(0, 6),
+    trailing=st.sampled_from([(), (4,), (2, 3)]),
+)
 def test_pack_then_unpack(seed, images, candidates, trailing):
     generator = torch.Generator().manual_seed(seed)
     valid = torch.rand(images, candidates, generator=generator) < 0.5

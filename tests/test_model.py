@@ -22,10 +22,17 @@ LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_re
 
 
 def state(module):
-    """Everything that a forward pass could leave behind on a module, apart from batch norm statistics."""
+    """Everything that a forward pass could leave behind on a module, apart from batch norm
+    statistics."""
     plain = (bool, int, float, str, tuple, list, dict, type(None))
-    return {name: {key: value if isinstance(value, plain) else type(value) for key, value in vars(part).items()
-                   if not key.startswith("_")} for name, part in module.named_modules()}
+    return {
+        name: {
+            key: value if isinstance(value, plain) else type(value)
+            for key, value in vars(part).items()
+            if not key.startswith("_")
+        }
+        for name, part in module.named_modules()
+    }
 
 
 @pytest.mark.parametrize("counts", [(2,), (2, 1, 3), (0,), (0, 0), (0, 2)], ids=str)
@@ -41,8 +48,14 @@ def test_training_step(counts):
         assert parameter.grad.isfinite().all(), name
     if sum(counts):
         # Every part learns: in the 2018 code the mask branch had no gradient through its pyramid.
-        for part in ("backbone.trunk.conv1", "backbone.lateral.0.0", "proposal.convs.0", "box_head.layers.0",
-                     "mask_head.convs.0.0", "mask_head.logits"):
+        for part in (
+            "backbone.trunk.conv1",
+            "backbone.lateral.0.0",
+            "proposal.convs.0",
+            "box_head.layers.0",
+            "mask_head.convs.0.0",
+            "mask_head.logits",
+        ):
             assert model.get_submodule(part).weight.grad.abs().sum() > 0, part
 
 
@@ -145,7 +158,11 @@ def test_the_backbone_runs_once_for_detections_and_losses():
 def test_forward_stores_nothing_and_leaves_inputs_alone():
     model = small_model()
     images, targets = small_data()
-    kept_images, kept_targets, before = copy.deepcopy(images), copy.deepcopy(targets), copy.deepcopy(state(model))
+    kept_images, kept_targets, before = (
+        copy.deepcopy(images),
+        copy.deepcopy(targets),
+        copy.deepcopy(state(model)),
+    )
     model.train()(images, targets)
     model.eval()(images, targets)
     model.train()
@@ -169,10 +186,15 @@ def test_without_mask_head_it_is_faster_rcnn():
 def test_crowd_regions_are_neither_positives_nor_negatives():
     model = small_model().train()
     images, _ = small_data((0,), ((64, 96),))
-    whole = {"boxes": torch.tensor([[0.0, 0, 96, 64]]), "labels": torch.tensor([1]),
-             "masks": torch.ones(1, 64, 96, dtype=torch.bool), "iscrowd": torch.tensor([1])}
+    whole = {
+        "boxes": torch.tensor([[0.0, 0, 96, 64]]),
+        "labels": torch.tensor([1]),
+        "masks": torch.ones(1, 64, 96, dtype=torch.bool),
+        "iscrowd": torch.tensor([1]),
+    }
     losses = model(images, [whole])
-    # Every proposal and every anchor inside the image lies in the crowd: nothing is left for the box head to learn.
+    # Every proposal and every anchor inside the image lies in the crowd: nothing is left for the
+    # box head to learn.
     assert losses["loss_classifier"] == 0
     assert losses["loss_box_reg"] == 0
     assert losses["loss_mask"] == 0
@@ -199,8 +221,14 @@ def test_a_custom_backbone():
     with torch.no_grad():
         assert len(model.eval()(small_data()[0])) == 2
     pyramid = Tiny()
-    assert set(small_model(backbone=FPN(pyramid, 8), changes={"rpn": {"anchor_sizes": [16, 32]}}).train()(
-        *small_data())) == LOSSES
+    assert (
+        set(
+            small_model(
+                backbone=FPN(pyramid, 8), changes={"rpn": {"anchor_sizes": [16, 32]}}
+            ).train()(*small_data())
+        )
+        == LOSSES
+    )
 
 
 def test_a_backbone_that_declares_nothing():
@@ -217,8 +245,10 @@ def test_predict_takes_files_pil_and_arrays(tmp_path):
     pixels = (small_data()[0][0] * 255).to(torch.uint8)
     array = pixels.permute(1, 2, 0).numpy()
     Image.fromarray(array).save(tmp_path / "a.png")
-    results = model.predict([str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(array), array, pixels],
-                            batch_size=2)
+    results = model.predict(
+        [str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(array), array, pixels],
+        batch_size=2,
+    )
     assert len(results) == 5
     assert model.training
     for result in results[1:]:
@@ -261,23 +291,34 @@ def test_predict_names_the_place_in_the_whole_list():
 
 
 def test_narrow_networks_stay_within_their_memory():
-    """PyTorch's backward pass of strided 1x1 convolutions with few channels does not: the process died."""
-    code = ("from small import *\nfor width in (2, 4, 8, 12):\n"
-            "    model = small_model(changes={'transform': {'min_size': 512, 'max_size': 512},"
-            " 'backbone': {'width': width}}).train()\n"
-            "    for _ in range(3): sum(model(*small_data((1, 1), ((512, 512),) * 2)).values()).backward()")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    """PyTorch's backward pass of strided 1x1 convolutions with few channels does not: the process
+    died."""
+    code = (
+        "from small import *\nfor width in (2, 4, 8, 12):\n    model = "
+        "small_model(changes={'transform': {'min_size': 512, 'max_size': 512}, 'backbone': "
+        "{'width': width}}).train()\n    for _ in range(3): sum(model(*small_data((1, 1), "
+        "((512, 512),) * 2)).values()).backward()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize(("images", "message"), [
-    (["nothing.jpg"], "no image file nothing.jpg"),
-    (["broken.jpg"], "cannot read image .*broken.jpg"),
-    ([np.zeros((4, 4, 3))], r"images\[0\] is an array of float64"),
-    ([np.zeros((4, 4, 3), np.uint8), 5], r"images\[1\] is a int"),
-    ("one.jpg", "takes a list"),
-])
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (["nothing.jpg"], "no image file nothing.jpg"),
+        (["broken.jpg"], "cannot read image .*broken.jpg"),
+        ([np.zeros((4, 4, 3))], r"images\[0\] is an array of float64"),
+        ([np.zeros((4, 4, 3), np.uint8), 5], r"images\[1\] is a int"),
+        ("one.jpg", "takes a list"),
+    ],
+)
 def test_predict_refuses(images, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "whole.jpg")
@@ -292,7 +333,9 @@ def test_bad_input_is_refused_by_forward():
     with pytest.raises(ValueError, match="needs targets"):
         model(images)
     targets[1]["labels"][0] = 4
-    with pytest.raises(ValueError, match=r"targets\[1\]\['labels'\]\[0\] = 4; labels are 1..3.*0 is the background"):
+    with pytest.raises(
+        ValueError, match=r"targets\[1\]\['labels'\]\[0\] = 4; labels are 1..3.*0 is the background"
+    ):
         model(images, targets)
     targets[1]["labels"][0] = 1
     del targets[0]["masks"], targets[1]["masks"]
@@ -302,30 +345,51 @@ def test_bad_input_is_refused_by_forward():
         model.eval()([])
 
 
-@pytest.mark.parametrize("arguments", [
-    {"num_classes": 0}, {"num_classes": 2.0}, {"num_classes": 2, "class_names": ["a"]},
-    {"num_classes": 2, "config": {"backbone": {"name": "resnet51"}}},
-    {"num_classes": 2, "config": {"backbone": {"name": "vgg"}}},
-    {"num_classes": 2, "config": {"backbone": {"norm": "instance"}}},
-    {"num_classes": 2, "config": {"backbone": {"freeze_at": 6}}},
-    {"num_classes": 2, "config": {"rpn": {"anchor_sizes": [32, 64]}}},
-    {"num_classes": 2, "config": {"transform": {"std": [1.0]}}},
-], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_classes": 0},
+        {"num_classes": 2.0},
+        {"num_classes": 2, "class_names": ["a"]},
+        {"num_classes": 2, "config": {"backbone": {"name": "resnet51"}}},
+        {"num_classes": 2, "config": {"backbone": {"name": "vgg"}}},
+        {"num_classes": 2, "config": {"backbone": {"norm": "instance"}}},
+        {"num_classes": 2, "config": {"backbone": {"freeze_at": 6}}},
+        {"num_classes": 2, "config": {"rpn": {"anchor_sizes": [32, 64]}}},
+        {"num_classes": 2, "config": {"transform": {"std": [1.0]}}},
+    ],
+    ids=str,
+)
 def test_arguments_that_do_not_fit(arguments):
     with pytest.raises(ValueError, match=r"."):
-        MaskRCNN(arguments["num_classes"], overlay(arguments.get("config", {})),
-                 class_names=arguments.get("class_names"))
+        MaskRCNN(
+            arguments["num_classes"],
+            overlay(arguments.get("config", {})),
+            class_names=arguments.get("class_names"),
+        )
 
 
-@pytest.mark.parametrize(("name", "channels"), [
-    ("resnet10", (8, 16, 32, 64)), ("resnet18", (8, 16, 32, 64)), ("resnet34", (8, 16, 32, 64)),
-    ("resnet50", (32, 64, 128, 256)), ("resnet101", (32, 64, 128, 256)), ("resnet152", (32, 64, 128, 256))])
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("resnet10", (8, 16, 32, 64)),
+        ("resnet18", (8, 16, 32, 64)),
+        ("resnet34", (8, 16, 32, 64)),
+        ("resnet50", (32, 64, 128, 256)),
+        ("resnet101", (32, 64, 128, 256)),
+        ("resnet152", (32, 64, 128, 256)),
+    ],
+)
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
 def test_every_resnet_and_norm(name, channels, norm):
-    model = small_model(changes={"backbone": {"name": name, "norm": norm, "width": 8}, "fpn": {"norm": "group"}})
+    model = small_model(
+        changes={"backbone": {"name": name, "norm": norm, "width": 8}, "fpn": {"norm": "group"}}
+    )
     assert model.backbone.trunk.channels == channels
     outputs = model.backbone.trunk(torch.rand(1, 3, 64, 96))
-    assert [tuple(x.shape[1:]) for x in outputs] == [(c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32))]
+    assert [tuple(x.shape[1:]) for x in outputs] == [
+        (c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32))
+    ]
 
 
 def test_frozen_parts_stay_as_they_are():
@@ -343,7 +407,8 @@ def test_frozen_parts_stay_as_they_are():
 
 
 def test_smoothing_is_not_passed_down_the_pyramid():
-    """Section 3 of the FPN paper: the 3x3 convolution makes a level's output; what goes down is the sum before it."""
+    """Section 3 of the FPN paper: the 3x3 convolution makes a level's output; what goes down is the
+    sum before it."""
     fpn = small_model().backbone.eval()
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -355,10 +420,13 @@ def test_smoothing_is_not_passed_down_the_pyramid():
 
 
 def test_losses_do_not_depend_on_the_number_of_copies():
-    """Averages are taken over a batch once: an image twice in a batch gives the loss of the image alone. (In the 2018
-    code the sum was divided inside the accumulating loop.)"""
-    changes = {"rpn": {"samples": 10000, "positive_fraction": 1.0}, "box": {"samples": 10000},
-               "backbone": {"norm": "group"}}
+    """Averages are taken over a batch once: an image twice in a batch gives the loss of the image
+    alone. (In the 2018 code the sum was divided inside the accumulating loop.)"""
+    changes = {
+        "rpn": {"samples": 10000, "positive_fraction": 1.0},
+        "box": {"samples": 10000},
+        "backbone": {"norm": "group"},
+    }
     model = small_model(changes=changes).double().train()
     images, targets = small_data((2,), ((64, 96),))
     once = model(images, targets)

@@ -1,4 +1,5 @@
-"""The notebook of the CST-Dataset: it runs from top to bottom, and is committed with what it shows."""
+"""The notebook of the CST-Dataset: it runs from top to bottom, and is committed with what it
+shows."""
 
 import base64
 import importlib.util
@@ -34,7 +35,11 @@ def kinds(cell):
     """What a cell puts out: text/plain, image/png, stdout, ..."""
     found = set()
     for output in cell["outputs"]:
-        found |= {output["name"]} if output["output_type"] == "stream" else set(output.get("data", ["error"]))
+        found |= (
+            {output["name"]}
+            if output["output_type"] == "stream"
+            else set(output.get("data", ["error"]))
+        )
     return found
 
 
@@ -59,14 +64,20 @@ def words(value):
 
 
 def printed(cells):
-    return ["".join(output["text"]) for cell in cells for output in cell["outputs"] if "text" in output]
+    return [
+        "".join(output["text"]) for cell in cells for output in cell["outputs"] if "text" in output
+    ]
 
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory):
     """The code cells as they come out of a run with few images."""
-    nbformat = pytest.importorskip("nbformat", reason='needs nbformat: pip install -e ".[notebook]"')
-    nbclient = pytest.importorskip("nbclient", reason='needs nbclient: pip install -e ".[notebook]"')
+    nbformat = pytest.importorskip(
+        "nbformat", reason='needs nbformat: pip install -e ".[notebook]"'
+    )
+    nbclient = pytest.importorskip(
+        "nbclient", reason='needs nbclient: pip install -e ".[notebook]"'
+    )
     if importlib.util.find_spec("ipykernel") is None:  # it runs in a process of its own
         pytest.skip('needs ipykernel: pip install -e ".[notebook]"')
     folder, before = tmp_path_factory.mktemp("notebook"), set(FOLDER.iterdir())
@@ -74,10 +85,13 @@ def short(tmp_path_factory):
     for cell in notebook.cells:
         cell.outputs = []
         if is_parameters(cell):
-            cell.source = (f"CONFIG, ROOT, OUTPUT = 'config.ini', {str(folder / 'data')!r}, {str(folder / 'run')!r}\n"
-                           f"SIZES, EPOCHS = {{'train': 8, 'val': 2, 'test': 2}}, 1")
-    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3",
-                                     resources={"metadata": {"path": str(FOLDER)}})
+            cell.source = (
+                f"CONFIG, ROOT, OUTPUT = 'config.ini', {str(folder / 'data')!r}, "
+                f"{str(folder / 'run')!r}\nSIZES, EPOCHS = {{'train': 8, 'val': 2, 'test': 2}}, 1"
+            )
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))  # no line of this in a user's history
@@ -89,7 +103,12 @@ def short(tmp_path_factory):
 def test_it_runs_and_puts_out_what_is_committed(short):
     cells, _ = short
     # A model that has seen eight images may find as much as it is allowed to, and says so.
-    warnings = [output["text"] for cell in cells for output in cell["outputs"] if output.get("name") == "stderr"]
+    warnings = [
+        output["text"]
+        for cell in cells
+        for output in cell["outputs"]
+        if output.get("name") == "stderr"
+    ]
     assert all("reached [" in text for text in warnings)
     assert [kinds(cell) - {"stderr"} for cell in cells] == [kinds(cell) for cell in CODE]
     assert len(list(pictures(cells))) == len(list(pictures(CODE))) >= 20
@@ -97,13 +116,23 @@ def test_it_runs_and_puts_out_what_is_committed(short):
 
 def test_it_leaves_a_run(short):
     made = {path.name for path in (short[1] / "run").iterdir()}
-    assert {"best.pt", "log.jsonl", "history.png", "metrics.json", "report.html", "shapes.pt"} <= made
+    assert {
+        "best.pt",
+        "log.jsonl",
+        "history.png",
+        "metrics.json",
+        "report.html",
+        "shapes.pt",
+    } <= made
 
 
 def test_its_steps_are_those_of_the_model(short):
-    """What the parts give one after the other is what the model gives; and a saved model gives the same again."""
+    """What the parts give one after the other is what the model gives; and a saved model gives the
+    same again."""
     for cells in (short[0], CODE):
-        assert [text.strip() for text in printed(cells) if text.startswith("the same")] == ["the same: True"] * 2
+        assert [text.strip() for text in printed(cells) if text.startswith("the same")] == [
+            "the same: True"
+        ] * 2
 
 
 def test_its_pictures_show_something():
@@ -137,7 +166,13 @@ def test_its_parameters_are_those_of_the_example():
 
 def test_its_figures_agree():
     """Those that training printed are those that evaluation printed, and they are good."""
-    trained, = (re.findall(r"(?:box|mask) AP (\d\.\d+)", text) for text in printed(CODE) if "best epoch" in text)
-    evaluated, = (re.findall(r"^AP +(\S+) +(\S+)$", text, re.M) for text in printed(CODE) if "AP50" in text)
+    (trained,) = (
+        re.findall(r"(?:box|mask) AP (\d\.\d+)", text)
+        for text in printed(CODE)
+        if "best epoch" in text
+    )
+    (evaluated,) = (
+        re.findall(r"^AP +(\S+) +(\S+)$", text, re.M) for text in printed(CODE) if "AP50" in text
+    )
     assert [tuple(trained)] == evaluated
     assert min(map(float, trained)) > 0.95

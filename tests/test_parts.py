@@ -12,12 +12,28 @@ from maskrcnn.pooling.roi_align import RoIAlign
 from maskrcnn.pooling.roi_pool import RoIPool
 
 
-@pytest.mark.parametrize(("part", "message"), [
-    ({"mask_head": MaskHead}, r"mask_head = MaskHead is a class; give a module of it: mask_head=MaskHead\(...\)"),
-    ({"backbone": "resnet50"}, "backbone = 'resnet50' is a str; give a torch.nn.Module"),
-    ({"box_head": lambda pooled: pooled}, "box_head = .* is a function; give a torch.nn.Module"),
-    ({"mask_head": MaskHead(8, 5, 1, 8)}, "mask_head MaskHead is for 5 classes, and the model for 3"),
-    ({"box_head": BoxHead(8, 7, 16, 2)}, "box_head BoxHead is for 2 classes, and the model for 3")])
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (
+            {"mask_head": MaskHead},
+            r"mask_head = MaskHead is a class; give a module of it: mask_head=MaskHead\(...\)",
+        ),
+        ({"backbone": "resnet50"}, "backbone = 'resnet50' is a str; give a torch.nn.Module"),
+        (
+            {"box_head": lambda pooled: pooled},
+            "box_head = .* is a function; give a torch.nn.Module",
+        ),
+        (
+            {"mask_head": MaskHead(8, 5, 1, 8)},
+            "mask_head MaskHead is for 5 classes, and the model for 3",
+        ),
+        (
+            {"box_head": BoxHead(8, 7, 16, 2)},
+            "box_head BoxHead is for 2 classes, and the model for 3",
+        ),
+    ],
+)
 def test_what_is_no_part_of_this_model(part, message):
     with pytest.raises(ValueError, match=message):
         small_model(**part)
@@ -31,7 +47,8 @@ def test_parts_of_a_branch_that_is_off(name):
 
 
 class Fixed(nn.Module):
-    """Returns zeros of the shapes it is given, one row a RoI; a gap in a shape stands for that number."""
+    """Returns zeros of the shapes it is given, one row a RoI; a gap in a shape stands for that
+    number."""
 
     def __init__(self, *shapes):
         super().__init__()
@@ -42,12 +59,17 @@ class Fixed(nn.Module):
         return outputs if labels is None else outputs[0]
 
 
-@pytest.mark.parametrize("shapes", [[(4,), (12,)], [(4,), (1, 4)], [(3,), (3, 4)], [(6,), (5, 4)], [(4,)],
-                                    [(4,), (3, 4), (1,)]])
+@pytest.mark.parametrize(
+    "shapes",
+    [[(4,), (12,)], [(4,), (1, 4)], [(3,), (3, 4)], [(6,), (5, 4)], [(4,)], [(4,), (3, 4), (1,)]],
+)
 def test_box_heads_of_other_shapes(shapes):
     model = small_model(box_head=Fixed(*shapes))
-    want = (r"box_head Fixed: logits \[R, 1 \+ K\] and deltas \[R, K, 4\] of \d+ RoIs and 3 classes should have the "
-            r"shapes \(\(\d+, 4\), \(\d+, 3, 4\)\), not ")
+    want = (
+        r"box_head Fixed: logits \[R, 1 \+ K\] and deltas \[R, K, 4\] of \d+ RoIs "
+        r"and 3 classes should have the "
+        r"shapes \(\(\d+, 4\), \(\d+, 3, 4\)\), not "
+    )
     with pytest.raises(ValueError, match=want):
         model.train()(*small_data())
     with pytest.raises(ValueError, match=want):
@@ -76,8 +98,10 @@ class OneMap(nn.Module):
         self.channels, self.strides = channels, strides
 
 
-@pytest.mark.parametrize(("channels", "strides"), [
-    ((8.0,), (16.0,)), (("8",), ("16",)), ((8,), (0,)), ((0,), (16,)), ((True,), (16,)), ((), ())])
+@pytest.mark.parametrize(
+    ("channels", "strides"),
+    [((8.0,), (16.0,)), (("8",), ("16",)), ((8,), (0,)), ((0,), (16,)), ((True,), (16,)), ((), ())],
+)
 def test_backbones_declare_integers(channels, strides):
     with pytest.raises(ValueError, match="each should be an integer of at least 1"):
         small_model(backbone=OneMap(channels, strides))
@@ -86,7 +110,9 @@ def test_backbones_declare_integers(channels, strides):
 @pytest.mark.parametrize("kind", [RoIAlign, RoIPool])
 @pytest.mark.parametrize("strides", [(8, 12), (16, 8), (8, 8), (3, 6)])
 def test_pooling_from_levels_that_have_no_order(kind, strides):
-    with pytest.raises(ValueError, match=r"powers of two, finest first; the backbone declares .*levels = 1"):
+    with pytest.raises(
+        ValueError, match=r"powers of two, finest first; the backbone declares .*levels = 1"
+    ):
         kind(7, strides)
     assert kind(7, strides[:1]).level_areas == []
     with pytest.raises(ValueError, match="powers of two"):
@@ -96,7 +122,10 @@ def test_pooling_from_levels_that_have_no_order(kind, strides):
 def test_loading_with_parts_that_there_are_none_of(tmp_path):
     model = small_model(mask_head=MaskHead(8, 3, 1, 8))
     model.save(tmp_path / "a.pt")
-    with pytest.raises(ValueError, match="there is no part head; parts are backbone, proposal, box_pool, mask_pool, "):
+    with pytest.raises(
+        ValueError,
+        match="there is no part head; parts are backbone, proposal, box_pool, mask_pool, ",
+    ):
         MaskRCNN.load(tmp_path / "a.pt", head=model.mask_head)
     with pytest.raises(ValueError, match=r"parts of its own: give mask_head=\.\.\."):
         MaskRCNN.load(tmp_path / "a.pt", mask_head=None)
@@ -107,18 +136,27 @@ def test_loading_with_parts_that_there_are_none_of(tmp_path):
 
 @pytest.mark.parametrize("change", [{"mean": [123.7, 116.3, 103.5]}, {"std": [58.4, 57.1, 57.4]}])
 def test_means_and_deviations_of_0_to_255(change):
-    with pytest.raises(ValueError, match=r"must be at most 1, as images are in 0\.\.1: divide numbers for 0\.\.255 by"):
+    with pytest.raises(
+        ValueError,
+        match=r"must be at most 1, as images are in 0\.\.1: divide numbers for 0\.\.255 by",
+    ):
         small_model(changes={"transform": change})
     small_model(changes={"transform": {"mean": [0.0] * 3, "std": [1.0] * 3}})
 
 
-@pytest.mark.parametrize(("backbone", "said"), [
-    ({"freeze_at": 2}, ["freeze_at = 2 freezes layers with random weights"]),
-    ({"norm": "frozen"}, ["norm = frozen leaves its layers without normalisation"]),
-    ({"norm": "frozen", "freeze_at": 1}, ["freeze_at = 1 freezes", "norm = frozen"]),
-    ({"name": "vgg16", "norm": "frozen"}, []), ({"norm": "group"}, [])])
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        ({"freeze_at": 2}, ["freeze_at = 2 freezes layers with random weights"]),
+        ({"norm": "frozen"}, ["norm = frozen leaves its layers without normalisation"]),
+        ({"norm": "frozen", "freeze_at": 1}, ["freeze_at = 1 freezes", "norm = frozen"]),
+        ({"name": "vgg16", "norm": "frozen"}, []),
+        ({"norm": "group"}, []),
+    ],
+)
 def test_frozen_without_weights(tmp_path, caplog, backbone, said):
-    """Said when a model is built from nothing, but not when it is loaded, or has a backbone of its own."""
+    """Said when a model is built from nothing, but not when it is loaded, or has a backbone of its
+    own."""
     model = small_model(changes={"backbone": backbone})
     assert len(caplog.records) == bool(said)
     assert all(part in caplog.text for part in said)
@@ -141,7 +179,9 @@ class Tied(nn.Module):
         self.last = nn.Conv2d(8, 3, 1)
 
     def forward(self, pooled, labels):
-        return self.last(self.second(self.first(pooled)))[torch.arange(len(labels)), (labels - 1).clamp(min=0)]
+        return self.last(self.second(self.first(pooled)))[
+            torch.arange(len(labels)), (labels - 1).clamp(min=0)
+        ]
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "a", "a.b.c"])
@@ -150,4 +190,6 @@ def test_saving_under_any_name_and_with_tied_weights(tmp_path, name):
     model.save(tmp_path / name)
     assert [file.name for file in tmp_path.iterdir()] == [name]
     loaded = MaskRCNN.load(tmp_path / name, mask_head=Tied())
-    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items()
+    )

@@ -25,7 +25,13 @@ def test_the_custom_backbone(name):
     space = {"MaskRCNN": MaskRCNN}
     exec(block, space)
     losses = space["model"].train()(*small_data())
-    assert set(losses) == {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}
+    assert set(losses) == {
+        "loss_objectness",
+        "loss_rpn_box_reg",
+        "loss_classifier",
+        "loss_box_reg",
+        "loss_mask",
+    }
 
 
 @pytest.mark.parametrize("name", READMES)

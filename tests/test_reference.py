@@ -1,4 +1,5 @@
-"""The operators in PyTorch against their definitions, written out as loops, and against torchvision's."""
+"""The operators in PyTorch against their definitions, written out as loops, and against
+torchvision's."""
 
 import math
 
@@ -19,24 +20,32 @@ DOUBLE = torch.float64
 NAN, INF = math.nan, math.inf
 seeds = st.integers(0, 2**31)
 thorough = settings(deadline=None, max_examples=250)
-VERSIONS = {"nms": (reference.nms, libs_ops.nms), "roi_align": (reference.roi_align, libs_ops.roi_align)}
+VERSIONS = {
+    "nms": (reference.nms, libs_ops.nms),
+    "roi_align": (reference.roi_align, libs_ops.roi_align),
+}
 
 
-# ---------------------------------------------------------------------------------------------------------------- iou
+# -----------------------------------------------------------------------------------------------
+# iou
 
 
 def overlap(a, b):
     """IoU of two boxes in plain numbers."""
     if any(math.isnan(v) for v in (*a, *b)):
         return 0.0
-    inter = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0.0)
+    inter = max(min(a[2], b[2]) - max(a[0], b[0]), 0.0) * max(
+        min(a[3], b[3]) - max(a[1], b[1]), 0.0
+    )
     union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
     return inter / union if union > 0 else 0.0
 
 
 def grid_boxes(generator, *shape, cells=12, low=0):
     """Boxes with whole coordinates, of which many are alike, touch, or are empty."""
-    corners = torch.randint(low, low + cells, (*shape, 2, 2), generator=generator).sort(dim=-2).values
+    corners = (
+        torch.randint(low, low + cells, (*shape, 2, 2), generator=generator).sort(dim=-2).values
+    )
     return corners.flatten(-2).to(DOUBLE)
 
 
@@ -45,10 +54,17 @@ def grid_boxes(generator, *shape, cells=12, low=0):
 def test_iou_and_intersection_of_every_pair(seed, a, b, low):
     generator = torch.Generator().manual_seed(seed)
     first, second = grid_boxes(generator, a, low=low), grid_boxes(generator, b, low=low)
-    want = torch.tensor([[overlap(x, y) for y in second.tolist()] for x in first.tolist()], dtype=DOUBLE)
+    want = torch.tensor(
+        [[overlap(x, y) for y in second.tolist()] for x in first.tolist()], dtype=DOUBLE
+    )
     assert torch.equal(iou(first, second), want.reshape(a, b))
-    covered = [[x[2:].minimum(y[2:]).sub(x[:2].maximum(y[:2])).clamp(min=0).prod() for y in second] for x in first]
-    assert torch.equal(intersection(first, second), torch.tensor(covered, dtype=DOUBLE).reshape(a, b))
+    covered = [
+        [x[2:].minimum(y[2:]).sub(x[:2].maximum(y[:2])).clamp(min=0).prod() for y in second]
+        for x in first
+    ]
+    assert torch.equal(
+        intersection(first, second), torch.tensor(covered, dtype=DOUBLE).reshape(a, b)
+    )
 
 
 def test_iou_broadcasts_over_leading_dimensions():
@@ -74,11 +90,13 @@ def test_iou_of_large_boxes_in_every_dtype(dtype):
     assert torch.equal(iou(boxes, boxes).float(), torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
 
 
-# ---------------------------------------------------------------------------------------------------------------- nms
+# -----------------------------------------------------------------------------------------------
+# nms
 
 
 def greedy(boxes, scores, threshold, groups=None, valid=None):
-    """Suppression as its definition reads: take the best of those that wait, drop what it overlaps, repeat."""
+    """Suppression as its definition reads: take the best of those that wait, drop what it overlaps,
+    repeat."""
     boxes, scores = boxes.tolist(), [-INF if math.isnan(s) else s for s in scores.tolist()]
     groups = groups.tolist() if groups is not None else [0] * len(scores)
     waiting = [i for i in range(len(scores)) if valid is None or valid[i]]
@@ -86,8 +104,12 @@ def greedy(boxes, scores, threshold, groups=None, valid=None):
     while waiting:
         best = max(waiting, key=lambda i: (scores[i], -i))
         keep[best] = True
-        waiting = [i for i in waiting if i != best
-                   and not (groups[i] == groups[best] and overlap(boxes[best], boxes[i]) > threshold)]
+        waiting = [
+            i
+            for i in waiting
+            if i != best
+            and not (groups[i] == groups[best] and overlap(boxes[best], boxes[i]) > threshold)
+        ]
     return keep
 
 
@@ -103,8 +125,15 @@ def crowd_of_boxes(seed, count, cells=10, low=0):
 
 
 @thorough
-@given(seed=seeds, count=st.integers(0, 40), threshold=st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0]),
-       low=st.integers(-20, 0), grouped=st.booleans(), masked=st.booleans(), block=st.sampled_from([1, 3, 16, 512]))
+@given(
+    seed=seeds,
+    count=st.integers(0, 40),
+    threshold=st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0]),
+    low=st.integers(-20, 0),
+    grouped=st.booleans(),
+    masked=st.booleans(),
+    block=st.sampled_from([1, 3, 16, 512]),
+)
 def test_nms_is_the_greedy_loop(seed, count, threshold, low, grouped, masked, block):
     boxes, scores, generator = crowd_of_boxes(seed, count, low=low)
     groups = torch.randint(0, 3, (count,), generator=generator) if grouped else None
@@ -120,27 +149,60 @@ def test_nms_is_the_greedy_loop(seed, count, threshold, low, grouped, masked, bl
 @given(seed=seeds, count=st.integers(0, 60), threshold=st.sampled_from([0.3, 0.5, 0.7]))
 def test_nms_is_torchvisions(seed, count, threshold):
     boxes, scores, generator = crowd_of_boxes(seed, count, cells=20)
-    assert torch.equal(nms(boxes, scores, threshold), indices_to_mask(ops.nms(boxes, scores, threshold), count))
+    assert torch.equal(
+        nms(boxes, scores, threshold), indices_to_mask(ops.nms(boxes, scores, threshold), count)
+    )
     groups = torch.randint(0, 4, (count,), generator=generator)
     want = ops.batched_nms(boxes, scores, groups, threshold)
     assert torch.equal(nms(boxes, scores, threshold, groups), indices_to_mask(want, count))
 
 
-@pytest.mark.parametrize(("boxes", "scores", "want"), [
-    pytest.param([[0, 0, 9, 9]] * 4, [0.1, 0.7, 0.7, 0.2], [0, 1, 0, 0], id="identical, ties go to the first"),
-    pytest.param([[0, 0, 9, 9]] * 3, [0.5, 0.5, 0.5], [1, 0, 0], id="all tied"),
-    pytest.param([[3, 3, 3, 3], [3, 3, 3, 3], [0, 0, 9, 9]], [0.9, 0.8, 0.7], [1, 1, 1], id="points overlap nothing"),
-    pytest.param([[0, 0, 9, 0], [0, 0, 9, 0]], [0.9, 0.8], [1, 1], id="lines overlap nothing"),
-    pytest.param([[0, 0, 10, 10], [0, 0, 10, 5]], [0.9, 0.8], [1, 1], id="IoU equal to the threshold"),
-    pytest.param([[0, 0, 10, 10], [10, 0, 20, 10]], [0.9, 0.8], [1, 1], id="neighbours that share an edge"),
-    pytest.param([[-9, -9, -1, -1], [-9, -9, -1, -2], [1, 1, 9, 9]], [0.2, 0.3, 0.1], [0, 1, 1], id="negative"),
-    pytest.param([[-1e12, 0, 1e12, 9], [-1e12, 0, 1e12, 8]], [0.2, 0.3], [0, 1], id="huge"),
-    pytest.param([[0, 0, 9, 9]] * 3, [NAN, -1e30, NAN], [0, 1, 0], id="NaN scores come last"),
-    pytest.param([[0, 0, 9, 9]] * 3, [NAN, NAN, -INF], [1, 0, 0], id="NaN ties with minus infinity"),
-    pytest.param([[0, 0, 9, 9]] * 2, [INF, 1.0], [1, 0], id="infinite score"),
-    pytest.param([[NAN, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, NAN]], [0.9, 0.8, 0.7], [1, 1, 1],
-                 id="NaN boxes overlap nothing"),
-])
+@pytest.mark.parametrize(
+    ("boxes", "scores", "want"),
+    [
+        pytest.param(
+            [[0, 0, 9, 9]] * 4,
+            [0.1, 0.7, 0.7, 0.2],
+            [0, 1, 0, 0],
+            id="identical, ties go to the first",
+        ),
+        pytest.param([[0, 0, 9, 9]] * 3, [0.5, 0.5, 0.5], [1, 0, 0], id="all tied"),
+        pytest.param(
+            [[3, 3, 3, 3], [3, 3, 3, 3], [0, 0, 9, 9]],
+            [0.9, 0.8, 0.7],
+            [1, 1, 1],
+            id="points overlap nothing",
+        ),
+        pytest.param([[0, 0, 9, 0], [0, 0, 9, 0]], [0.9, 0.8], [1, 1], id="lines overlap nothing"),
+        pytest.param(
+            [[0, 0, 10, 10], [0, 0, 10, 5]], [0.9, 0.8], [1, 1], id="IoU equal to the threshold"
+        ),
+        pytest.param(
+            [[0, 0, 10, 10], [10, 0, 20, 10]],
+            [0.9, 0.8],
+            [1, 1],
+            id="neighbours that share an edge",
+        ),
+        pytest.param(
+            [[-9, -9, -1, -1], [-9, -9, -1, -2], [1, 1, 9, 9]],
+            [0.2, 0.3, 0.1],
+            [0, 1, 1],
+            id="negative",
+        ),
+        pytest.param([[-1e12, 0, 1e12, 9], [-1e12, 0, 1e12, 8]], [0.2, 0.3], [0, 1], id="huge"),
+        pytest.param([[0, 0, 9, 9]] * 3, [NAN, -1e30, NAN], [0, 1, 0], id="NaN scores come last"),
+        pytest.param(
+            [[0, 0, 9, 9]] * 3, [NAN, NAN, -INF], [1, 0, 0], id="NaN ties with minus infinity"
+        ),
+        pytest.param([[0, 0, 9, 9]] * 2, [INF, 1.0], [1, 0], id="infinite score"),
+        pytest.param(
+            [[NAN, 0, 9, 9], [0, 0, 9, 9], [0, 0, 9, NAN]],
+            [0.9, 0.8, 0.7],
+            [1, 1, 1],
+            id="NaN boxes overlap nothing",
+        ),
+    ],
+)
 def test_nms_of_adversarial_boxes(boxes, scores, want):
     boxes, scores = torch.tensor(boxes, dtype=DOUBLE), torch.tensor(scores, dtype=DOUBLE)
     assert nms(boxes, scores, 0.5).tolist() == [bool(v) for v in want]
@@ -148,13 +210,16 @@ def test_nms_of_adversarial_boxes(boxes, scores, want):
 
 
 def chain(count):
-    """Boxes that overlap their two neighbours and nothing else, best first: every second one falls, one by one."""
+    """Boxes that overlap their two neighbours and nothing else, best first: every second one falls,
+    one by one."""
     left = 3.0 * torch.arange(count)
     return torch.stack([left, torch.zeros(count), left + 10, torch.full((count,), 10.0)], dim=1)
 
 
-@pytest.mark.parametrize(("before", "links", "block"), [
-    (reference.NMS_BLOCK - 60, 120, reference.NMS_BLOCK), (0, 300, 64), (0, 300, 7)])
+@pytest.mark.parametrize(
+    ("before", "links", "block"),
+    [(reference.NMS_BLOCK - 60, 120, reference.NMS_BLOCK), (0, 300, 64), (0, 300, 7)],
+)
 def test_nms_resolves_chains_that_cross_blocks(monkeypatch, before, links, block):
     monkeypatch.setattr(reference, "NMS_BLOCK", block)
     alone = torch.arange(before)[:, None] * 20 + torch.tensor([0, 100, 10, 110])
@@ -167,7 +232,9 @@ def test_nms_resolves_chains_that_cross_blocks(monkeypatch, before, links, block
 @pytest.mark.parametrize("shape", [(0,), (0, 0), (0, 5), (3, 0)])
 def test_nms_of_nothing(shape):
     for valid in (None, torch.ones(shape, dtype=torch.bool)):
-        keep = nms(torch.zeros(*shape, 4), torch.zeros(shape), 0.5, torch.zeros(shape).long(), valid)
+        keep = nms(
+            torch.zeros(*shape, 4), torch.zeros(shape), 0.5, torch.zeros(shape).long(), valid
+        )
         assert keep.shape == shape
         assert keep.dtype == torch.bool
 
@@ -175,7 +242,10 @@ def test_nms_of_nothing(shape):
 def test_batched_nms_equals_its_sets_and_keeps_its_inputs():
     boxes, scores, generator = crowd_of_boxes(3, 200)
     boxes, scores = boxes.view(4, 50, 4), scores.view(4, 50)
-    groups, valid = torch.randint(0, 2, (4, 50), generator=generator), torch.rand(4, 50, generator=generator) < 0.8
+    groups, valid = (
+        torch.randint(0, 2, (4, 50), generator=generator),
+        torch.rand(4, 50, generator=generator) < 0.8,
+    )
     valid[2] = False
     arguments = boxes, scores, groups, valid
     before = [argument.clone() for argument in arguments]
@@ -186,13 +256,22 @@ def test_batched_nms_equals_its_sets_and_keeps_its_inputs():
     assert all(torch.equal(argument, copy) for argument, copy in zip(arguments, before))
 
 
-@pytest.mark.parametrize("change", [
-    {"boxes": torch.zeros(3, 5)}, {"boxes": torch.zeros(2, 4)}, {"scores": torch.zeros(3, 1)},
-    {"boxes": torch.zeros(1, 1, 3, 4), "scores": torch.zeros(1, 1, 3)},
-    {"boxes": torch.zeros(4), "scores": torch.tensor(0.0)},
-    {"groups": torch.zeros(2).long()}, {"valid": torch.ones(1, 3).bool()},
-    {"iou_threshold": NAN}, {"iou_threshold": INF}, {"iou_threshold": -0.1}, {"iou_threshold": 1.001},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"boxes": torch.zeros(3, 5)},
+        {"boxes": torch.zeros(2, 4)},
+        {"scores": torch.zeros(3, 1)},
+        {"boxes": torch.zeros(1, 1, 3, 4), "scores": torch.zeros(1, 1, 3)},
+        {"boxes": torch.zeros(4), "scores": torch.tensor(0.0)},
+        {"groups": torch.zeros(2).long()},
+        {"valid": torch.ones(1, 3).bool()},
+        {"iou_threshold": NAN},
+        {"iou_threshold": INF},
+        {"iou_threshold": -0.1},
+        {"iou_threshold": 1.001},
+    ],
+)
 def test_nms_rejects_what_does_not_fit(change):
     arguments = {"boxes": torch.zeros(3, 4), "scores": torch.zeros(3), "iou_threshold": 0.5}
     assert nms(**arguments).all()
@@ -200,13 +279,21 @@ def test_nms_rejects_what_does_not_fit(change):
         nms(**arguments | change)
 
 
-# ---------------------------------------------------------------------------------------------------------- roi_align
+# -----------------------------------------------------------------------------------------------
+# roi_align
 
 # On a 8 x 10 map with stride 2, in input pixels.
 PLACES = {
-    "inside": [2.5, 3.25, 11.0, 13.0], "one cell": [4, 6, 6, 8], "whole": [0, 0, 20, 16], "left": [-9, 2, 3, 8],
-    "bottom right": [15, 11, 30, 29], "around": [-10, -10, 40, 40], "outside": [50, 50, 60, 60],
-    "above": [2, -30, 9, -20], "on the last cell": [18, 14, 20, 16], "touching": [20, 16, 24, 20],
+    "inside": [2.5, 3.25, 11.0, 13.0],
+    "one cell": [4, 6, 6, 8],
+    "whole": [0, 0, 20, 16],
+    "left": [-9, 2, 3, 8],
+    "bottom right": [15, 11, 30, 29],
+    "around": [-10, -10, 40, 40],
+    "outside": [50, 50, 60, 60],
+    "above": [2, -30, 9, -20],
+    "on the last cell": [18, 14, 20, 16],
+    "touching": [20, 16, 24, 20],
     "tiny": [7.3, 5.1, 7.3001, 5.1002],
 }
 DEGENERATE = {"point": [5, 5, 5, 5], "inverted": [11, 13, 2, 3], "half inverted": [11, 3, 2, 13]}
@@ -217,20 +304,26 @@ def with_image(image_index, boxes):
 
 
 def in_torchvision(features, boxes, image_index, size, scale=1.0, sampling_ratio=0, aligned=True):
-    return ops.roi_align(features, with_image(image_index, boxes), size, scale, sampling_ratio, aligned)
+    return ops.roi_align(
+        features, with_image(image_index, boxes), size, scale, sampling_ratio, aligned
+    )
 
 
 def in_random_places(generator, count, images=2, extent=24.0):
     low = torch.rand(count, 2, generator=generator, dtype=DOUBLE) * 1.4 * extent - 0.2 * extent
     length = torch.rand(count, 2, generator=generator, dtype=DOUBLE) ** 2 * extent + 1e-3
-    return torch.cat([low, low + length], dim=1), torch.randint(0, images, (count,), generator=generator)
+    return torch.cat([low, low + length], dim=1), torch.randint(
+        0, images, (count,), generator=generator
+    )
 
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
 def test_roi_align_is_torchvisions(sampling_ratio, aligned):
     places = dict(PLACES)
-    if sampling_ratio or not aligned:  # torchvision fails on aligned adaptive sampling of boxes without positive size
+    if (
+        sampling_ratio or not aligned
+    ):  # torchvision fails on aligned adaptive sampling of boxes without positive size
         places |= DEGENERATE
     boxes = torch.tensor(list(places.values()), dtype=DOUBLE)
     image_index = torch.arange(len(boxes)) % 2
@@ -248,10 +341,20 @@ def test_roi_align_is_torchvisions(sampling_ratio, aligned):
 
 
 @thorough
-@given(seed=seeds, count=st.integers(1, 6), channels=st.integers(1, 3), height=st.integers(1, 9),
-       width=st.integers(1, 9), size=st.integers(1, 4), sampling_ratio=st.integers(0, 3), aligned=st.booleans(),
-       scale=st.sampled_from([1.0, 0.5, 0.25, 0.3]))
-def test_roi_align_of_random_shapes(seed, count, channels, height, width, size, sampling_ratio, aligned, scale):
+@given(
+    seed=seeds,
+    count=st.integers(1, 6),
+    channels=st.integers(1, 3),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    size=st.integers(1, 4),
+    sampling_ratio=st.integers(0, 3),
+    aligned=st.booleans(),
+    scale=st.sampled_from([1.0, 0.5, 0.25, 0.3]),
+)
+def test_roi_align_of_random_shapes(
+    seed, count, channels, height, width, size, sampling_ratio, aligned, scale
+):
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(2, channels, height, width, generator=generator, dtype=DOUBLE)
     boxes, image_index = in_random_places(generator, count)
@@ -263,7 +366,9 @@ def test_roi_align_of_random_shapes(seed, count, channels, height, width, size, 
 
 def test_pyramid_equals_each_level_alone_and_keeps_input_order():
     generator = torch.Generator().manual_seed(1)
-    maps = [torch.randn(2, 3, side, side + 1, generator=generator, dtype=DOUBLE) for side in (12, 6, 3)]
+    maps = [
+        torch.randn(2, 3, side, side + 1, generator=generator, dtype=DOUBLE) for side in (12, 6, 3)
+    ]
     scales = [0.5, 0.25, 0.125]
     boxes, image_index = in_random_places(generator, 30)
     levels = torch.randint(0, 3, (30,), generator=generator)
@@ -280,30 +385,42 @@ def test_pyramid_equals_each_level_alone_and_keeps_input_order():
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_levels_by_area_are_those_of_the_paper(dtype):
-    """As torchvision assigns them, sides of exactly a power of two times 224 included; each map holds its own level."""
+    """As torchvision assigns them, sides of exactly a power of two times 224 included; each map
+    holds its own level."""
     maps = [torch.full((1, 1, 4, 4), float(level), dtype=dtype) for level in range(4)]
     edges = torch.tensor([112.0, 224, 448, 896, 111.99, 223.99, 56, 1e4], dtype=dtype)
     sides = torch.cat([torch.rand(500, 2, dtype=dtype) * 700 + 1, edges[:, None].expand(8, 2)])
     boxes = torch.cat([torch.zeros_like(sides), sides], dim=1)
     strides = (4, 8, 16, 32)
     # Scales that pool every box from within its map.
-    pooled = roi_align(maps, boxes, torch.zeros(508).long(), 1, [1e-5] * 4, None, 2, True, level_areas(strides))
+    pooled = roi_align(
+        maps, boxes, torch.zeros(508).long(), 1, [1e-5] * 4, None, 2, True, level_areas(strides)
+    )
     assert torch.equal(pooled.flatten().long(), LevelMapper(2, 5)([boxes]))
     spoilt = torch.tensor([[0, 0, math.nan, 9], [9, 9, 0, 0], [9, 0, 0, 9]], dtype=dtype)
-    got = roi_align(maps, spoilt, torch.zeros(3).long(), 1, [1e-5] * 4, None, 2, True, level_areas(strides))
+    got = roi_align(
+        maps, spoilt, torch.zeros(3).long(), 1, [1e-5] * 4, None, 2, True, level_areas(strides)
+    )
     assert not got.any()
 
 
 def test_roi_align_gradient_in_float64():
-    maps = [torch.randn(1, 2, 4, 5, dtype=DOUBLE, requires_grad=True), torch.randn(1, 2, 2, 3, dtype=DOUBLE,
-                                                                                  requires_grad=True)]
+    maps = [
+        torch.randn(1, 2, 4, 5, dtype=DOUBLE, requires_grad=True),
+        torch.randn(1, 2, 2, 3, dtype=DOUBLE, requires_grad=True),
+    ]
     boxes = torch.tensor([[0.5, 1, 4, 3.5], [-3, 1, 2, 9], [1, 1, 1, 1]], dtype=DOUBLE)
     levels, image_index = torch.tensor([0, 1, 0]), torch.zeros(3).long()
-    assert torch.autograd.gradcheck(lambda a, b: roi_align([a, b], boxes, image_index, 2, [1.0, 0.5], levels), maps)
+    assert torch.autograd.gradcheck(
+        lambda a, b: roi_align([a, b], boxes, image_index, 2, [1.0, 0.5], levels), maps
+    )
 
 
 def test_roi_align_of_no_boxes_still_has_a_gradient():
-    maps = [torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(2, 3, 4, 4, requires_grad=True)]
+    maps = [
+        torch.randn(2, 3, 8, 8, requires_grad=True),
+        torch.randn(2, 3, 4, 4, requires_grad=True),
+    ]
     none = torch.zeros(0).long()
     pooled = roi_align(maps, torch.zeros(0, 4), none, 7, [0.25, 0.125], none)
     assert pooled.shape == (0, 3, 7, 7)
@@ -335,12 +452,16 @@ def test_roi_align_leaves_its_inputs_alone():
 
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("sampling_ratio", [0, 2])
-@pytest.mark.parametrize("bad", [[NAN] * 4, [1, 1, NAN, 5], [-INF, 0, INF, 9], [0, 0, INF, INF], [INF] * 4])
+@pytest.mark.parametrize(
+    "bad", [[NAN] * 4, [1, 1, NAN, 5], [-INF, 0, INF, 9], [0, 0, INF, INF], [INF] * 4]
+)
 def test_boxes_that_are_no_numbers_spoil_no_others(bad, sampling_ratio, aligned):
     features = torch.randn(1, 2, 8, 8, dtype=DOUBLE)
     good = torch.tensor([[1.0, 2, 5, 7], [0, 0, 8, 8]], dtype=DOUBLE)
     boxes = torch.cat([good[:1], torch.tensor([bad], dtype=DOUBLE), good[1:]])
-    pooled = roi_align(features, boxes, torch.zeros(3).long(), 3, 1.0, None, sampling_ratio, aligned)
+    pooled = roi_align(
+        features, boxes, torch.zeros(3).long(), 3, 1.0, None, sampling_ratio, aligned
+    )
     assert pooled.shape == (3, 2, 3, 3)
     want = in_torchvision(features, good, torch.zeros(2).long(), 3, 1.0, sampling_ratio, aligned)
     assert (pooled[[0, 2]] - want).abs().max() < 1e-10
@@ -351,12 +472,17 @@ def test_roi_align_of_any_memory_layout(layout):
     features = torch.randn(2, 3, 8, 9)
     boxes, image_index = in_random_places(torch.Generator().manual_seed(4), 6)
     boxes = boxes.float()
-    laid_out = {"channels_last": features.contiguous(memory_format=torch.channels_last),
-                "transposed": features.mT.contiguous().mT,
-                "sliced": torch.cat([features, features], dim=1).repeat_interleave(2, dim=3)[:, :3, :, ::2]}[layout]
+    laid_out = {
+        "channels_last": features.contiguous(memory_format=torch.channels_last),
+        "transposed": features.mT.contiguous().mT,
+        "sliced": torch.cat([features, features], dim=1).repeat_interleave(2, dim=3)[:, :3, :, ::2],
+    }[layout]
     assert not laid_out.is_contiguous()
     wide = torch.cat([boxes, boxes], dim=1)[:, :4]
-    assert torch.equal(roi_align(laid_out, wide, image_index, 3, 0.5), roi_align(features, boxes, image_index, 3, 0.5))
+    assert torch.equal(
+        roi_align(laid_out, wide, image_index, 3, 0.5),
+        roi_align(features, boxes, image_index, 3, 0.5),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -365,29 +491,40 @@ def test_roi_align_keeps_the_dtype_of_its_features(dtype):
     boxes, image_index = in_random_places(torch.Generator().manual_seed(5), 6)
     pooled = roi_align(features.to(dtype), boxes.float(), image_index, 3, 0.5)
     assert pooled.dtype == dtype
-    assert (pooled.float() - roi_align(features, boxes.float(), image_index, 3, 0.5)).abs().max() < 0.05
+    assert (
+        pooled.float() - roi_align(features, boxes.float(), image_index, 3, 0.5)
+    ).abs().max() < 0.05
 
 
 MAPS = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)]
 
 
-@pytest.mark.parametrize("change", [
-    pytest.param({"boxes": torch.zeros(2, 5)}, id="five numbers a box"),
-    pytest.param({"boxes": torch.zeros(1, 2, 4)}, id="batched boxes"),
-    pytest.param({"image_index": torch.zeros(3).long()}, id="another number of images"),
-    pytest.param({"features": MAPS[:1]}, id="fewer maps than scales"),
-    pytest.param({"scales": 1.0}, id="one scale for two maps"),
-    pytest.param({"features": [MAPS[0], MAPS[1][:, :2]]}, id="other channels"),
-    pytest.param({"features": [MAPS[0], MAPS[1][:1]]}, id="other batch"),
-    pytest.param({"features": [MAPS[0], MAPS[1][0]]}, id="a map of rank three"),
-    pytest.param({"levels": None}, id="no levels"),
-    pytest.param({"levels": torch.zeros(1).long()}, id="one level for all"),
-    pytest.param({"levels": torch.zeros(3).long()}, id="too many levels"),
-    pytest.param({"features": [], "scales": []}, id="no maps"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"boxes": torch.zeros(2, 5)}, id="five numbers a box"),
+        pytest.param({"boxes": torch.zeros(1, 2, 4)}, id="batched boxes"),
+        pytest.param({"image_index": torch.zeros(3).long()}, id="another number of images"),
+        pytest.param({"features": MAPS[:1]}, id="fewer maps than scales"),
+        pytest.param({"scales": 1.0}, id="one scale for two maps"),
+        pytest.param({"features": [MAPS[0], MAPS[1][:, :2]]}, id="other channels"),
+        pytest.param({"features": [MAPS[0], MAPS[1][:1]]}, id="other batch"),
+        pytest.param({"features": [MAPS[0], MAPS[1][0]]}, id="a map of rank three"),
+        pytest.param({"levels": None}, id="no levels"),
+        pytest.param({"levels": torch.zeros(1).long()}, id="one level for all"),
+        pytest.param({"levels": torch.zeros(3).long()}, id="too many levels"),
+        pytest.param({"features": [], "scales": []}, id="no maps"),
+    ],
+)
 def test_roi_align_rejects_what_does_not_fit(change):
-    arguments = {"features": MAPS, "boxes": torch.zeros(2, 4), "image_index": torch.zeros(2).long(), "output_size": 2,
-                 "scales": [1.0, 0.5], "levels": torch.tensor([0, 1])}
+    arguments = {
+        "features": MAPS,
+        "boxes": torch.zeros(2, 4),
+        "image_index": torch.zeros(2).long(),
+        "output_size": 2,
+        "scales": [1.0, 0.5],
+        "levels": torch.tensor([0, 1]),
+    }
     assert roi_align(**arguments).shape == (2, 3, 2, 2)
     with pytest.raises(ValueError, match="roi_align"):
         roi_align(**arguments | change)

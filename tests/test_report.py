@@ -1,4 +1,5 @@
-"""The numbers of a report against hand-made cases, slow loops and COCO's evaluation; and the file as a whole."""
+"""The numbers of a report against hand-made cases, slow loops and COCO's evaluation; and the file
+as a whole."""
 
 import base64
 import io
@@ -41,8 +42,12 @@ def masks(boxes):
 
 
 def side(boxes, labels, **more):
-    return {"boxes": np.array(boxes, float).reshape(-1, 4), "labels": np.array(labels, int), "masks": masks(boxes),
-            **more}
+    return {
+        "boxes": np.array(boxes, float).reshape(-1, 4),
+        "labels": np.array(labels, int),
+        "masks": masks(boxes),
+        **more,
+    }
 
 
 def collected(*images, names=("a", "b")):
@@ -50,8 +55,10 @@ def collected(*images, names=("a", "b")):
     results = Results(names)
     for (boxes, labels, crowds), (shown, found, scores) in images:
         crowds = [0] * len(boxes) if crowds is None else crowds
-        results.add(side(boxes, labels, iscrowd=np.array(crowds, bool)),
-                    side(shown, found, scores=np.array(scores, float)))
+        results.add(
+            side(boxes, labels, iscrowd=np.array(crowds, bool)),
+            side(shown, found, scores=np.array(scores, float)),
+        )
     return results
 
 
@@ -60,7 +67,8 @@ HAND = collected((([A, B], [1, 2], None), ([A, B, C, A], [1, 1, 2, 1], [0.9, 0.8
 
 @pytest.mark.parametrize("kind", ["box", "mask"])
 def test_confusion_matrix_by_hand(kind):
-    # Rows: background, a, b. a is found; b is taken for a; C is a false alarm, and so is what finds A again.
+    # Rows: background, a, b. a is found; b is taken for a; C is a false alarm, and so is what finds
+    # A again.
     assert confusion_matrix(HAND, 0.0, kind).tolist() == [[0, 1, 1], [0, 1, 0], [0, 1, 0]]
     assert confusion_matrix(HAND, 0.3, kind).tolist() == [[0, 1, 1], [0, 1, 0], [0, 1, 0]]
     assert confusion_matrix(HAND, 0.31, kind).tolist() == [[0, 0, 1], [0, 1, 0], [0, 1, 0]]
@@ -87,7 +95,9 @@ def test_f1_by_hand():
     assert curves[1].tolist() == pytest.approx([2 / 4, 2 / 4, 2 / 3, 2 / 3, 0])
     assert curves[2].tolist() == [0, 0, 0, 0, 0]
     assert curves[0].tolist() == pytest.approx([2 / 6, 2 / 6, 2 / 5, 2 / 4, 0])
-    assert best_threshold(match_detections(HAND)) == pytest.approx((0.81, 2 / 3))  # only the first detection
+    assert best_threshold(match_detections(HAND)) == pytest.approx(
+        (0.81, 2 / 3)
+    )  # only the first detection
 
 
 def test_no_objects():
@@ -101,8 +111,14 @@ def test_no_objects():
 
 def test_parts_of_a_crowd_are_left_out():
     part = [20, 20, 23, 23]
-    results = collected((([A, B], [1, 1], [0, 1]), ([part, A, part, part], [1, 1, 1, 2], [0.9, 0.8, 0.7, 0.6])))
-    assert confusion_matrix(results, 0.0).tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 0]]  # that of b is not b's crowd
+    results = collected(
+        (([A, B], [1, 1], [0, 1]), ([part, A, part, part], [1, 1, 1, 2], [0.9, 0.8, 0.7, 0.6]))
+    )
+    assert confusion_matrix(results, 0.0).tolist() == [
+        [0, 0, 1],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]  # that of b is not b's crowd
     matches = match_detections(results)
     assert (matches.scores.tolist(), matches.right.tolist()) == ([0.8, 0.6], [True, False])
     assert matches.objects.tolist() == [1, 0]
@@ -117,8 +133,10 @@ def test_of_equal_overlaps_the_own_class_is_taken():
 def test_detections_of_any_area_count(box):
     """COCO ignores those whose area is negative or above 1e10."""
     results = Results(["a"])
-    results.add({"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int)},
-                {"boxes": np.array([box], float), "labels": np.array([1]), "scores": np.array([0.5])})
+    results.add(
+        {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int)},
+        {"boxes": np.array([box], float), "labels": np.array([1]), "scores": np.array([0.5])},
+    )
     assert match_detections(results).right.tolist() == [False]
     assert confusion_matrix(results, 0.0).tolist() == [[0, 1], [0, 0]]
 
@@ -129,7 +147,9 @@ def scene(rng, classes=2):
     labels = rng.integers(1, classes + 1, len(boxes))
     near = rng.integers(0, max(1, len(boxes)), rng.integers(0, 10) if len(boxes) else 0)
     shown = (boxes[near] + rng.integers(-1, 2, (len(near), 4))).clip(0)
-    found = np.where(rng.random(len(near)) < 0.7, labels[near], rng.integers(1, classes + 1, len(near)))
+    found = np.where(
+        rng.random(len(near)) < 0.7, labels[near], rng.integers(1, classes + 1, len(near))
+    )
     crowds = rng.random(len(boxes)) < 0.15
     return (boxes, labels, crowds), (shown, found, rng.permutation(len(near)) / 10)
 
@@ -157,8 +177,10 @@ def slow_matrix(images, score, classes):
             if best is not None:
                 taken.add(best)
                 matrix[labels[best], found[i]] += 1
-            elif not any(crowds[j] and labels[j] == found[i] and overlap(shown[i], boxes[j], True) >= 0.5
-                         for j in range(len(boxes))):
+            elif not any(
+                crowds[j] and labels[j] == found[i] and overlap(shown[i], boxes[j], True) >= 0.5
+                for j in range(len(boxes))
+            ):
                 matrix[0, found[i]] += 1
         for j in range(len(boxes)):
             matrix[labels[j], 0] += not crowds[j] and j not in taken
@@ -183,7 +205,9 @@ def test_numbers_are_those_of_slow_loops(seed, score):
             kept = (matches.labels == label) & (matches.scores >= thresholds[t])
             right, wrong = matches.right[kept].sum(), (~matches.right[kept]).sum()
             missed = matches.objects[label - 1] - right
-            expected = 2 * right / (2 * right + wrong + missed) if matches.objects[label - 1] else math.nan
+            expected = (
+                2 * right / (2 * right + wrong + missed) if matches.objects[label - 1] else math.nan
+            )
             assert curves[label, t] == pytest.approx(expected, nan_ok=True)
 
 
@@ -221,7 +245,9 @@ class Page(HTMLParser):
         values = dict(attributes)
         self.links += [value for key, value in attributes if key in ("src", "href")]
         if tag == "img":
-            self.pictures.append(Image.open(io.BytesIO(base64.b64decode(values["src"].split(",")[1], validate=True))))
+            self.pictures.append(
+                Image.open(io.BytesIO(base64.b64decode(values["src"].split(",")[1], validate=True)))
+            )
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -231,8 +257,13 @@ class Page(HTMLParser):
 
 
 def report(path, results, names=None, values=None, **options):
-    write_report(path, results, results.class_names if names is None else names,
-                 figures(results) if values is None else values, **options)
+    write_report(
+        path,
+        results,
+        results.class_names if names is None else names,
+        figures(results) if values is None else values,
+        **options,
+    )
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -264,40 +295,64 @@ def rows(page_path):
 
 
 def test_tables(tmp_path):
-    values = {"loss": 1.25, "epochs": 3, "box_AP": 0.5, "mask_AP": math.nan, "box_AP50": 0.75, "box_AP/a": 0.125,
-              "box_AP/b": math.nan}
+    values = {
+        "loss": 1.25,
+        "epochs": 3,
+        "box_AP": 0.5,
+        "mask_AP": math.nan,
+        "box_AP50": 0.75,
+        "box_AP/a": 0.125,
+        "box_AP/b": math.nan,
+    }
     report(tmp_path / "report.html", HAND, values=values, score=0.5)
     lines = rows(tmp_path / "report.html")
-    for line in (["figure", "box", "mask"], ["AP", "0.500", "–"], ["AP50", "0.750", "–"], ["loss", "1.250"],
-                 ["epochs", "3"], ["class", "objects", "detections ≥ 0.50", "precision", "recall", "box_AP"],
-                 ["a", "1", "2", "0.500", "1.000", "0.125"], ["b", "1", "1", "0.000", "0.000", "–"],
-                 ["class", "detected as", "objects"], ["b", "a", "1"]):
+    for line in (
+        ["figure", "box", "mask"],
+        ["AP", "0.500", "–"],
+        ["AP50", "0.750", "–"],
+        ["loss", "1.250"],
+        ["epochs", "3"],
+        ["class", "objects", "detections ≥ 0.50", "precision", "recall", "box_AP"],
+        ["a", "1", "2", "0.500", "1.000", "0.125"],
+        ["b", "1", "1", "0.000", "0.000", "–"],
+        ["class", "detected as", "objects"],
+        ["b", "a", "1"],
+    ):
         assert line in lines, line
 
 
-@pytest.mark.parametrize("name", ["<script>f()</script>", 'x" onerror="y', "a & b", r"$\frac$", "$", "圆", "_", "a/b"])
+@pytest.mark.parametrize(
+    "name", ["<script>f()</script>", 'x" onerror="y', "a & b", r"$\frac$", "$", "圆", "_", "a/b"]
+)
 def test_names_are_shown_letter_by_letter(tmp_path, name):
-    results = collected((([A, B], [1, 2], None), ([A, B], [1, 1], [0.9, 0.8])), names=[name, "other"])
+    results = collected(
+        (([A, B], [1, 2], None), ([A, B], [1, 1], [0.9, 0.8])), names=[name, "other"]
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         page = report(tmp_path / "report.html", results, title=name, score=0.5)
-    assert page.texts.count(name) >= 4  # title, heading, in the table of the classes, among those confused
+    assert (
+        page.texts.count(name) >= 4
+    )  # title, heading, in the table of the classes, among those confused
     assert "script" not in page.tags
-    assert "onerror=\"" not in (tmp_path / "report.html").read_text()
+    assert 'onerror="' not in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("classes", [1, 11, 80, 150])
 def test_any_number_of_classes(tmp_path, classes):
     rng = np.random.default_rng(0)
     names = [f"class {i}" for i in range(classes)]
-    page = report(tmp_path / "report.html", collected(*(scene(rng, classes) for _ in range(20)), names=names))
+    page = report(
+        tmp_path / "report.html", collected(*(scene(rng, classes) for _ in range(20)), names=names)
+    )
     assert len(page.pictures) == 4
     assert max(max(picture.size) for picture in page.pictures) < 1500
     assert all(page.texts.count(name) >= 1 for name in names)
 
 
 def test_thousands_of_classes(tmp_path):
-    """Of many classes the matrix shows those with the most errors: the page of 10,000 takes seconds, not gigabytes."""
+    """Of many classes the matrix shows those with the most errors: the page of 10,000 takes
+    seconds, not gigabytes."""
     rng, classes = np.random.default_rng(0), 3000
     images = [scene(rng, classes) for _ in range(100)]
     images += [(([A] * 3, [7] * 3, None), ([A] * 3, [2999] * 3, [0.9] * 3))] * 2
@@ -316,7 +371,9 @@ def test_thousands_of_classes(tmp_path):
 
 
 def test_precision_and_recall_of_all_classes():
-    matches = match_detections(collected(*(scene(np.random.default_rng(i), 5) for i in range(10)), names=list("abcde")))
+    matches = match_detections(
+        collected(*(scene(np.random.default_rng(i), 5) for i in range(10)), names=list("abcde"))
+    )
     for label, got in enumerate(precision_recall_of_all(matches), 1):
         for values, expected in zip(got, precision_recall(matches, label), strict=True):
             np.testing.assert_array_equal(values, expected)
@@ -332,9 +389,15 @@ def test_names_that_no_terminal_should_see(tmp_path):
     assert max(max(picture.size) for picture in page.pictures) < 1500
 
 
-@pytest.mark.parametrize("results", [Results(["a"]), collected((([], [], None), ([], [], []))),
-                                     collected((([], [], None), ([A], [1], [0.5]))),
-                                     collected((([A], [1], None), ([], [], [])))])
+@pytest.mark.parametrize(
+    "results",
+    [
+        Results(["a"]),
+        collected((([], [], None), ([], [], []))),
+        collected((([], [], None), ([A], [1], [0.5]))),
+        collected((([A], [1], None), ([], [], []))),
+    ],
+)
 def test_without_objects_or_detections(tmp_path, results):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -347,12 +410,16 @@ def test_boxes_where_there_are_no_masks_or_they_are_asked_for(tmp_path):
     results.add(target, target | {"scores": [0.5]})
     assert "Precision and recall of boxes" in report(tmp_path / "report.html", results).texts
     assert "Precision and recall of masks" in report(tmp_path / "report.html", HAND).texts
-    assert "Precision and recall of boxes" in report(tmp_path / "report.html", HAND, kind="box").texts
+    assert (
+        "Precision and recall of boxes" in report(tmp_path / "report.html", HAND, kind="box").texts
+    )
     with pytest.raises(ValueError, match="kind = 'boundary'; choose box or mask"):
         report(tmp_path / "report.html", HAND, kind="boundary")
 
 
 def test_names_must_be_as_many_as_classes(tmp_path):
-    with pytest.raises(ValueError, match="class_names has 1 names, but the results are of 2 classes"):
+    with pytest.raises(
+        ValueError, match="class_names has 1 names, but the results are of 2 classes"
+    ):
         report(tmp_path / "report.html", HAND, names=["a"])
     assert not list(tmp_path.iterdir())

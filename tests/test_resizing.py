@@ -1,4 +1,5 @@
-"""Images made smaller and larger: as Pillow does it, never beyond max_size, and with boxes and masks that follow."""
+"""Images made smaller and larger: as Pillow does it, never beyond max_size, and with boxes and
+masks that follow."""
 
 import copy
 import itertools
@@ -21,7 +22,9 @@ SIZES = [(300, 400), (97, 211), (1, 300), (300, 1), (2, 2), (1, 1), (64, 48), (5
 
 def plain(min_size, max_size, channels=3, **options):
     """A transform that leaves the grey levels what they are, over 255."""
-    return Transform([min_size], max_size, [0.0] * channels, [1.0] * channels, size_divisor=1, **options).eval()
+    return Transform(
+        [min_size], max_size, [0.0] * channels, [1.0] * channels, size_divisor=1, **options
+    ).eval()
 
 
 def noise(height, width, channels=3, seed=0):
@@ -34,12 +37,19 @@ def noise(height, width, channels=3, seed=0):
 
 def pillows(array, height, width):
     """Pillow's own result, channel by channel."""
-    bands = [np.asarray(Image.fromarray(np.ascontiguousarray(array[..., c])).resize((width, height), Image.BILINEAR))
-             for c in range(array.shape[2])]
+    bands = [
+        np.asarray(
+            Image.fromarray(np.ascontiguousarray(array[..., c])).resize(
+                (width, height), Image.BILINEAR
+            )
+        )
+        for c in range(array.shape[2])
+    ]
     return np.stack(bands).reshape(array.shape[2], height, width).astype(np.float64)
 
 
-# ------------------------------------------------------------------------------------------------------------- Pillow
+# -----------------------------------------------------------------------------------------------
+# Pillow
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -53,7 +63,11 @@ def test_bytes_are_resized_as_by_pillow(channels, round_size):
         for given in (image, image.contiguous()):
             batch = transform([given])
             want = pillows(array, *batch.resized[0])
-            assert np.abs(batch.images[0].double().numpy() * 255 - want).max() <= 1 + 1e-3, (height, width, min_size)
+            assert np.abs(batch.images[0].double().numpy() * 255 - want).max() <= 1 + 1e-3, (
+                height,
+                width,
+                min_size,
+            )
         seen.add((batch.resized[0] < (height, width), batch.resized[0] > (height, width)))
     assert len(seen) == 3  # smaller, larger and as it was
 
@@ -66,11 +80,16 @@ def test_floats_are_averaged_as_by_pillow():
             transform = plain(min_size, 400).to(given.dtype)
             batch = transform([given])
             want = pillows(array.astype(np.float32), *batch.resized[0]) / 255
-            assert np.abs(batch.images[0].double().numpy() - want).max() < exact, (height, width, min_size)
+            assert np.abs(batch.images[0].double().numpy() - want).max() < exact, (
+                height,
+                width,
+                min_size,
+            )
 
 
 def test_single_rows_and_columns():
-    """PyTorch itself mixes up the pixels of some: whatever the size before and after, the dtype and the layout."""
+    """PyTorch itself mixes up the pixels of some: whatever the size before and after, the dtype and
+    the layout."""
     sides = (1, 2, 7, 33)
     for height, width, rows, columns in itertools.product(sides, repeat=4):
         for channels in (1, 3):
@@ -79,8 +98,13 @@ def test_single_rows_and_columns():
             want = pillows(array, rows, columns), pillows(array.astype(np.float32), rows, columns)
             for given in (image, image.contiguous()):
                 where = height, width, rows, columns, channels
-                assert np.abs(average(given, (rows, columns)).double().numpy() - want[0]).max() <= 1, where
-                assert np.abs(average(given / 255, (rows, columns)).numpy() * 255 - want[1]).max() < 0.01, where
+                assert (
+                    np.abs(average(given, (rows, columns)).double().numpy() - want[0]).max() <= 1
+                ), where
+                assert (
+                    np.abs(average(given / 255, (rows, columns)).numpy() * 255 - want[1]).max()
+                    < 0.01
+                ), where
                 span = [Span(0, height, rows, 0, rows), Span(0, width, columns, 0, columns)]
                 target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long()}
                 for pixels, exact, unit in ((given, want[0], 1), (given / 255, want[1], 255)):
@@ -89,7 +113,8 @@ def test_single_rows_and_columns():
 
 
 def test_detail_is_averaged_and_not_sampled():
-    """A board of single black and white pixels is grey at a quarter of its size; sampled, it is black or white."""
+    """A board of single black and white pixels is grey at a quarter of its size; sampled, it is
+    black or white."""
     board = torch.zeros(3, 400, 400, dtype=torch.uint8)
     board[:, ::2, ::2] = 255
     board[:, 1::2, 1::2] = 255
@@ -99,9 +124,15 @@ def test_detail_is_averaged_and_not_sampled():
 
 
 def test_enlarged_images_are_what_they_are_without_antialiasing():
-    for image in (torch.from_numpy(noise(30, 41)).permute(2, 0, 1), torch.rand(3, 30, 41), torch.rand(3, 1, 1)):
+    for image in (
+        torch.from_numpy(noise(30, 41)).permute(2, 0, 1),
+        torch.rand(3, 30, 41),
+        torch.rand(3, 1, 1),
+    ):
         for options in ({}, {"round_size": True}, {"scale": 2.5}, {"normalize": "image"}):
-            with_it, without = (plain(70, 400, antialias=flag, **options)([image]) for flag in (True, False))
+            with_it, without = (
+                plain(70, 400, antialias=flag, **options)([image]) for flag in (True, False)
+            )
             assert with_it.resized[0] > tuple(image.shape[1:])
             assert torch.equal(with_it.images, without.images)
 
@@ -116,15 +147,21 @@ def test_checkpoints_from_before_keep_what_they_had(tmp_path):
     del old["config"]["transform"]["antialias"]
     torch.save(old, tmp_path / "old.pt")
     assert not MaskRCNN.load(tmp_path / "old.pt").transform.antialias
-    assert MaskRCNN.load(tmp_path / "old.pt", {"transform": {"antialias": True}}).transform.antialias
+    assert MaskRCNN.load(
+        tmp_path / "old.pt", {"transform": {"antialias": True}}
+    ).transform.antialias
 
 
-# --------------------------------------------------------------------------------------------------- long thin images
+# -----------------------------------------------------------------------------------------------
+# long thin images
 
 
-SETTINGS = [{"normalize": normalize, "round_size": round_size, "scale": scale, "antialias": antialias}
-            for normalize, round_size, scale, antialias
-            in itertools.product(("fixed", "image"), (False, True), (0.0, 0.01, 3.0), (False, True))]
+SETTINGS = [
+    {"normalize": normalize, "round_size": round_size, "scale": scale, "antialias": antialias}
+    for normalize, round_size, scale, antialias in itertools.product(
+        ("fixed", "image"), (False, True), (0.0, 0.01, 3.0), (False, True)
+    )
+]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -146,7 +183,11 @@ def test_boxes_and_masks_of_thin_images_follow_each_axis(resize_masks):
     """A 1 x 6000 image becomes 1 x 100: 60 times narrower, and as high as it was."""
     masks = torch.zeros(1, 1, 6000, dtype=torch.bool)
     masks[0, 0, 1200:4200] = True
-    target = {"boxes": torch.tensor([[1200.0, 0, 4200, 1]]), "labels": torch.tensor([1]), "masks": masks}
+    target = {
+        "boxes": torch.tensor([[1200.0, 0, 4200, 1]]),
+        "labels": torch.tensor([1]),
+        "masks": masks,
+    }
     transform = Transform([80], 100, MEAN, STD, resize_masks=resize_masks).eval()
     batch = transform([torch.rand(3, 1, 6000)])
     assert batch.resized == [(1, 100)]
@@ -156,8 +197,9 @@ def test_boxes_and_masks_of_thin_images_follow_each_axis(resize_masks):
     if resize_masks:
         assert truth.masks[0][0, 0].nonzero().flatten().tolist() == list(range(20, 70))
     valid = torch.ones(1, 1, dtype=torch.bool)
-    found = transform.restore(Detections(truth.boxes, valid.float(), valid.long(), valid, torch.ones(1, 1, 28, 28)),
-                              batch)
+    found = transform.restore(
+        Detections(truth.boxes, valid.float(), valid.long(), valid, torch.ones(1, 1, 28, 28)), batch
+    )
     assert found[0]["boxes"][0].tolist() == pytest.approx([1200, 0, 4200, 1], rel=1e-6)
     assert torch.equal(found[0]["masks"], masks)
 
@@ -181,7 +223,8 @@ def test_a_model_trains_on_and_predicts_thin_images():
         assert (found["boxes"][:, 2] <= image.shape[2] + 1e-3).all()
 
 
-# ------------------------------------------------------------------------------------------------- nothing is poisoned
+# -----------------------------------------------------------------------------------------------
+# nothing is poisoned
 
 
 class Images(torch.nn.Module):
@@ -223,7 +266,9 @@ def test_numbers_are_exact_in_every_dtype_a_model_is_moved_through():
     """Rounded to half precision on the way and kept there, mean and std would be off by 1e-4."""
     transform = Transform([32], 64, MEAN, STD).half().float().bfloat16().double().eval()
     image = torch.rand(3, 32, 32, dtype=torch.float64)
-    want = (image - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(STD, dtype=torch.float64)[:, None, None]
+    want = (image - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(
+        STD, dtype=torch.float64
+    )[:, None, None]
     exact = (image.numpy() - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
     assert np.abs(transform([image]).images[0].numpy() - exact).max() < 1e-14
     assert (want.numpy() - exact).any()  # float32 numbers would show

@@ -28,10 +28,26 @@ def data(tmp_path_factory):
 
 
 def settings(data, output, **train_settings):
-    return overlay({"data": {"root": str(data)}, "evaluate": {"batch_size": 2}, "augment": {"flip": 0.5},
-                    "train": {"epochs": 3, "batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3, "seed": 4,
-                              "device": "cpu", "save_steps": 1, "ema": 0.9, "clip_norm": 1.0,
-                              "output": str(output)} | train_settings})
+    return overlay(
+        {
+            "data": {"root": str(data)},
+            "evaluate": {"batch_size": 2},
+            "augment": {"flip": 0.5},
+            "train": {
+                "epochs": 3,
+                "batch_size": 2,
+                "optimizer": "adamw",
+                "learning_rate": 1e-3,
+                "seed": 4,
+                "device": "cpu",
+                "save_steps": 1,
+                "ema": 0.9,
+                "clip_norm": 1.0,
+                "output": str(output),
+            }
+            | train_settings,
+        }
+    )
 
 
 def same(a, b):
@@ -49,10 +65,18 @@ def equal_runs(a, b):
     ours, theirs = content(a)["training"], content(b)["training"]
     assert same(ours["average"], theirs["average"])
     moments = [run["optimizer"]["state"] for run in (ours, theirs)]
-    assert all(torch.equal(torch.as_tensor(moments[0][i][key]), torch.as_tensor(moments[1][i][key]))
-               for i in moments[0] for key in moments[0][i])
-    logs = [[{key: value for key, value in json.loads(line).items() if "second" not in key}
-             for line in (run / "log.jsonl").read_text().splitlines()] for run in (a, b)]
+    assert all(
+        torch.equal(torch.as_tensor(moments[0][i][key]), torch.as_tensor(moments[1][i][key]))
+        for i in moments[0]
+        for key in moments[0][i]
+    )
+    logs = [
+        [
+            {key: value for key, value in json.loads(line).items() if "second" not in key}
+            for line in (run / "log.jsonl").read_text().splitlines()
+        ]
+        for run in (a, b)
+    ]
     assert logs[0] == logs[1]
 
 
@@ -106,7 +130,9 @@ def test_resumed_with_other_workers_and_saves(data, whole, tmp_path, monkeypatch
 
 
 def test_a_run_from_before_a_setting_goes_on_without_it(data, whole, tmp_path, monkeypatch, caplog):
-    """Its configuration does not have [transform] antialias: images are resized as they were until then."""
+    """Its configuration does not have [transform] antialias: images are resized as they were until
+    then."""
+
     def changed(output, **transform):
         return overlay(settings(data, output), {"transform": transform})
 
@@ -141,7 +167,9 @@ def test_resuming_what_has_ended_or_not_begun(data, whole, tmp_path, caplog):
     metrics = train(settings(data, whole), resume=True)
     assert metrics == pytest.approx(read_metrics(whole), nan_ok=True)
     assert (whole / "last.pt").read_bytes() == before
-    (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "new", epochs=1))))
+    (tmp_path / "my.ini").write_text(
+        dump_config(load_config(settings(data, tmp_path / "new", epochs=1)))
+    )
     with caplog.at_level("INFO"):
         assert main(["train", str(tmp_path / "my.ini"), "--resume"]) == 0
     assert (tmp_path / "new" / "metrics.json").exists()
@@ -159,7 +187,9 @@ def test_the_latest_of_several_runs_is_resumed(data, tmp_path, monkeypatch):
 def test_a_run_is_not_resumed_with_other_settings(data, whole, tmp_path):
     (whole / "metrics.json").rename(whole / "kept.json")
     try:
-        with pytest.raises(ValueError, match=r"cannot be resumed with other settings: \[train\] learning_rate = 0"):
+        with pytest.raises(
+            ValueError, match=r"cannot be resumed with other settings: \[train\] learning_rate = 0"
+        ):
             train(settings(data, whole, learning_rate=0.002), resume=True)
     finally:
         (whole / "kept.json").rename(whole / "metrics.json")
@@ -176,8 +206,14 @@ def test_a_run_that_ended_goes_on_for_more_epochs(data, whole, tmp_path):
 
 def test_a_run_that_patience_ended_goes_on_with_more(data, tmp_path, monkeypatch):
     original, scores = training.evaluate_model, iter([0.5, 0.4, 0.0, 0.3, 0.2, 0.0])
-    monkeypatch.setattr(training, "evaluate_model", lambda *arguments, **keywords: {
-        **original(*arguments, **keywords), "mask_AP": next(scores)})
+    monkeypatch.setattr(
+        training,
+        "evaluate_model",
+        lambda *arguments, **keywords: {
+            **original(*arguments, **keywords),
+            "mask_AP": next(scores),
+        },
+    )
     for patience, epochs in ((1, 2), (1, 2), (2, 3)):
         train(settings(data, tmp_path / "run", patience=patience, epochs=4), resume=True)
         assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == epochs
@@ -185,7 +221,9 @@ def test_a_run_that_patience_ended_goes_on_with_more(data, tmp_path, monkeypatch
 
 def test_the_cosine_schedule_keeps_its_epochs(data, tmp_path):
     train(settings(data, tmp_path / "run", epochs=1, schedule="cosine"))
-    with pytest.raises(ValueError, match=r"epochs = 1 is now 2 \(with schedule = cosine the rate of every"):
+    with pytest.raises(
+        ValueError, match=r"epochs = 1 is now 2 \(with schedule = cosine the rate of every"
+    ):
         train(settings(data, tmp_path / "run", epochs=2, schedule="cosine"), resume=True)
     changed = settings(data, tmp_path / "run", epochs=1, schedule="cosine")
     changed["evaluate"]["batch_size"] = 1
@@ -194,12 +232,25 @@ def test_the_cosine_schedule_keeps_its_epochs(data, tmp_path):
     assert read_metrics(tmp_path / "run") is not None
 
 
-@pytest.mark.parametrize(("name", "content", "message"), [
-    ("metrics.json", b'{"test/box_AP": 0.', r"metrics\.json is damaged: .* Delete it and resume again"),
-    ("metrics.json", b"[]", r"metrics\.json is damaged"), ("metrics.json", b"\xff\x00", r"metrics\.json is damaged"),
-    ("config.ini", b"[train]\nepochs", r"config\.ini: .* To resume, give this file back"),
-    ("config.ini", b"[train]\nepochs = many\n", r"config\.ini: \[train\] epochs = 'many' .* To resume, give"),
-    ("last.pt", b"half", r"last\.pt is .* start anew without --resume")])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "metrics.json",
+            b'{"test/box_AP": 0.',
+            r"metrics\.json is damaged: .* Delete it and resume again",
+        ),
+        ("metrics.json", b"[]", r"metrics\.json is damaged"),
+        ("metrics.json", b"\xff\x00", r"metrics\.json is damaged"),
+        ("config.ini", b"[train]\nepochs", r"config\.ini: .* To resume, give this file back"),
+        (
+            "config.ini",
+            b"[train]\nepochs = many\n",
+            r"config\.ini: \[train\] epochs = 'many' .* To resume, give",
+        ),
+        ("last.pt", b"half", r"last\.pt is .* start anew without --resume"),
+    ],
+)
 def test_damaged_files_are_named(data, whole, tmp_path, name, content, message):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -211,10 +262,17 @@ def test_damaged_files_are_named(data, whole, tmp_path, name, content, message):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda training: training.pop("optimizer"), "the state of the training lacks optimizer"),
-    (lambda training: training["optimizer"]["param_groups"].pop(), r"last\.pt does not fit the model and optimizer"),
-    (lambda training: training["progress"].update(pace=1), r"last\.pt does not fit")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda training: training.pop("optimizer"), "the state of the training lacks optimizer"),
+        (
+            lambda training: training["optimizer"]["param_groups"].pop(),
+            r"last\.pt does not fit the model and optimizer",
+        ),
+        (lambda training: training["progress"].update(pace=1), r"last\.pt does not fit"),
+    ],
+)
 def test_a_state_of_another_training(data, whole, tmp_path, change, message):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -233,7 +291,9 @@ def test_a_run_is_not_resumed_with_other_data(data, whole, tmp_path):
     (run / "metrics.json").unlink()
     (run / "config.ini").write_text(dump_config(load_config(settings(data, run))))
     other = cst.generate(tmp_path / "other", {"train": 4, "val": 2, "test": 2})
-    with pytest.raises(ValueError, match="cannot be resumed with other data: it had 6 training images of circle"):
+    with pytest.raises(
+        ValueError, match="cannot be resumed with other data: it had 6 training images of circle"
+    ):
         train(settings(other, run), resume=True)
 
 
@@ -245,7 +305,9 @@ def test_a_run_that_cannot_go_on_keeps_its_metrics(data, whole, tmp_path):
     with pytest.raises(ValueError, match="cannot be resumed with other data"):
         train(settings(other, run, epochs=4), resume=True)
     (run / "best.pt").write_bytes(b"half")
-    with pytest.raises(ValueError, match=r"best\.pt is no readable checkpoint"):  # not only when it is to be tested
+    with pytest.raises(
+        ValueError, match=r"best\.pt is no readable checkpoint"
+    ):  # not only when it is to be tested
         train(settings(data, run, epochs=4), resume=True)
     assert read_metrics(run) == pytest.approx(read_metrics(whole), nan_ok=True)
 
@@ -263,7 +325,9 @@ def test_an_error_that_is_kept_does_not_keep_the_folder(data, tmp_path, monkeypa
 
 def test_a_folder_that_leads_nowhere(tmp_path):
     (tmp_path / "runs").symlink_to(tmp_path / "not mounted")
-    with pytest.raises(ValueError, match=r"\[train\] output = .*one: its folder cannot be made: .*runs"):
+    with pytest.raises(
+        ValueError, match=r"\[train\] output = .*one: its folder cannot be made: .*runs"
+    ):
         new_run_folder(str(tmp_path / "runs" / "one"))
 
 
@@ -286,12 +350,19 @@ def test_a_run_that_is_going_on_is_left_alone(data, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="locks need a POSIX system")
 def test_workers_do_not_keep_the_lock(tmp_path):
-    """Those that load data outlive a training that is killed, but do not keep it from being resumed."""
-    script = ("import multiprocessing, sys, time; from maskrcnn.engine.run import Hold; held = Hold(sys.argv[1]); "
-              "multiprocessing.get_context('fork').Process(target=time.sleep, args=(30,)).start(); "
-              "print('ready', flush=True); time.sleep(30)")
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    """Those that load data outlive a training that is killed, but do not keep it from being
+    resumed."""
+    script = (
+        "import multiprocessing, sys, time; from maskrcnn.engine.run import Hold; held = "
+        "Hold(sys.argv[1]); multiprocessing.get_context('fork').Process(target=time.sleep, "
+        "args=(30,)).start(); print('ready', flush=True); time.sleep(30)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         assert process.stdout.readline() == "ready\n"
         with pytest.raises(ValueError, match="is in use"):
@@ -327,10 +398,20 @@ def test_no_partial_file_is_loaded(data, whole, tmp_path):
 def killed(config, folder, name, kills, seed=14, timeout=600):
     """What tests/killed.py prints of a training that is killed so many times."""
     (folder / f"{name}.ini").write_text(dump_config(load_config(config)))
-    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(folder / f"{name}.ini"), str(kills),
-               str(seed)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
-                          capture_output=True, timeout=timeout)
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("killed.py")),
+        str(folder / f"{name}.ini"),
+        str(kills),
+        str(seed),
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        text=True,
+        capture_output=True,
+        timeout=timeout,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr[done.stderr.index("Traceback") :][:4000]
     assert done.stdout.count("killed") == kills
@@ -361,8 +442,8 @@ def test_killed_at_a_few_moments(data, left_alone, tmp_path, workers):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
 def test_killed_at_twenty_moments(data, tmp_path):
-    """Signals at random moments and SIGKILL in the middle of writing files; the run then equals one that was left
-    alone."""
+    """Signals at random moments and SIGKILL in the middle of writing files; the run then equals one
+    that was left alone."""
     for name, kills in (("whole", 0), ("killed", 20)):
         printed = killed(settings(data, tmp_path / name, epochs=15), tmp_path, name, kills)
     assert printed.count("killed in write") >= 5

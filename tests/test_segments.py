@@ -1,4 +1,5 @@
-"""Masks as bytes, against COCO's own routines on the raw annotations and against masks drawn by hand."""
+"""Masks as bytes, against COCO's own routines on the raw annotations and against masks drawn by
+hand."""
 
 import numpy as np
 import pytest
@@ -42,7 +43,9 @@ def test_run_length_codes(mask):
     size = list(mask.shape)
     plain = segments.from_rle({"size": size, "counts": runs(mask)})
     assert plain == segments.from_mask(mask)
-    assert segments.from_rle({"size": size, "counts": plain[1:].decode()}) == plain  # as JSON has it
+    assert (
+        segments.from_rle({"size": size, "counts": plain[1:].decode()}) == plain
+    )  # as JSON has it
     assert segments.from_rle({"size": size, "counts": plain[1:]}) == plain
     assert segments.to_rle(plain, *size) == {"size": size, "counts": plain[1:]}
 
@@ -60,17 +63,20 @@ def test_long_runs():
     assert np.array_equal(segments.decode([code], 1000, 700)[0], mask)
 
 
-@pytest.mark.parametrize(("counts", "message"), [
-    ([3, 4], "runs of 7 pixels for a size of 4 x 5"),
-    ([30, -10], "runs of 20 pixels for a size of 4 x 5"),
-    ("37", "runs of 10 pixels for a size of 4 x 5"),
-    ("3", "runs of 3 pixels"),
-    ("", "runs of 0 pixels"),
-    ("o", "damaged"),
-    ("~~", "damaged"),
-    ("oooooooooooooooooooooo0", "damaged"),
-    ("N", "negative"),
-])
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([3, 4], "runs of 7 pixels for a size of 4 x 5"),
+        ([30, -10], "runs of 20 pixels for a size of 4 x 5"),
+        ("37", "runs of 10 pixels for a size of 4 x 5"),
+        ("3", "runs of 3 pixels"),
+        ("", "runs of 0 pixels"),
+        ("o", "damaged"),
+        ("~~", "damaged"),
+        ("oooooooooooooooooooooo0", "damaged"),
+        ("N", "negative"),
+    ],
+)
 def test_broken_codes(counts, message):
     with pytest.raises(ValueError, match=message):
         segments.from_rle({"size": [4, 5], "counts": counts})
@@ -106,15 +112,20 @@ def test_a_hole_by_a_ring_that_runs_in_and_out():
     assert not mask[7:13, 7:13].any()
 
 
-@pytest.mark.parametrize(("numbers", "kind"), [
-    ([0.01, 7.29, 1234.56, 0.07, 99999.99, 3.0], b"H"),
-    ([1 / 3, 7.29, 1234.56, 0.07, 9.0, 3.0], b"P"),
-])
+@pytest.mark.parametrize(
+    ("numbers", "kind"),
+    [
+        ([0.01, 7.29, 1234.56, 0.07, 99999.99, 3.0], b"H"),
+        ([1 / 3, 7.29, 1234.56, 0.07, 9.0, 3.0], b"P"),
+    ],
+)
 def test_coordinates_are_kept_exactly(numbers, kind, monkeypatch):
     code = segments.from_polygons([numbers, numbers[::-1]])
     assert code[:1] == kind
     seen = []
-    monkeypatch.setattr(segments.rle, "frPyObjects", lambda rings, h, w: seen.extend(rings) or rings)
+    monkeypatch.setattr(
+        segments.rle, "frPyObjects", lambda rings, h, w: seen.extend(rings) or rings
+    )
     monkeypatch.setattr(segments.rle, "merge", lambda rings: rings)
     segments.to_rle(code, 5, 5)
     assert seen == [numbers, numbers[::-1]]
@@ -126,9 +137,20 @@ def test_hundredths_take_half_the_bytes():
     assert len(segments.from_polygons([ring + 1e-5])) == 1 + 4 + 4 + 8 * 60
 
 
-@pytest.mark.parametrize("polygons", [[], [[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, np.nan]],
-                                      [[1, 2, 3, 4, 5, "x"]], [[[1, 2], [3, 4], [5, 6]]], [[1, 2, 3, 4, 5, 1e300]],
-                                      [[1, 2, 3, 4, 5, 6], [1, 2]]])
+@pytest.mark.parametrize(
+    "polygons",
+    [
+        [],
+        [[]],
+        [[1, 2, 3, 4]],
+        [[1, 2, 3, 4, 5, 6, 7]],
+        [[1, 2, 3, 4, 5, np.nan]],
+        [[1, 2, 3, 4, 5, "x"]],
+        [[[1, 2], [3, 4], [5, 6]]],
+        [[1, 2, 3, 4, 5, 1e300]],
+        [[1, 2, 3, 4, 5, 6], [1, 2]],
+    ],
+)
 def test_no_polygons(polygons):
     with pytest.raises(ValueError):
         segments.from_polygons(polygons)

@@ -28,8 +28,11 @@ BOTH = pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (si
 
 @pytest.fixture(autouse=True)
 def _handlers_stay():
-    """They are given back, and where nobody watches, a signal fails the test and does not end all tests."""
-    handler = signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("SIGTERM was watched by nobody"))
+    """They are given back, and where nobody watches, a signal fails the test and does not end all
+    tests."""
+    handler = signal.signal(
+        signal.SIGTERM, lambda number, frame: pytest.fail("SIGTERM was watched by nobody")
+    )
     before = [signal.getsignal(number) for number in signals.SIGNALS]
     yield
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
@@ -56,21 +59,35 @@ def command(folder, config, *arguments):
     return main(["train", str(folder / "my.ini"), *arguments])
 
 
-@pytest.mark.parametrize(("place", "name", "count", "done", "number", "status"), [
-    (epoch, "train_step", 2, (1, 2), signal.SIGTERM, 143),  # the step is finished
-    (epoch, "train_step", 2, (1, 2), signal.SIGINT, 130),
-    (epoch, "train_step", 6, (2, 3), signal.SIGTERM, 143),
-    (Seeded, "__getitem__", 3, (1, 1), signal.SIGINT, 130),  # waiting for images ends: none of the step is computed
-    (training, "evaluate_model", 2, (2, 3), signal.SIGTERM, 143),  # validation does too
-    (training, "draw_predictions", 1, (4, 0), signal.SIGINT, 130),  # and testing
-])
-def test_stopped_and_resumed(data, whole, tmp_path, monkeypatch, capsys, place, name, count, done, number, status):  # noqa: F811
+@pytest.mark.parametrize(
+    ("place", "name", "count", "done", "number", "status"),
+    [
+        (epoch, "train_step", 2, (1, 2), signal.SIGTERM, 143),  # the step is finished
+        (epoch, "train_step", 2, (1, 2), signal.SIGINT, 130),
+        (epoch, "train_step", 6, (2, 3), signal.SIGTERM, 143),
+        (
+            Seeded,
+            "__getitem__",
+            3,
+            (1, 1),
+            signal.SIGINT,
+            130,
+        ),  # waiting for images ends: none of the step is computed
+        (training, "evaluate_model", 2, (2, 3), signal.SIGTERM, 143),  # validation does too
+        (training, "draw_predictions", 1, (4, 0), signal.SIGINT, 130),  # and testing
+    ],
+)
+def test_stopped_and_resumed(
+    data, whole, tmp_path, monkeypatch, capsys, place, name, count, done, number, status
+):
     config = settings(data, tmp_path / "run", save_steps=0)
     with monkeypatch.context() as patch:
         at(patch, place, name, count, number)
         assert command(tmp_path, config) == status
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"maskrcnn train: {'stopped' if status == 143 else 'interrupted'} by {number.name}")
+    assert error.startswith(
+        f"maskrcnn train: {'stopped' if status == 143 else 'interrupted'} by {number.name}"
+    )
     assert error.endswith(f"maskrcnn train {tmp_path / 'my.ini'} --resume")
     progress = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["training"]["progress"]
     assert (progress["epoch"], progress["step"]) == done
@@ -78,7 +95,7 @@ def test_stopped_and_resumed(data, whole, tmp_path, monkeypatch, capsys, place, 
     equal_runs(tmp_path / "run", whole)
 
 
-def test_stopped_before_anything_is_saved(data, whole, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_stopped_before_anything_is_saved(data, whole, tmp_path, monkeypatch, capsys):
     config = settings(data, tmp_path / "run", save_steps=0)
     for place, name in ((training, "make_parts"), (Seeded, "__getitem__")):
         with monkeypatch.context() as patch:
@@ -89,21 +106,33 @@ def test_stopped_before_anything_is_saved(data, whole, tmp_path, monkeypatch, ca
     equal_runs(tmp_path / "run", whole)
 
 
-def test_stopped_in_an_accumulated_step(data, tmp_path, monkeypatch):  # noqa: F811
+def test_stopped_in_an_accumulated_step(data, tmp_path, monkeypatch):
     """Between its passes: running statistics of one of them are in the model already."""
     train(settings(data, tmp_path / "whole", accumulate=2, epochs=1))
     config = settings(data, tmp_path / "run", accumulate=2, epochs=1, save_steps=0)
     with monkeypatch.context() as patch:
         at(patch, epoch, "train_pass", 4, signal.SIGINT)
         assert command(tmp_path, config) == 130
-    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["training"]["progress"]["step"] == 2
+    assert (
+        torch.load(tmp_path / "run" / "last.pt", weights_only=True)["training"]["progress"]["step"]
+        == 2
+    )
     assert command(tmp_path, config, "--resume") == 0
     equal_runs(tmp_path / "run", tmp_path / "whole")
 
 
-def test_the_settings_of_the_command_line_are_said(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_the_settings_of_the_command_line_are_said(data, tmp_path, monkeypatch, capsys):
     at(monkeypatch, epoch, "train_step", 1, signal.SIGTERM)
-    assert command(tmp_path, settings(data, tmp_path / "my run"), "--set", "train.seed=7", "data.broken=skip") == 143
+    assert (
+        command(
+            tmp_path,
+            settings(data, tmp_path / "my run"),
+            "--set",
+            "train.seed=7",
+            "data.broken=skip",
+        )
+        == 143
+    )
     assert capsys.readouterr().err.endswith("my.ini --resume --set train.seed=7 data.broken=skip\n")
 
 
@@ -116,17 +145,41 @@ def test_generation_is_stopped(tmp_path, monkeypatch, capsys, number, status):
 
 
 @BOTH
-def test_other_commands_are_stopped(data, whole, tmp_path, monkeypatch, capsys, number, status):  # noqa: F811
+def test_other_commands_are_stopped(data, whole, tmp_path, monkeypatch, capsys, number, status):
     image = next((data / "test").glob("*/*.jpg"))
     (tmp_path / "my.ini").write_text(dump_config(load_config(settings(data, tmp_path / "run"))))
     at(monkeypatch, evaluate, "own_batches", 1, number)
-    assert main(["evaluate", str(tmp_path / "my.ini"), "--weights", str(whole / "best.pt"), "--results",
-                 str(tmp_path / "results.json")]) == status
+    assert (
+        main(
+            [
+                "evaluate",
+                str(tmp_path / "my.ini"),
+                "--weights",
+                str(whole / "best.pt"),
+                "--results",
+                str(tmp_path / "results.json"),
+            ]
+        )
+        == status
+    )
     at(monkeypatch, predict, "draw", 1, number)
-    assert main(["predict", str(image), "--weights", str(whole / "best.pt"), "--output",
-                 str(tmp_path / "out")]) == status
+    assert (
+        main(
+            [
+                "predict",
+                str(image),
+                "--weights",
+                str(whole / "best.pt"),
+                "--output",
+                str(tmp_path / "out"),
+            ]
+        )
+        == status
+    )
     at(monkeypatch, check, "check_dataset", 1, number)
-    assert main(["check", str(tmp_path / "my.ini"), "--json", str(tmp_path / "check.json")]) == status
+    assert (
+        main(["check", str(tmp_path / "my.ini"), "--json", str(tmp_path / "check.json")]) == status
+    )
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("maskrcnn ")]
     assert [line.split()[1] for line in lines] == ["evaluate:", "predict:", "check:"]
     assert all(line.endswith(f" by {number.name}") for line in lines)
@@ -134,13 +187,21 @@ def test_other_commands_are_stopped(data, whole, tmp_path, monkeypatch, capsys, 
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_functions_leave_signals_alone(data, tmp_path, monkeypatch):  # noqa: F811
+def test_functions_leave_signals_alone(data, tmp_path, monkeypatch):
     seen, step = [], epoch.train_step
-    monkeypatch.setattr(epoch, "train_step", lambda *arguments: seen.append(
-        [signal.getsignal(number) for number in signals.SIGNALS]) or step(*arguments))
+    monkeypatch.setattr(
+        epoch,
+        "train_step",
+        lambda *arguments: (
+            seen.append([signal.getsignal(number) for number in signals.SIGNALS])
+            or step(*arguments)
+        ),
+    )
     expected = [signal.getsignal(number) for number in signals.SIGNALS]
     train(settings(data, tmp_path / "run", epochs=1))
-    thread = threading.Thread(target=command, args=(tmp_path, settings(data, tmp_path / "thread", epochs=1)))
+    thread = threading.Thread(
+        target=command, args=(tmp_path, settings(data, tmp_path / "thread", epochs=1))
+    )
     thread.start()
     thread.join()
     assert seen == [expected] * 6
@@ -163,7 +224,7 @@ def test_only_a_running_notebook_has_signals_of_its_own(monkeypatch):
         assert not signals.watched()
 
 
-def test_no_hang_where_images_do_not_come(data, tmp_path, monkeypatch, capfd):  # noqa: F811
+def test_no_hang_where_images_do_not_come(data, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(Seeded, "__getitem__", lambda self, item: time.sleep(100))
     config = settings(data, tmp_path / "run")
     config["data"]["workers"] = 2
@@ -189,17 +250,23 @@ sys.exit(cli.main(["train", sys.argv[1]]))
 
 
 def started(folder, config, seconds):
-    """The command line in a process group of its own, in the middle of a step that takes so long."""
+    """The command line in a process group of its own, in the middle of a step that takes so
+    long."""
     (folder / "my.ini").write_text(dump_config(load_config(config)))
-    process = subprocess.Popen([sys.executable, "-c", SLOW, str(folder / "my.ini"), str(seconds)], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-                               env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(folder / "my.ini"), str(seconds)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
     assert process.stdout.readline() == "in a step\n"
     return process
 
 
 @BOTH
-def test_a_second_signal_ends_at_once(data, tmp_path, number, status):  # noqa: F811
+def test_a_second_signal_ends_at_once(data, tmp_path, number, status):
     process = started(tmp_path, settings(data, tmp_path / "run"), 60)
     process.send_signal(number)
     time.sleep(0.5)
@@ -211,7 +278,7 @@ def test_a_second_signal_ends_at_once(data, tmp_path, number, status):  # noqa: 
     assert "Traceback" not in error
 
 
-def test_a_signal_to_the_whole_group(data, tmp_path):  # noqa: F811
+def test_a_signal_to_the_whole_group(data, tmp_path):
     """As Ctrl-C on a terminal: the processes that load images get it too."""
     config = settings(data, tmp_path / "run", save_steps=0)
     config["data"]["workers"] = 2
@@ -227,6 +294,7 @@ def test_a_signal_to_the_whole_group(data, tmp_path):  # noqa: F811
 
 def test_a_signal_that_python_drops_is_raised_again(capfd):
     """An exception ends no `__del__`: Python prints its traceback and goes on."""
+
     class Ending:
         def __del__(self):
             os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,5 @@
-"""Boxes of another format than x1, y1, x2, y2 in pixels are refused where masks tell; others never are."""
+"""Boxes of another format than x1, y1, x2, y2 in pixels are refused where masks tell; others never
+are."""
 
 import pytest
 import torch
@@ -17,8 +18,11 @@ def data(boxes, objects=OBJECTS, size=(HEIGHT, WIDTH)):
     masks = torch.zeros(len(objects), *size, dtype=torch.bool)
     for mask, (x1, y1, x2, y2) in zip(masks, objects):
         mask[y1:y2, x1:x2] = True
-    target = {"boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4), "labels": torch.ones(len(boxes)).long(),
-              "masks": masks}
+    target = {
+        "boxes": torch.tensor(boxes, dtype=torch.float32).view(-1, 4),
+        "labels": torch.ones(len(boxes)).long(),
+        "masks": masks,
+    }
     return torch.rand(3, *size), target
 
 
@@ -48,8 +52,18 @@ CASES = [
     (centre_and_size, False, (4, 3, 70, 50), "centre x, centre y, width, height is read"),
     (rows_first, False, (60, 5, 75, 60), "y1, x1, y2, x2 is read"),
     (corners, True, (20, 15, 75, 60), r"x1, y1, x2, y2, each in 0\.\.1 of the image, is read"),
-    (corner_and_size, True, (20, 15, 75, 60), r"x, y, width, height, each in 0\.\.1 of the image, is read"),
-    (centre_and_size, True, (4, 3, 70, 50), r"centre x, centre y, width, height, each in 0\.\.1 of the image, is"),
+    (
+        corner_and_size,
+        True,
+        (20, 15, 75, 60),
+        r"x, y, width, height, each in 0\.\.1 of the image, is read",
+    ),
+    (
+        centre_and_size,
+        True,
+        (4, 3, 70, 50),
+        r"centre x, centre y, width, height, each in 0\.\.1 of the image, is",
+    ),
     (rows_first, True, (60, 5, 75, 60), r"y1, x1, y2, x2, each in 0\.\.1 of the image, is read"),
 ]
 
@@ -61,7 +75,9 @@ def test_other_formats_are_refused(convert, fractions, box, message, training):
     right, good = data(OBJECTS)
     image, target = data([convert(*(in_fractions(box) if fractions else box))], [box])
     model = small_model().train(training)
-    with pytest.raises(ValueError, match=rf"targets\[1\]\['boxes'\]\[0\] = \[.* lies off its mask.*{message}"):
+    with pytest.raises(
+        ValueError, match=rf"targets\[1\]\['boxes'\]\[0\] = \[.* lies off its mask.*{message}"
+    ):
         model([right, image], [good, target])
     model([right, image], [good, data([box], [box])[1]])
     with pytest.raises(ValueError, match=message):
@@ -73,9 +89,10 @@ def test_the_message_says_which_box_and_what_to_do():
     with pytest.raises(ValueError, match=r"targets") as error:
         small_model().train()([image], [target])
     assert str(error.value) == (
-        "targets[0]['boxes'][1] = [30.0, 22.0, 70.0, 48.0] lies off its mask, which extends over x 30 to 100, y 22 to "
-        "70; it fits when x, y, width, height is read for x1, y1, x2, y2 in pixels, which boxes have to be: add x to "
-        "the width and y to the height")
+        "targets[0]['boxes'][1] = [30.0, 22.0, 70.0, 48.0] lies off its mask, which extends over "
+        "x 30 to 100, y 22 to 70; it fits when x, y, width, height is read for x1, y1, x2, y2 in "
+        "pixels, which boxes have to be: add x to the width and y to the height"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
@@ -86,14 +103,17 @@ def test_of_any_dtype_and_of_masks_in_bytes(dtype):
         small_model().train()([image], [target])
 
 
-@pytest.mark.parametrize("change", [
-    lambda x1, y1, x2, y2: (x1 - 10, y1 - 9, x2 + 15, y2 + 8),  # loose
-    lambda x1, y1, x2, y2: (0, 0, WIDTH, HEIGHT),
-    lambda x1, y1, x2, y2: (x1 + 9, y1 + 3, x2 - 3, y2 - 12),  # cropped
-    lambda x1, y1, x2, y2: (x1, y1, (x1 + x2) / 2, (y1 + y2) / 2),
-    lambda x1, y1, x2, y2: ((x1 + x2) / 2, y1, x2, y2),
-    lambda x1, y1, x2, y2: (x1 + 20, y1 + 18, x2 + 20, y2 + 10),  # elsewhere
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x1, y1, x2, y2: (x1 - 10, y1 - 9, x2 + 15, y2 + 8),  # loose
+        lambda x1, y1, x2, y2: (0, 0, WIDTH, HEIGHT),
+        lambda x1, y1, x2, y2: (x1 + 9, y1 + 3, x2 - 3, y2 - 12),  # cropped
+        lambda x1, y1, x2, y2: (x1, y1, (x1 + x2) / 2, (y1 + y2) / 2),
+        lambda x1, y1, x2, y2: ((x1 + x2) / 2, y1, x2, y2),
+        lambda x1, y1, x2, y2: (x1 + 20, y1 + 18, x2 + 20, y2 + 10),  # elsewhere
+    ],
+)
 def test_loose_and_cropped_boxes_are_not(change):
     image, target = data([change(*box) for box in OBJECTS])
     check_formats([target], [image])
@@ -152,7 +172,8 @@ def test_one_of_several_cropped_boxes_that_fits_by_chance():
         check_formats([alone], [image])
 
 
-# --------------------------------------------------------------------------------------------------------- no masks
+# -----------------------------------------------------------------------------------------------
+# no masks
 
 
 def detector():
@@ -165,17 +186,27 @@ def without_masks(*boxes):
 
 
 def test_boxes_in_0_to_1_without_masks():
-    batch = [without_masks(in_fractions(OBJECTS[0]), in_fractions(OBJECTS[1])), without_masks(),
-             without_masks(in_fractions(OBJECTS[2]))]
-    with pytest.raises(ValueError, match=r"targets\[0\]\['boxes'\]\[0\] = .* first pixel .* all 3 boxes so far"):
+    batch = [
+        without_masks(in_fractions(OBJECTS[0]), in_fractions(OBJECTS[1])),
+        without_masks(),
+        without_masks(in_fractions(OBJECTS[2])),
+    ]
+    with pytest.raises(
+        ValueError, match=r"targets\[0\]\['boxes'\]\[0\] = .* first pixel .* all 3 boxes so far"
+    ):
         detector()(*zip(*batch))
 
 
-@pytest.mark.parametrize("boxes", [
-    [[(0.1, 0.2, 0.7, 0.8)]], [[(0.1, 0.2, 0.7, 0.8)], [(0, 0, 1, 1)]],  # too few to tell
-    [[(0, 0, 1, 1)] * 4],  # just the first pixel, as often as one likes
-    [[(0.1, 0.2, 0.7, 0.8)] * 3, [(3, 4, 20, 30)]], [[(0.1, 0.2, 0.7, 0.8)] * 3 + [(0, 0, 1.5, 1)]],
-])
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[(0.1, 0.2, 0.7, 0.8)]],
+        [[(0.1, 0.2, 0.7, 0.8)], [(0, 0, 1, 1)]],  # too few to tell
+        [[(0, 0, 1, 1)] * 4],  # just the first pixel, as often as one likes
+        [[(0.1, 0.2, 0.7, 0.8)] * 3, [(3, 4, 20, 30)]],
+        [[(0.1, 0.2, 0.7, 0.8)] * 3 + [(0, 0, 1.5, 1)]],
+    ],
+)
 def test_few_boxes_in_the_first_pixel_may_be_right(boxes):
     detector()(*zip(*(without_masks(*some) for some in boxes)))
 
@@ -196,13 +227,16 @@ def test_one_box_a_batch_in_0_to_1_without_masks():
 
 def test_cropped_boxes_in_0_to_1_beside_masks():
     """They fit no mask, whichever way they are read, but no mask lies in the first pixel."""
-    cropped = [in_fractions(((3 * x1 + x2) / 4, (3 * y1 + y2) / 4, x2, y2)) for x1, y1, x2, y2 in OBJECTS]
+    cropped = [
+        in_fractions(((3 * x1 + x2) / 4, (3 * y1 + y2) / 4, x2, y2)) for x1, y1, x2, y2 in OBJECTS
+    ]
     image, target = data(cropped)
     with pytest.raises(ValueError, match=r"all 3 boxes so far: they are in 0\.\.1"):
         small_model().train()([image], [target])
 
 
-# ----------------------------------------------------------------------------------------------------- first batches
+# -----------------------------------------------------------------------------------------------
+# first batches
 
 
 def test_only_the_first_batches_with_objects_are_looked_at():

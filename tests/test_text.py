@@ -7,8 +7,19 @@ import pytest
 from maskrcnn.tools.checks import check_class_names
 from maskrcnn.tools.text import brief, listed, message, printable, shorten, shown
 
-ODD = ["two\nlines", "ret\rurn", "a\ttab", "\x1b[2J", "nul\0", "\udc80", "\ud83d", "right\u202eleft", "par\u2029agraph",
-       "next\x85line", "\ufeffmark"]
+ODD = [
+    "two\nlines",
+    "ret\rurn",
+    "a\ttab",
+    "\x1b[2J",
+    "nul\0",
+    "\udc80",
+    "\ud83d",
+    "right\u202eleft",
+    "par\u2029agraph",
+    "next\x85line",
+    "\ufeffmark",
+]
 
 
 @pytest.mark.parametrize("text", ODD)
@@ -19,7 +30,9 @@ def test_printable(text):
     assert not any(ord(letter) < 32 for letter in safe)
 
 
-@pytest.mark.parametrize("text", ["a dog", "Übergrößenträger", "日本語", "👩‍👩‍👧 family", "می‌خواهم", "$x_1$ \\n"])
+@pytest.mark.parametrize(
+    "text", ["a dog", "Übergrößenträger", "日本語", "👩‍👩‍👧 family", "می‌خواهم", "$x_1$ \\n"]
+)
 def test_printable_leaves_words_of_all_scripts(text):
     assert printable(text) == text
     check_class_names([text])
@@ -33,7 +46,14 @@ def test_bounded():
     assert listed(range(1000)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... (1000 in all)"
     assert len(listed(["x" * 5000] * 5000)) < 3000
     assert brief("a\nb") == "a\\nb"
-    for value in ("x" * 10**7, list(range(10**6)), 10**6000, {"a": ["b" * 5000] * 5000}, [[[[[[[1]]]]]]], -(10**5000)):
+    for value in (
+        "x" * 10**7,
+        list(range(10**6)),
+        10**6000,
+        {"a": ["b" * 5000] * 5000},
+        [[[[[[[1]]]]]]],
+        -(10**5000),
+    ):
         assert len(shown(value)) < 3000
     assert shown("a") == "'a'"
     assert shown({"a": [1, 2.5, None]}) == "{'a': [1, 2.5, None]}"
@@ -65,4 +85,6 @@ def test_many_names_of_classes_take_no_time():
     names = [f"class {i}" for i in range(200_000)]
     began = time.process_time()
     check_class_names(names, len(names))
-    assert time.process_time() - began < 2  # 8 s for a tenth of them, where each was looked up in a list
+    assert (
+        time.process_time() - began < 2
+    )  # 8 s for a tenth of them, where each was looked up in a list

@@ -17,8 +17,10 @@ from maskrcnn.tools.modes import evaluation_view
 def snapshot(model):
     """Modes, parameters and buffers, each of them by itself and by its content."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return ([module.training for module in model.modules()],
-            {name: (id(value), value.detach().clone()) for name, value in tensors.items()})
+    return (
+        [module.training for module in model.modules()],
+        {name: (id(value), value.detach().clone()) for name, value in tensors.items()},
+    )
 
 
 def assert_same(before, after):
@@ -54,11 +56,17 @@ def at_once(*tasks):
 def test_threads_predict_what_one_does_and_change_nothing():
     model = small_model(changes={"transform": {"min_size": [48, 56, 64]}}).train()
     model.backbone.trunk.layer1.eval()
-    images = [small_data((2, 1), sizes)[0] for sizes in (((70, 90), (64, 50)), ((40, 90), (90, 60)))]
+    images = [
+        small_data((2, 1), sizes)[0] for sizes in (((70, 90), (64, 50)), ((40, 90), (90, 60)))
+    ]
     want = [model.predict(some) for some in images]
     before, random = snapshot(model), torch.get_rng_state()
-    found = at_once(*(functools.partial(lambda some: [model.predict(some) for _ in range(6)], images[k % 2])
-                      for k in range(4)))
+    found = at_once(
+        *(
+            functools.partial(lambda some: [model.predict(some) for _ in range(6)], images[k % 2])
+            for k in range(4)
+        )
+    )
     for k, several in enumerate(found):
         for one in several:
             assert_equal_detections(one, want[k % 2])
@@ -77,7 +85,10 @@ def test_predictions_equal_those_of_a_model_in_evaluation_mode():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_training_step_in_another_thread_is_undisturbed(checkpointing):
-    changes = {"backbone": {"checkpointing": checkpointing, "drop_path": 0.3}, "transform": {"min_size": [48, 64]}}
+    changes = {
+        "backbone": {"checkpointing": checkpointing, "drop_path": 0.3},
+        "transform": {"min_size": [48, 64]},
+    }
     images, targets = small_data()
 
     def steps(model):
@@ -141,8 +152,19 @@ class Odd(nn.Module):
     def forward(self, images):
         self.steps += 1
         x = self.conv(images)
-        x = self.by_list[0](x) + self.by_dict["norm"]["in"](x) + self.by_method(x) + self.by_partial(x)
-        x = x + self.by_reference()(x) + self.by_function(x) + self.by_object(x) + self.itself[0].norms[7](x)
+        x = (
+            self.by_list[0](x)
+            + self.by_dict["norm"]["in"](x)
+            + self.by_method(x)
+            + self.by_partial(x)
+        )
+        x = (
+            x
+            + self.by_reference()(x)
+            + self.by_function(x)
+            + self.by_object(x)
+            + self.itself[0].norms[7](x)
+        )
         return [self.drop(x)]
 
 
@@ -180,7 +202,9 @@ def test_a_view_shares_weights_and_follows_them():
     assert all(one is other for one, other in zip(view.buffers(), model.buffers()))
     assert [name for name, _ in view.named_modules()] == [name for name, _ in model.named_modules()]
     assert not any(module.training for module in view.modules())
-    assert not {id(module) for module in view.modules()} & {id(module) for module in model.modules()}
+    assert not {id(module) for module in view.modules()} & {
+        id(module) for module in model.modules()
+    }
     assert view.backbone.trunk is view.get_submodule("backbone.trunk")
 
 
@@ -194,7 +218,9 @@ def test_a_module_in_two_places_stays_one():
 def test_hooks_and_the_casts_of_mixed_precision_reach_the_view():
     model = small_model().train()
     inner = model.forward
-    model.forward = functools.wraps(inner)(lambda *arguments: inner(*arguments))  # as accelerate wraps it
+    model.forward = functools.wraps(inner)(
+        lambda *arguments: inner(*arguments)
+    )  # as accelerate wraps it
     images = small_data()[0]
     before = snapshot(model)
     found = model.predict(images)

@@ -1,5 +1,5 @@
-"""With examples/coco/torchvision.ini the model computes what torchvision's maskrcnn_resnet50_fpn computes, and with
-torchvision-v2.ini what its v2 computes."""
+"""With examples/coco/torchvision.ini the model computes what torchvision's maskrcnn_resnet50_fpn
+computes, and with torchvision-v2.ini what its v2 computes."""
 
 import pytest
 import torch
@@ -26,7 +26,11 @@ def make_images(dtype):
     images = []
     for height, width in SIZES:
         coarse = torch.rand(1, 3, height // 16, width // 16, generator=generator, dtype=dtype)
-        images.append(torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0].clamp(0, 1))
+        images.append(
+            torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0].clamp(
+                0, 1
+            )
+        )
     return images
 
 
@@ -34,13 +38,21 @@ def make_targets(dtype):
     generator = torch.Generator().manual_seed(2)
     targets = []
     for (height, width), count in zip(SIZES, (3, 5)):
-        low = torch.rand(count, 2, generator=generator, dtype=dtype) * torch.tensor([width * 0.6, height * 0.6])
-        size = 20 + torch.rand(count, 2, generator=generator, dtype=dtype) * torch.tensor([width, height]) * 0.3
+        low = torch.rand(count, 2, generator=generator, dtype=dtype) * torch.tensor(
+            [width * 0.6, height * 0.6]
+        )
+        size = (
+            20
+            + torch.rand(count, 2, generator=generator, dtype=dtype)
+            * torch.tensor([width, height])
+            * 0.3
+        )
         boxes = torch.cat([low, low + size], dim=1)
         y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width)[None] + 0.5
         middle, radius = low + size / 2, size / 2
         masks = ((x - middle[:, 0, None, None]) / radius[:, 0, None, None]) ** 2 + (
-            (y - middle[:, 1, None, None]) / radius[:, 1, None, None]) ** 2 < 1
+            (y - middle[:, 1, None, None]) / radius[:, 1, None, None]
+        ) ** 2 < 1
         labels = torch.randint(1, 91, (count,), generator=generator)
         targets.append({"boxes": boxes, "labels": labels, "masks": masks.to(torch.uint8)})
     return targets
@@ -48,13 +60,23 @@ def make_targets(dtype):
 
 def pair(dtype, version="v1", **backbone):
     torch.manual_seed(0)
-    build, ini = {"v1": (maskrcnn_resnet50_fpn, "torchvision.ini"),
-                  "v2": (maskrcnn_resnet50_fpn_v2, "torchvision-v2.ini")}[version]
-    theirs = build(weights=None, weights_backbone=None, min_size=MIN_SIZE, max_size=MAX_SIZE,
-                   box_detections_per_img=MOST)
+    build, ini = {
+        "v1": (maskrcnn_resnet50_fpn, "torchvision.ini"),
+        "v2": (maskrcnn_resnet50_fpn_v2, "torchvision-v2.ini"),
+    }[version]
+    theirs = build(
+        weights=None,
+        weights_backbone=None,
+        min_size=MIN_SIZE,
+        max_size=MAX_SIZE,
+        box_detections_per_img=MOST,
+    )
     calibrate(theirs.to(dtype), make_images(dtype))
-    overlay = {"transform": {"min_size": MIN_SIZE, "max_size": MAX_SIZE}, "backbone": backbone,
-               "box": {"max_detections": MOST}}
+    overlay = {
+        "transform": {"min_size": MIN_SIZE, "max_size": MAX_SIZE},
+        "backbone": backbone,
+        "box": {"max_detections": MOST},
+    }
     ours = MaskRCNN(90, config=load_config(COCO / ini, overlay)).to(dtype).eval()
     load_state(ours, from_torchvision(theirs.state_dict()), "torchvision")
     return ours, theirs
@@ -65,8 +87,10 @@ def double_pair(request):
     return pair(torch.float64, request.param, norm="batch", freeze_at=0)
 
 
-@pytest.mark.parametrize(("build", "ini"), [(maskrcnn_resnet50_fpn, "torchvision.ini"),
-                                            (maskrcnn_resnet50_fpn_v2, "torchvision-v2.ini")])
+@pytest.mark.parametrize(
+    ("build", "ini"),
+    [(maskrcnn_resnet50_fpn, "torchvision.ini"), (maskrcnn_resnet50_fpn_v2, "torchvision-v2.ini")],
+)
 def test_the_way_back(build, ini):
     """Every key and every number, those that nothing reads too; without them these are zero."""
     state = build(weights=None, weights_backbone=None).state_dict()
@@ -76,7 +100,11 @@ def test_the_way_back(build, ini):
     ours = MaskRCNN(90, config=COCO / ini)
     load_state(ours, from_torchvision(state), "torchvision")
     back = to_torchvision(ours.state_dict())
-    assert {key for key in state if not key.endswith("num_batches_tracked")} <= back.keys() <= state.keys()
+    assert (
+        {key for key in state if not key.endswith("num_batches_tracked")}
+        <= back.keys()
+        <= state.keys()
+    )
     build(weights=None, weights_backbone=None).load_state_dict(back)
     unread = ("roi_heads.box_predictor.bbox_pred", "roi_heads.mask_predictor.mask_fcn_logits")
     for key, value in state.items():
@@ -118,9 +146,11 @@ def test_detections_in_float32():
         mine, reference = ours(images), theirs(images)
     matched = total = 0
     for got, want in zip(mine, reference):
-        same = (got["labels"][:, None] == want["labels"]) & (
-            torchvision.ops.box_iou(got["boxes"], want["boxes"]) > 0.99) & (
-            (got["scores"][:, None] - want["scores"]).abs() < 2e-3)
+        same = (
+            (got["labels"][:, None] == want["labels"])
+            & (torchvision.ops.box_iou(got["boxes"], want["boxes"]) > 0.99)
+            & ((got["scores"][:, None] - want["scores"]).abs() < 2e-3)
+        )
         matched += int(min(same.any(dim=0).sum(), same.any(dim=1).sum()))
         total += len(want["boxes"])
     assert total == len(SIZES) * MOST
@@ -129,7 +159,8 @@ def test_detections_in_float32():
 
 @pytest.fixture
 def same_samples(monkeypatch):
-    """Both libraries sample the same candidates: those that ours draws are handed to torchvision, in order."""
+    """Both libraries sample the same candidates: those that ours draws are handed to torchvision,
+    in order."""
     drawn = []
     original = matching.sample
 
@@ -144,12 +175,17 @@ def same_samples(monkeypatch):
         for i, theirs in enumerate(labels):
             chosen = torch.zeros_like(theirs, dtype=torch.bool)
             picked = index[i][valid[i]]
-            # Ours keeps padded slots (of proposals, and of ground truth); theirs are the valid ones in the same order.
+            # Ours keeps padded slots (of proposals, and of ground truth); theirs are the valid ones
+            # in the same order.
             place = replay.places[i] if replay.places else torch.arange(label.shape[1])
             chosen[place[picked]] = True
             positives.append((chosen & (theirs >= 1)).to(torch.uint8))
             negatives.append((chosen & (theirs == 0)).to(torch.uint8))
-            assert int(chosen.sum()) == int((positives[-1] + negatives[-1]).sum()) == int(valid[i].sum())
+            assert (
+                int(chosen.sum())
+                == int((positives[-1] + negatives[-1]).sum())
+                == int(valid[i].sum())
+            )
         replay.places = replay.next_places
         return positives, negatives
 
@@ -167,7 +203,8 @@ def test_losses_and_gradients_in_float64(double_pair, same_samples, monkeypatch)
     handle = ours.sample_rois
 
     def sample_rois(boxes, valid, truth):
-        # Where each of our slots lies in torchvision's list of the image's proposals, ground truth appended.
+        # Where each of our slots lies in torchvision's list of the image's proposals, ground truth
+        # appended.
         usable = torch.cat([valid, truth.valid], dim=1)
         places.extend(usable.cumsum(dim=1) - 1)
         return handle(boxes, valid, truth)
@@ -179,10 +216,17 @@ def test_losses_and_gradients_in_float64(double_pair, same_samples, monkeypatch)
         ours.sample_rois = handle
     same_samples.next_places = places
     fixed_norms(theirs.train())
-    # torchvision's anchor labels are float32 whatever the model is, which would round its objectness loss to float32.
+    # torchvision's anchor labels are float32 whatever the model is, which would round its
+    # objectness loss to float32.
     plain = theirs.rpn.assign_targets_to_anchors
-    monkeypatch.setattr(theirs.rpn, "assign_targets_to_anchors", lambda anchors, t: (
-        [label.double() for label in plain(anchors, t)[0]], plain(anchors, t)[1]))
+    monkeypatch.setattr(
+        theirs.rpn,
+        "assign_targets_to_anchors",
+        lambda anchors, t: (
+            [label.double() for label in plain(anchors, t)[0]],
+            plain(anchors, t)[1],
+        ),
+    )
     reference = theirs(images, [dict(target) for target in targets])
     assert set(mine) == set(reference)
     for name, want in reference.items():

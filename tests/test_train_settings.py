@@ -28,9 +28,22 @@ def data(tmp_path_factory):
 
 
 def settings(data, output, **train_settings):
-    return overlay({"data": {"root": str(data)}, "evaluate": {"batch_size": 2}, "backbone": {"norm": "group"},
-                    "train": {"epochs": 2, "batch_size": 2, "optimizer": "adamw", "learning_rate": 1e-3,
-                              "device": "cpu", "output": str(output)} | train_settings})
+    return overlay(
+        {
+            "data": {"root": str(data)},
+            "evaluate": {"batch_size": 2},
+            "backbone": {"norm": "group"},
+            "train": {
+                "epochs": 2,
+                "batch_size": 2,
+                "optimizer": "adamw",
+                "learning_rate": 1e-3,
+                "device": "cpu",
+                "output": str(output),
+            }
+            | train_settings,
+        }
+    )
 
 
 def weights(run, name="last.pt"):
@@ -62,19 +75,25 @@ def test_validation_under_mixed_precision_is_the_evaluation_later_on(data, tmp_p
     """Without the casts of training: the figures of best.pt as `evaluate` finds them."""
     train(settings(data, tmp_path / "run", precision="bf16", epochs=1))
     (record,) = log(tmp_path / "run")
-    metrics = evaluate(tmp_path / "run" / "config.ini", weights=tmp_path / "run" / "best.pt", split="val")
+    metrics = evaluate(
+        tmp_path / "run" / "config.ini", weights=tmp_path / "run" / "best.pt", split="val"
+    )
     assert record["val/loss"] == pytest.approx(metrics["loss"], rel=1e-5)
 
 
 def test_channels_last_changes_only_the_rounding(data, plain, tmp_path):
     train(settings(data, tmp_path / "run", channels_last=True))
-    assert log(tmp_path / "run")[0]["train/loss"] == pytest.approx(log(plain)[0]["train/loss"], rel=1e-3)
+    assert log(tmp_path / "run")[0]["train/loss"] == pytest.approx(
+        log(plain)[0]["train/loss"], rel=1e-3
+    )
 
 
 def test_the_moving_average(data, plain, tmp_path):
     """It is what is validated and kept as best; training itself does not change."""
     train(settings(data, tmp_path / "run", ema=0.9))
-    assert all(torch.equal(value, weights(plain)[key]) for key, value in weights(tmp_path / "run").items())
+    assert all(
+        torch.equal(value, weights(plain)[key]) for key, value in weights(tmp_path / "run").items()
+    )
     saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["training"]["average"]
     kept = weights(tmp_path / "run", "best.pt")
     key = "box_head.layers.0.weight"
@@ -96,16 +115,32 @@ def test_an_average_by_hand():
 
 
 def test_accumulating_is_the_mean_of_the_passes(data, tmp_path):
-    """Of four images in one pass or in two, where no norm looks at the others: gradients of the mean of the losses."""
+    """Of four images in one pass or in two, where no norm looks at the others: gradients of the
+    mean of the losses."""
     for name, accumulate in (("one", 1), ("two", 2), ("four", 4)):
-        train(settings(data, tmp_path / name, epochs=1, batch_size=4, accumulate=accumulate, optimizer="sgd"))
+        train(
+            settings(
+                data,
+                tmp_path / name,
+                epochs=1,
+                batch_size=4,
+                accumulate=accumulate,
+                optimizer="sgd",
+            )
+        )
     one, two, four = (log(tmp_path / name)[0]["train/loss"] for name in ("one", "two", "four"))
     assert one == pytest.approx(two, rel=0.1)
     assert two == pytest.approx(four, rel=0.1)
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "four").values())
 
 
-STEP = ("fit", "train_epoch", "train_step", "train_pass", "add")  # what runs in each step of a training
+STEP = (
+    "fit",
+    "train_epoch",
+    "train_step",
+    "train_pass",
+    "add",
+)  # what runs in each step of a training
 
 
 def test_losses_are_read_once_a_pass(data, tmp_path, monkeypatch):
@@ -128,7 +163,10 @@ def test_losses_are_read_once_a_pass(data, tmp_path, monkeypatch):
 
 
 def test_the_rate_follows_the_batch_size():
-    assert learning_rate(load_config({"train": {"learning_rate": 0.02, "batch_size": 4}}).train) == 0.02
+    assert (
+        learning_rate(load_config({"train": {"learning_rate": 0.02, "batch_size": 4}}).train)
+        == 0.02
+    )
     scaled = {"learning_rate": 0.02, "batch_size": 4, "base_batch_size": 16}
     assert learning_rate(load_config({"train": scaled}).train) == pytest.approx(0.005)
 
@@ -155,8 +193,14 @@ def test_early_stopping():
 def test_training_stops_early(data, tmp_path, monkeypatch):
     scores = iter([0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
     original = training.evaluate_model
-    monkeypatch.setattr(training, "evaluate_model", lambda *arguments, **keywords: {
-        **original(*arguments, **keywords), **({"mask_AP": next(scores)} if arguments[3] == "validate" else {})})
+    monkeypatch.setattr(
+        training,
+        "evaluate_model",
+        lambda *arguments, **keywords: {
+            **original(*arguments, **keywords),
+            **({"mask_AP": next(scores)} if arguments[3] == "validate" else {}),
+        },
+    )
     metrics = train(settings(data, tmp_path / "run", epochs=6, patience=2))
     assert len(log(tmp_path / "run")) == 3
     assert metrics["best_epoch"] == 1
@@ -174,8 +218,10 @@ def test_the_last_epoch_as_best(data, tmp_path):
     config = settings(data, tmp_path / "run")
     config["evaluate"]["best_metric"] = "last"
     assert train(config)["best_epoch"] == 2
-    assert all(torch.equal(value, weights(tmp_path / "run", "best.pt")[key])
-               for key, value in weights(tmp_path / "run").items())
+    assert all(
+        torch.equal(value, weights(tmp_path / "run", "best.pt")[key])
+        for key, value in weights(tmp_path / "run").items()
+    )
 
 
 def test_tensorboard(data, tmp_path):
@@ -183,54 +229,98 @@ def test_tensorboard(data, tmp_path):
     train(settings(data, tmp_path / "run", epochs=1, tensorboard=True))
     events = accumulator.EventAccumulator(str(tmp_path / "run")).Reload()
     assert len(events.Scalars("train/step_loss")) == 3
-    assert events.Scalars("val/loss")[0].value == pytest.approx(log(tmp_path / "run")[0]["val/loss"], rel=1e-6)
+    assert events.Scalars("val/loss")[0].value == pytest.approx(
+        log(tmp_path / "run")[0]["val/loss"], rel=1e-6
+    )
 
 
 @pytest.mark.slow
 def test_compiled(data, plain, tmp_path):
     train(settings(data, tmp_path / "run", epochs=1, compile=True))
-    assert log(tmp_path / "run")[0]["train/loss"] == pytest.approx(log(plain)[0]["train/loss"], rel=1e-2)
+    assert log(tmp_path / "run")[0]["train/loss"] == pytest.approx(
+        log(plain)[0]["train/loss"], rel=1e-2
+    )
     assert MaskRCNN.load(tmp_path / "run" / "best.pt") is not None
 
 
 def test_more_metrics_a_report_and_results(data, plain, tmp_path, capsys):
-    arguments = ["evaluate", str(plain / "config.ini"), "--weights", str(plain / "best.pt"), "--split", "val"]
-    assert main([*arguments, "--report", str(tmp_path / "r.html"), "--results", str(tmp_path / "r.json"), "--set",
-                 "evaluate.metrics=coco, boundary, voc, voc07"]) == 0
+    arguments = [
+        "evaluate",
+        str(plain / "config.ini"),
+        "--weights",
+        str(plain / "best.pt"),
+        "--split",
+        "val",
+    ]
+    assert (
+        main(
+            [
+                *arguments,
+                "--report",
+                str(tmp_path / "r.html"),
+                "--results",
+                str(tmp_path / "r.json"),
+                "--set",
+                "evaluate.metrics=coco, boundary, voc, voc07",
+            ]
+        )
+        == 0
+    )
     figures = json.loads(capsys.readouterr().out)
     for name in ("box_AP", "mask_AP75", "boundary_AP", "mask_AP_voc", "box_AP_voc07"):
         assert 0 <= figures[name] <= 1, name
     assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
     entries = json.loads((tmp_path / "r.json").read_text())
     assert {entry["image_id"] for entry in entries} <= {0, 1}
-    assert all(set(entry) == {"image_id", "category_id", "bbox", "score", "segmentation"} for entry in entries)
+    assert all(
+        set(entry) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+        for entry in entries
+    )
 
 
 @pytest.mark.parametrize("option", ["--report", "--results"])
-def test_where_nothing_can_be_written_nothing_is_evaluated(data, plain, tmp_path, monkeypatch, capsys, option):
+def test_where_nothing_can_be_written_nothing_is_evaluated(
+    data, plain, tmp_path, monkeypatch, capsys, option
+):
     monkeypatch.setattr("maskrcnn.engine.evaluate.collect", None)
     arguments = ["evaluate", str(plain / "config.ini"), "--weights", str(plain / "best.pt"), option]
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    for path, reason in (("file/page", "cannot be written: .*file"), ("folder", "it is a folder; name a file in it")):
+    for path, reason in (
+        ("file/page", "cannot be written: .*file"),
+        ("folder", "it is a folder; name a file in it"),
+    ):
         assert main([*arguments, str(tmp_path / path)]) == 1
         assert re.search(f"{tmp_path / path} .*{reason}", capsys.readouterr().err)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"precision": "fp16"}, "fp16 needs a GPU"), ({"precision": "half"}, "choose fp32 or bf16 or fp16"),
-    ({"accumulate": 3}, "does not divide"), ({"ema": 1.5}, "between 0 and 1"), ({"ema": 1.0}, "never change"),
-    ({"learning_rate": 0}, "would learn nothing")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "fp16"}, "fp16 needs a GPU"),
+        ({"precision": "half"}, "choose fp32 or bf16 or fp16"),
+        ({"accumulate": 3}, "does not divide"),
+        ({"ema": 1.5}, "between 0 and 1"),
+        ({"ema": 1.0}, "never change"),
+        ({"learning_rate": 0}, "would learn nothing"),
+    ],
+)
 def test_what_cannot_be(data, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         train(settings(data, tmp_path / "run", **change))
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("metrics", "best", "message"), [
-    (["coco"], "mask_AP_voc", "needs voc among metrics"), (["voc"], "mask_AP", "needs coco among metrics"),
-    (["coco"], "boundary_AP", "needs boundary"), (["coco"], "mask_AP/hexagon", "there is no class 'hexagon'")])
+@pytest.mark.parametrize(
+    ("metrics", "best", "message"),
+    [
+        (["coco"], "mask_AP_voc", "needs voc among metrics"),
+        (["voc"], "mask_AP", "needs coco among metrics"),
+        (["coco"], "boundary_AP", "needs boundary"),
+        (["coco"], "mask_AP/hexagon", "there is no class 'hexagon'"),
+    ],
+)
 def test_a_best_metric_that_is_not_computed(data, tmp_path, metrics, best, message):
     config = settings(data, tmp_path / "run")
     config["evaluate"] |= {"metrics": metrics, "best_metric": best}
@@ -241,10 +331,16 @@ def test_a_best_metric_that_is_not_computed(data, tmp_path, metrics, best, messa
 
 def test_scales_that_resizing_undoes(data, tmp_path):
     changes = {"augment": {"scale": [0.5, 2.0]}}
-    with pytest.raises(ValueError, match=r"\[augment\] scale = 0.5, 2.0 has no effect, .*give \[augment\] crop"):
+    with pytest.raises(
+        ValueError, match=r"\[augment\] scale = 0.5, 2.0 has no effect, .*give \[augment\] crop"
+    ):
         train({**settings(data, tmp_path / "run"), **changes})
     assert not (tmp_path / "run").exists()
-    for more in ({"augment": {"crop": 64}}, {"augment": {"copy_paste": 0.5}}, {"transform": {"scale": 1.0}}):
+    for more in (
+        {"augment": {"crop": 64}},
+        {"augment": {"copy_paste": 0.5}},
+        {"transform": {"scale": 1.0}},
+    ):
         training.check_settings(load_config(overlay(changes, more)))
 
 
@@ -252,11 +348,30 @@ def test_boxes_without_masks(tmp_path):
     """Faster R-CNN, of annotations that have no segmentation."""
     for split in ("train", "val"):
         content = write_coco(tmp_path, split=split, start=4 * (split == "val"))
-        save_coco(tmp_path, content | {"annotations": [{k: v for k, v in a.items() if k != "segmentation"}
-                                                       for a in content["annotations"]]}, split)
+        save_coco(
+            tmp_path,
+            content
+            | {
+                "annotations": [
+                    {k: v for k, v in a.items() if k != "segmentation"}
+                    for a in content["annotations"]
+                ]
+            },
+            split,
+        )
     data = {**coco_data(tmp_path), "test": ["val", "val.json"], "masks": False}
-    config = overlay({"data": data, "mask": {"enabled": False},
-                      "train": {"epochs": 1, "batch_size": 2, "device": "cpu", "output": str(tmp_path / "run")}})
+    config = overlay(
+        {
+            "data": data,
+            "mask": {"enabled": False},
+            "train": {
+                "epochs": 1,
+                "batch_size": 2,
+                "device": "cpu",
+                "output": str(tmp_path / "run"),
+            },
+        }
+    )
     metrics = train(config)
     assert math.isfinite(metrics["test/box_AP"])
     assert not any("mask" in name for name in metrics)

@@ -1,4 +1,5 @@
-"""Images to one padded batch, and back to original pixels: torchvision's transform, and the round trip."""
+"""Images to one padded batch, and back to original pixels: torchvision's transform, and the round
+trip."""
 
 import pytest
 import torch
@@ -25,17 +26,29 @@ def theirs(min_size=40, max_size=60, **options):
 
 def make_target(generator, height, width, count, dtype=torch.float32):
     extent = torch.tensor([width, height], dtype=dtype)
-    corners = (torch.rand(count, 2, 2, generator=generator, dtype=dtype) * extent).sort(dim=1).values
-    return {"boxes": corners.flatten(1), "labels": torch.randint(1, 5, (count,), generator=generator),
-            "masks": torch.randint(0, 2, (count, height, width), generator=generator, dtype=torch.uint8)}
+    corners = (
+        (torch.rand(count, 2, 2, generator=generator, dtype=dtype) * extent).sort(dim=1).values
+    )
+    return {
+        "boxes": corners.flatten(1),
+        "labels": torch.randint(1, 5, (count,), generator=generator),
+        "masks": torch.randint(
+            0, 2, (count, height, width), generator=generator, dtype=torch.uint8
+        ),
+    }
 
 
-# ------------------------------------------------------------------------------------------------------- images
+# -----------------------------------------------------------------------------------------------
+# images
 
 
 @settings(deadline=None, max_examples=60)
-@given(shapes=st.lists(st.tuples(sides, sides), min_size=1, max_size=3), min_size=st.integers(8, 60),
-       extra=st.integers(0, 60), divisor=st.sampled_from([1, 16, 32]))
+@given(
+    shapes=st.lists(st.tuples(sides, sides), min_size=1, max_size=3),
+    min_size=st.integers(8, 60),
+    extra=st.integers(0, 60),
+    divisor=st.sampled_from([1, 16, 32]),
+)
 def test_images_are_torchvisions(shapes, min_size, extra, divisor):
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(3, *shape, generator=generator, dtype=DOUBLE) for shape in shapes]
@@ -84,9 +97,18 @@ def test_one_tensor_of_images_equals_a_list():
     assert got.original_sizes == want.original_sizes
 
 
-@pytest.mark.parametrize(("shape", "min_size", "max_size"), [
-    ((1, 60), 40, 60), ((60, 1), 40, 60), ((1, 1), 40, 60), ((1, 400), 40, 60), ((400, 1), 40, 60),
-    ((49, 1000), 32, 16), ((2000, 98), 32, 16)])
+@pytest.mark.parametrize(
+    ("shape", "min_size", "max_size"),
+    [
+        ((1, 60), 40, 60),
+        ((60, 1), 40, 60),
+        ((1, 1), 40, 60),
+        ((1, 400), 40, 60),
+        ((400, 1), 40, 60),
+        ((49, 1000), 32, 16),
+        ((2000, 98), 32, 16),
+    ],
+)
 def test_thin_images_keep_at_least_a_pixel(shape, min_size, max_size):
     batch = make((min_size,), max_size)([torch.rand(3, *shape)])
     height, width = batch.sizes[0].tolist()
@@ -121,7 +143,8 @@ def test_other_numbers_of_channels():
     assert (batch.images[0, :, :40, :40] == 1).all()
 
 
-# ------------------------------------------------------------------------------------------------------ targets
+# -----------------------------------------------------------------------------------------------
+# targets
 
 
 @pytest.mark.parametrize("resize_masks", [True, False])
@@ -147,7 +170,9 @@ def test_targets_are_torchvisions(resize_masks):
         _, wanted = theirs()([images[i]], [targets[i]])
         assert torch.equal(truth.boxes[i, :count], wanted[0]["boxes"])
         assert torch.equal(truth.labels[i, :count], targets[i]["labels"])
-        assert torch.equal(truth.masks[i], wanted[0]["masks"] if resize_masks else targets[i]["masks"])
+        assert torch.equal(
+            truth.masks[i], wanted[0]["masks"] if resize_masks else targets[i]["masks"]
+        )
     assert (truth.boxes[1] == 0).all()
     assert (truth.labels[~truth.valid] == 0).all()
 
@@ -157,14 +182,20 @@ def test_mask_ratios_lead_from_boxes_to_masks(resize_masks):
     """The box of an object, times the ratio, is its box in the masks that are kept."""
     image, mask = torch.rand(3, 37, 101), torch.zeros(1, 37, 101, dtype=torch.bool)
     mask[0, 10:30, 20:75] = True
-    target = {"boxes": torch.tensor([[20.0, 10, 75, 30]]), "labels": torch.tensor([1]), "masks": mask}
+    target = {
+        "boxes": torch.tensor([[20.0, 10, 75, 30]]),
+        "labels": torch.tensor([1]),
+        "masks": mask,
+    }
     transform = make(resize_masks=resize_masks)
     truth = transform.truth([target], transform([image]))
     vertical, horizontal = truth.mask_ratios[0]
     box = truth.boxes[0, 0] * torch.stack([horizontal, vertical, horizontal, vertical])
     zero = torch.zeros(1).long()
     assert crop(truth.masks, box[None], zero, zero, 14).mean() > 0.95
-    assert truth.masks[0].sum() == pytest.approx(float((box[2] - box[0]) * (box[3] - box[1])), rel=0.1)
+    assert truth.masks[0].sum() == pytest.approx(
+        float((box[2] - box[0]) * (box[3] - box[1])), rel=0.1
+    )
 
 
 def test_crowds_are_no_objects():
@@ -186,7 +217,8 @@ def test_batch_without_any_object(resize_masks):
     assert truth.boxes.shape == (2, 1, 4)
 
 
-# ------------------------------------------------------------------------------------------------------ restore
+# -----------------------------------------------------------------------------------------------
+# restore
 
 
 @settings(deadline=None, max_examples=30)
@@ -205,7 +237,9 @@ def test_boxes_come_back(shapes):
         assert torch.equal(result["labels"], targets[i]["labels"])
         assert torch.equal(result["scores"], detections.scores[i][truth.valid[i]])
         ratio = torch.tensor(batch.sizes[i].tolist()) / torch.tensor(shapes[i])
-        assert torch.allclose(truth.boxes[i][truth.valid[i]] / ratio[[1, 0, 1, 0]], targets[i]["boxes"], atol=1e-4)
+        assert torch.allclose(
+            truth.boxes[i][truth.valid[i]] / ratio[[1, 0, 1, 0]], targets[i]["boxes"], atol=1e-4
+        )
 
 
 def test_masks_come_back_in_original_pixels():
@@ -216,7 +250,9 @@ def test_masks_come_back_in_original_pixels():
     batch = transform([torch.rand(3, *shape) for shape in shapes])
     ratio = batch.sizes[0] / torch.tensor(shapes[0])
     boxes = torch.stack([wanted * ratio[[1, 0, 1, 0]], torch.ones(3, 4)])
-    detections = Detections(boxes, torch.rand(2, 3), torch.ones(2, 3).long(), valid, torch.ones(2, 3, 28, 28))
+    detections = Detections(
+        boxes, torch.rand(2, 3), torch.ones(2, 3).long(), valid, torch.ones(2, 3, 28, 28)
+    )
     first, second = transform.restore(detections, batch)
     assert first["masks"].dtype == second["masks"].dtype == torch.bool
     assert second["masks"].shape == (0, 40, 90)
@@ -233,7 +269,9 @@ def test_mask_threshold(threshold):
     ones = torch.ones(1, 2)
     probability = torch.tensor([0.25, 0.6])[:, None, None].expand(2, 28, 28)[None]
     boxes = torch.tensor([[[5.0, 5, 30, 30]]]).expand(1, 2, 4)
-    masks = transform.restore(Detections(boxes, ones, ones.long(), ones.bool(), probability), batch)[0]["masks"]
+    masks = transform.restore(
+        Detections(boxes, ones, ones.long(), ones.bool(), probability), batch
+    )[0]["masks"]
     assert masks.any(dim=(1, 2)).tolist() == [False, threshold < 0.6]
 
 
@@ -253,17 +291,22 @@ def test_images_of_one_magnification():
 
 
 def test_each_image_by_its_own_pixels():
-    """Exposure, offset and the batch that an image is in make no difference; padding is zero; no empty image is NaN."""
+    """Exposure, offset and the batch that an image is in make no difference; padding is zero; no
+    empty image is NaN."""
     transform = Transform([32], 64, MEAN, STD, normalize="image").eval()
     dark = 0.2 * torch.rand(3, 32, 40)
     bright = dark * torch.tensor([4.0, 2.0, 3.0]).view(3, 1, 1) + 0.1
     batch = transform([dark, bright, torch.full((3, 32, 64), 0.3)])
-    want = (dark - dark.mean((1, 2), keepdim=True)) / dark.flatten(1).std(1, correction=0).view(3, 1, 1)
+    want = (dark - dark.mean((1, 2), keepdim=True)) / dark.flatten(1).std(1, correction=0).view(
+        3, 1, 1
+    )
     torch.testing.assert_close(batch.images[0, :, :, :40], want)
     torch.testing.assert_close(batch.images[1, :, :, :40], want)
     assert not batch.images[:2, :, :, 40:].any()
     assert batch.images[2].abs().max() < 1e-4
-    torch.testing.assert_close(transform([dark]).images[0], batch.images[0])  # 40 columns become 64 with padding
+    torch.testing.assert_close(
+        transform([dark]).images[0], batch.images[0]
+    )  # 40 columns become 64 with padding
     whole = (255 * bright).round().to(torch.uint8)
     torch.testing.assert_close(transform([whole]).images[0], transform([whole / 255]).images[0])
     with pytest.raises(ValueError, match=r"normalize = 'none'; choose fixed or image"):

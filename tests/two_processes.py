@@ -1,4 +1,5 @@
-"""What the tests of several processes run in each: a training whose losses are written down, step by step.
+"""What the tests of several processes run in each: a training whose losses are written down, step
+by step.
 
     torchrun --nproc-per-node 2 tests/two_processes.py SETTINGS.json LOSSES [BACKEND]
 
@@ -31,7 +32,9 @@ def main(settings, losses, backend=None):
 
     state.Progress.add = add
     metrics = train(json.loads(Path(settings).read_text()))
-    Path(f"{losses}-{rank_and_count()[0]}.json").write_text(json.dumps({"losses": seen, "metrics": metrics}))
+    Path(f"{losses}-{rank_and_count()[0]}.json").write_text(
+        json.dumps({"losses": seen, "metrics": metrics})
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""NumPy's arrays in pickles, made without NumPy's own functions: the state that these take can describe arrays of
-objects whose pointers the file makes up."""
+"""NumPy's arrays in pickles, made without NumPy's own functions: the state that these take can
+describe arrays of objects whose pointers the file makes up."""
 
 import io
 import math
@@ -27,8 +27,12 @@ class _Type(StandIn):
     def make(self) -> np.dtype:
         """The real one. Raises Refused where it is not of plain numbers."""
         _, order, *structure = self.state[:5]
-        if not isinstance(self.code, str) or not re.fullmatch(NUMBERS, self.code) or order not in tuple("<>|=") \
-                or structure[:3] != [None] * 3:
+        if (
+            not isinstance(self.code, str)
+            or not re.fullmatch(NUMBERS, self.code)
+            or order not in tuple("<>|=")
+            or structure[:3] != [None] * 3
+        ):
             raise Refused(f"array of dtype {shown(self.code)}")
         return np.dtype(order + self.code)
 
@@ -42,16 +46,23 @@ class Array(StandIn):
         self.axes: tuple | None = None  # the order that the axes are put in at last
 
     def make(self) -> Any:
-        """The real one, or for the shape None a number. Raises Refused where it is not of plain numbers."""
+        """The real one, or for the shape None a number. Raises Refused where it is not of plain
+        numbers."""
         *_, shape, kind, order, data = self.state[-4:]
         if not isinstance(kind, _Type) or len(shape or ()) > MOST_AXES:
             raise ValueError("an array without dtype, or of more axes than arrays have")
         dtype = kind.make()
         sides = tuple(int(side) for side in shape or ())
-        if order not in (0, 1, *ORDERS) or min(sides, default=0) < 0 or math.prod(sides) * dtype.itemsize != len(data):
+        if (
+            order not in (0, 1, *ORDERS)
+            or min(sides, default=0) < 0
+            or math.prod(sides) * dtype.itemsize != len(data)
+        ):
             raise ValueError(f"an array of shape {sides} and dtype {dtype} has {len(data)} bytes")
         self.budget.charge(len(data))
-        data = data.encode("latin1") if isinstance(data, str) else data  # text is how Python 2 wrote bytes
+        data = (
+            data.encode("latin1") if isinstance(data, str) else data
+        )  # text is how Python 2 wrote bytes
         flat = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
         if shape is None:
             return flat[0]
@@ -60,7 +71,8 @@ class Array(StandIn):
 
 
 def array_stand_ins(budget: Budget) -> dict[str, Any]:
-    """What a pickle of arrays and plain data calls, and what it gets. numpy.core is the name before NumPy 2."""
+    """What a pickle of arrays and plain data calls, and what it gets. numpy.core is the name before
+    NumPy 2."""
 
     def reconstruct(*_: Any) -> Array:
         return Array(budget)
@@ -73,7 +85,9 @@ def array_stand_ins(budget: Budget) -> dict[str, Any]:
     def scalar(kind: _Type, data: bytes) -> Array:
         return recorded(None, kind, "C", data)
 
-    def from_buffer(data: bytes, kind: _Type, shape: tuple, order: str, axes: tuple | None = None) -> Array:
+    def from_buffer(
+        data: bytes, kind: _Type, shape: tuple, order: str, axes: tuple | None = None
+    ) -> Array:
         array = recorded(shape, kind, "C" if order == "K" else order, data)
         array.axes = axes
         return array
@@ -93,10 +107,18 @@ def array_stand_ins(budget: Budget) -> dict[str, Any]:
         budget.charge(len(pairs))
         return ordered(pairs)
 
-    return {"numpy.ndarray": Array, "numpy.dtype": _Type, "numpy._core.multiarray._reconstruct": reconstruct,
-            "numpy._core.multiarray.scalar": scalar, "numpy._core.numeric._frombuffer": from_buffer,
-            "_codecs.encode": encode, "builtins.bytes": no_bytes, "__builtin__.bytes": no_bytes,
-            "collections.OrderedDict": dictionary, "collections.Counter": dictionary}
+    return {
+        "numpy.ndarray": Array,
+        "numpy.dtype": _Type,
+        "numpy._core.multiarray._reconstruct": reconstruct,
+        "numpy._core.multiarray.scalar": scalar,
+        "numpy._core.numeric._frombuffer": from_buffer,
+        "_codecs.encode": encode,
+        "builtins.bytes": no_bytes,
+        "__builtin__.bytes": no_bytes,
+        "collections.OrderedDict": dictionary,
+        "collections.Counter": dictionary,
+    }
 
 
 def load_arrays(path: str | Path) -> Any:
@@ -113,8 +135,10 @@ def load_arrays(path: str | Path) -> Any:
     try:
         return finish(unpickle(io.BytesIO(content), array_stand_ins(budget)), budget)
     except Refused as error:
-        raise ValueError(f"{path} is refused: it holds a pickled {error}. Only arrays of numbers and plain data are "
-                         f"loaded, as other objects could run code") from None
+        raise ValueError(
+            f"{path} is refused: it holds a pickled {error}. Only arrays of numbers and plain data "
+            "are loaded, as other objects could run code"
+        ) from None
     except Exception as error:  # damaged pickles end in errors of any kind
         reason = brief(error) or type(error).__name__
         raise ValueError(f"{path} is damaged, or no pickle: {reason}") from error

@@ -12,23 +12,31 @@ from .image_files import exif_orientation
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow's grey has them
 PHOTOMETRIC, WHITE_IS_ZERO, BITS = 262, 0, 258  # of TIFF's tags
 HEAD = 4096  # bytes of a file in which it is said how deep its colours are
-FEW = 1e-3  # of an image's pixels: so many need not be opaque, as drawing programs leave such at edges
+# of an image's pixels: so many need not be opaque, as drawing programs leave such at edges
+FEW = 1e-3
 NO_LIGHT = ("CMYK", "YCbCr", "LAB", "HSV")
 
 
 def bands_of(image: Image.Image, channels: int) -> np.ndarray:
-    """Return a loaded image as [h, w, 1 or channels]. Pillow's own conversion would clip what has more than 8 bits to
-    white."""
+    """Return a loaded image as [h, w, 1 or channels]. Pillow's own conversion would clip what has
+    more than 8 bits to white."""
     mode = image.mode
     if mode in ("I", "F") or mode.startswith("I;16"):
         if channels not in (1, 3):
             raise ValueError(f"it has 1 bands ({mode}), and {channels} are needed")
         array = np.asarray(image)
-        # PNG has no more than 16 bits, and of PPM Pillow makes as many; to older versions both are of 32.
-        kind = np.dtype(np.uint16) if mode == "I" and image.format in ("PNG", "PPM") else array.dtype.newbyteorder("=")
+        # PNG has no more than 16 bits, and of PPM Pillow makes as many; to older versions both are
+        # of 32.
+        kind = (
+            np.dtype(np.uint16)
+            if mode == "I" and image.format in ("PNG", "PPM")
+            else array.dtype.newbyteorder("=")
+        )
         array = array.astype(kind)[:, :, None]
         tags = getattr(image, "tag_v2", {})
-        if mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow minds up to 8 bits alone
+        if (
+            mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+        ):  # which Pillow minds up to 8 bits alone
             array = np.uint16(2 ** tags.get(BITS, (16,))[0] - 1) - array
         return array
     if mode in ("La", "RGBa"):  # colours that are multiplied by their opacity
@@ -41,7 +49,9 @@ def bands_of(image: Image.Image, channels: int) -> np.ndarray:
         transparent = mode == "PA" or "transparency" in image.info
         image = image.convert("RGBA" if transparent or channels == 4 else "RGB")
     elif mode in NO_LIGHT:
-        raise ValueError(f"its bands are {mode}, and {channels} of light are needed; give an array instead")
+        raise ValueError(
+            f"its bands are {mode}, and {channels} of light are needed; give an array instead"
+        )
     array = np.array(image)
     array = array[:, :, None] if array.ndim == 2 else array
     if array.shape[2] != channels:
@@ -62,20 +72,27 @@ def is_transparent(image: Image.Image) -> bool:
 
 
 def is_reduced(image: Image.Image) -> bool:
-    """Return True for an image that is not loaded yet and has over 8 bits a colour, of which Pillow will keep 8."""
+    """Return True for an image that is not loaded yet and has over 8 bits a colour, of which Pillow
+    will keep 8."""
     if image.mode.startswith("I"):
         return False
     tiles = getattr(image, "tile", ())
     forms = [str(tile[3]) for tile in tiles if len(tile) > 3]
-    # The forms of stored pixels are called "RGB;16B"; "BGR;16" has 16 bits a pixel. PPM gives the highest value.
-    highest = [re.search(r"\d+", form) for tile, form in zip(tiles, forms) if tile[0] in ("ppm", "ppm_plain")]
+    # The forms of stored pixels are called "RGB;16B"; "BGR;16" has 16 bits a pixel. PPM gives the
+    # highest value.
+    highest = [
+        re.search(r"\d+", form)
+        for tile, form in zip(tiles, forms)
+        if tile[0] in ("ppm", "ppm_plain")
+    ]
     if any(re.search(r";16[BLN]", form) for form in forms):
         return True
     return any(found and int(found[0]) > 255 for found in highest) or _coded_deep(image)
 
 
 def _coded_deep(image: Image.Image) -> bool:
-    """Return True for an open JPEG 2000 or AVIF file of more than 8 bits a colour, as its first bytes say."""
+    """Return True for an open JPEG 2000 or AVIF file of more than 8 bits a colour, as its first
+    bytes say."""
     if image.format not in ("JPEG2000", "AVIF") or getattr(image, "fp", None) is None:
         return False
     place = image.fp.tell()
@@ -90,8 +107,9 @@ def _coded_deep(image: Image.Image) -> bool:
 
 
 def read_deep_colors(image: Image.Image) -> tuple[np.ndarray, int] | None:
-    """Return the pixels [h, w, 2 to 4] uint16 of a PNG that is not loaded yet and has 16 bits a colour, and its EXIF
-    orientation; None for other images. Pillow would drop the lower 8 bits, which may be all that there is."""
+    """Return the pixels [h, w, 2 to 4] uint16 of a PNG that is not loaded yet and has 16 bits a
+    colour, and its EXIF orientation; None for other images. Pillow would drop the lower 8 bits,
+    which may be all that there is."""
     if image.format != "PNG" or not is_reduced(image) or image.fp is None:
         return None
     from torchvision.io import ImageReadMode, decode_png
@@ -107,12 +125,15 @@ def read_deep_colors(image: Image.Image) -> tuple[np.ndarray, int] | None:
         return None  # Pillow may read as much of it as there is
     if pixels.dtype != np.uint16 or pixels.shape[:2] != image.size[::-1]:
         return None
-    with Image.open(io.BytesIO(content)) as own:  # the one that was given stays unloaded, to be read again
+    with Image.open(
+        io.BytesIO(content)
+    ) as own:  # the one that was given stays unloaded, to be read again
         return pixels, exif_orientation(own)
 
 
 def deep_bands(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Return colours [h, w, 2 to 4] uint16 as [h, w, 1 or channels]: grey or RGB, which opacity may follow."""
+    """Return colours [h, w, 2 to 4] uint16 as [h, w, 1 or channels]: grey or RGB, which opacity may
+    follow."""
     bands = pixels.shape[2]
     if bands == channels:
         return pixels

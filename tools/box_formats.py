@@ -1,7 +1,7 @@
 """What the four numbers of a box can mean: told from its mask, or from the numbers of many boxes.
 
-Boxes are xyxy in pixels, with exclusive x2, y2, unless a function says otherwise; `tight` is the box around a mask's
-pixels.
+Boxes are xyxy in pixels, with exclusive x2, y2, unless a function says otherwise; `tight` is the
+box around a mask's pixels.
 """
 
 import math
@@ -9,12 +9,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-SLACK = 7.0  # pixels that each side of a box may lie off its mask: CST's have a margin, VOC's masks lack their rim
+# pixels that each side of a box may lie off its mask: CST's have a margin, VOC's masks lack their
+# rim
+SLACK = 7.0
 AGREE = 0.7  # IoU of a box and its mask's, after that
-CLOSE = 2.0, 0.03  # pixels, and share of the mask's height or width, that sides of a box lie off its mask at most ...
-SAME, OTHER = 0.85, 0.4  # ... and IoU from which on, and up to which, small boxes are its box and are not
-WORSE = 0.67  # times the IoU of a box with an even margin, up to which another one is not of that mask
-WRITTEN = {"xywh": "x, y, width, height", "xyxy": "x1, y1, x2, y2"}  # the two ways to give a box in files
+CLOSE = (
+    2.0,
+    0.03,
+    # pixels, and share of the mask's height or width, that sides of a box lie off its mask at most
+    # ...
+)
+SAME, OTHER = (
+    0.85,
+    0.4,
+)  # ... and IoU from which on, and up to which, small boxes are its box and are not
+WORSE = (
+    0.67  # times the IoU of a box with an even margin, up to which another one is not of that mask
+)
+WRITTEN = {
+    "xywh": "x, y, width, height",
+    "xyxy": "x1, y1, x2, y2",
+}  # the two ways to give a box in files
 EXACT = 1.0, 0.01  # the same, of a box that tells alone
 ENOUGH = 3  # boxes that tell together what none tells by itself
 SMALLEST = 8  # pixels of an image's height and width, for boxes within its first pixel to be odd
@@ -27,8 +42,11 @@ class Reading(NamedTuple):
 
     name: str
     advice: str
-    corners: Callable[[float, float, float, float], tuple[float, float, float, float]]  # numbers -> xyxy
-    whole: float = 0.0  # the number that stands for the width or height of the image; 0 where numbers are pixels
+    corners: Callable[
+        [float, float, float, float], tuple[float, float, float, float]
+    ]  # numbers -> xyxy
+    # the number that stands for the width or height of the image; 0 where numbers are pixels
+    whole: float = 0.0
 
 
 def _corners(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float, float, float]:
@@ -50,7 +68,10 @@ def _centre_and_size(x: float, y: float, w: float, h: float) -> tuple[float, flo
 FORMATS = {
     "x, y, width, height": (_corner_and_size, "add x to the width and y to the height"),
     "x1, y1, x2, y2": (_corners, ""),
-    "centre x, centre y, width, height": (_centre_and_size, "take half the size off the centre, and add it"),
+    "centre x, centre y, width, height": (
+        _centre_and_size,
+        "take half the size off the centre, and add it",
+    ),
     "y1, x1, y2, x2": (_swapped, "swap x and y"),
 }
 WHOLES = 1.0, 100.0, 1000.0  # shares, percent, and thousandths
@@ -59,9 +80,15 @@ MULTIPLY = "multiply x by the width and y by the height of the image"
 READINGS = [Reading(name, advice, corners) for name, (corners, advice) in FORMATS.items() if advice]
 for whole in WHOLES:
     shares = MULTIPLY if whole == 1 else f"{MULTIPLY} over {whole:g}"
-    READINGS += [Reading(f"{name}, each in 0..{whole:g} of the image,", f"{shares}, and {advice}" if advice else shares,
-                         corners, whole)
-                 for name, (corners, advice) in FORMATS.items()]
+    READINGS += [
+        Reading(
+            f"{name}, each in 0..{whole:g} of the image,",
+            f"{shares}, and {advice}" if advice else shares,
+            corners,
+            whole,
+        )
+        for name, (corners, advice) in FORMATS.items()
+    ]
 
 
 def iou(a: Numbers, b: Numbers) -> float:
@@ -84,8 +111,8 @@ def agree(box: Numbers, tight: Numbers) -> bool:
 
 
 def misread(box: Numbers, tight: Numbers, written: str) -> bool:
-    """Return True if a box, of numbers that were read as `written`, fits its mask when read the other way of WRITTEN,
-    and only then."""
+    """Return True if a box, of numbers that were read as `written`, fits its mask when read the
+    other way of WRITTEN, and only then."""
     if not all(math.isfinite(number) for number in box):
         return False
     x1, y1, x2, y2 = box
@@ -105,10 +132,12 @@ class Object:
 
 
 def other_reading(objects: Sequence[Object]) -> tuple[Object, Reading] | None:
-    """Return the first object whose box is not xyxy in pixels, as the masks tell, and what it is instead; or None.
+    """Return the first object whose box is not xyxy in pixels, as the masks tell, and what it is
+    instead; or None.
 
-    A box tells if it lies off its mask, and another reading fits closely, or with an even margin. Boxes that are loose
-    or cropped do so by chance alone: most of those that lie off have to tell the same.
+    A box tells if it lies off its mask, and another reading fits closely, or with an even margin.
+    Boxes that are loose or cropped do so by chance alone: most of those that lie off have to tell
+    the same.
     """
     off = 0
     told: dict[str, list[tuple[Object, Reading]]] = {}
@@ -138,8 +167,8 @@ def _fits(reading: Reading, one: Object) -> bool:
 
 
 def _tells_alone(one: Object, reading: Reading) -> bool:
-    """Return True if another reading of a box fits its mask exactly, or with the same margin on all sides: boxes that
-    are cropped by much fit roughly, by chance."""
+    """Return True if another reading of a box fits its mask exactly, or with the same margin on all
+    sides: boxes that are cropped by much fit roughly, by chance."""
     x1, y1, x2, y2 = other = _read(reading, one)
     margins = one.tight[0] - x1, one.tight[1] - y1, x2 - one.tight[2], y2 - one.tight[3]
     even = min(margins) >= 0 and max(margins) - min(margins) <= CLOSE[0]
@@ -147,7 +176,8 @@ def _tells_alone(one: Object, reading: Reading) -> bool:
 
 
 def in_first_pixel(boxes: Sequence[Numbers], height: int, width: int) -> bool:
-    """Return True if all of these boxes lie in the first pixel of an image that has many, as boxes in 0..1 do."""
+    """Return True if all of these boxes lie in the first pixel of an image that has many, as boxes
+    in 0..1 do."""
     return min(height, width) >= SMALLEST and all(min(box) >= 0 and max(box) <= 1 for box in boxes)
 
 
@@ -163,13 +193,18 @@ def _read(reading: Reading, one: Object) -> Numbers:
 
 def _close(box: Numbers, tight: Numbers, most: tuple[float, float] = CLOSE) -> bool:
     across, down = (_tolerance(tight, axis, most) for axis in (0, 1))
-    return all(abs(here - there) <= by for here, there, by in zip(box, tight, (across, down, across, down)))
+    return all(
+        abs(here - there) <= by for here, there, by in zip(box, tight, (across, down, across, down))
+    )
 
 
 def _centred(box: Numbers, tight: Numbers) -> bool:
     """Return True if two boxes have the same centre, or nearly so."""
-    return all(abs(box[axis] + box[axis + 2] - tight[axis] - tight[axis + 2]) / 2 <= _tolerance(tight, axis)
-               for axis in (0, 1))
+    return all(
+        abs(box[axis] + box[axis + 2] - tight[axis] - tight[axis + 2]) / 2
+        <= _tolerance(tight, axis)
+        for axis in (0, 1)
+    )
 
 
 def _tolerance(tight: Numbers, axis: int, most: tuple[float, float] = CLOSE) -> float:

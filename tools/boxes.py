@@ -1,4 +1,5 @@
-"""Box arithmetic that every stage shares. Boxes are float xyxy in pixels with exclusive x2, y2; any leading shape."""
+"""Box arithmetic that every stage shares. Boxes are float xyxy in pixels with exclusive x2, y2; any
+leading shape."""
 
 import math
 from collections.abc import Sequence
@@ -10,13 +11,16 @@ from ..libs.reference import area, intersection, iou
 
 __all__ = ["area", "clip", "decode", "encode", "intersection", "iou", "larger_than", "scale"]
 
-# exp() of a size delta is clamped here: no box grows by more than 1000 / 16 in one step (as in Detectron).
+# exp() of a size delta is clamped here: no box grows by more than 1000 / 16 in one step (as in
+# Detectron).
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """Boxes [N, ..., 4] cut to their images; sizes [N, 2] are (height, width) in pixels."""
-    height, width = (side.view(-1, *[1] * (boxes.dim() - 2)).to(boxes.dtype) for side in sizes.unbind(1))
+    height, width = (
+        side.view(-1, *[1] * (boxes.dim() - 2)).to(boxes.dtype) for side in sizes.unbind(1)
+    )
     x1, y1, x2, y2 = boxes.unbind(-1)
     zero = torch.zeros_like(height)
     x1, x2 = (torch.minimum(torch.maximum(x, zero), width) for x in (x1, x2))
@@ -25,8 +29,11 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def larger_than(boxes: Tensor, min_size: float) -> Tensor:
-    """Mask [...] of the boxes [..., 4] whose width and height both reach min_size pixels; False for NaN."""
-    return ((boxes[..., 2] - boxes[..., 0]) >= min_size) & ((boxes[..., 3] - boxes[..., 1]) >= min_size)
+    """Mask [...] of the boxes [..., 4] whose width and height both reach min_size pixels; False for
+    NaN."""
+    return ((boxes[..., 2] - boxes[..., 0]) >= min_size) & (
+        (boxes[..., 3] - boxes[..., 1]) >= min_size
+    )
 
 
 def scale(boxes: Tensor, ratios: Tensor) -> Tensor:
@@ -35,21 +42,33 @@ def scale(boxes: Tensor, ratios: Tensor) -> Tensor:
     return boxes * torch.stack([horizontal, vertical, horizontal, vertical], dim=-1).unsqueeze(-2)
 
 
-def encode(boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """Deltas (dx, dy, dw, dh) [..., 4] that turn anchors into boxes (Girshick et al., R-CNN, appendix C).
+def encode(
+    boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+) -> Tensor:
+    """Deltas (dx, dy, dw, dh) [..., 4] that turn anchors into boxes (Girshick et al., R-CNN,
+    appendix C).
 
-    dx = wx (x - xa) / wa and dw = ww log(w / wa), with x, y the centres; `weights` (wx, wy, ww, wh) bring the four to
-    about unit variance. Boxes without positive size give infinite or NaN deltas: mask them out.
+    dx = wx (x - xa) / wa and dw = ww log(w / wa), with x, y the centres; `weights` (wx, wy, ww, wh)
+    bring the four to about unit variance. Boxes without positive size give infinite or NaN deltas:
+    mask them out.
     """
     x, y, w, h = _centers(boxes)
     xa, ya, wa, ha = _centers(anchors)
     wx, wy, ww, wh = weights
-    deltas = [wx * (x - xa) / wa, wy * (y - ya) / ha, ww * torch.log(w / wa), wh * torch.log(h / ha)]
+    deltas = [
+        wx * (x - xa) / wa,
+        wy * (y - ya) / ha,
+        ww * torch.log(w / wa),
+        wh * torch.log(h / ha),
+    ]
     return torch.stack(deltas, dim=-1)
 
 
-def decode(deltas: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """Boxes [..., 4] from deltas and anchors, which may broadcast: the inverse of `encode`, with dw, dh clamped."""
+def decode(
+    deltas: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+) -> Tensor:
+    """Boxes [..., 4] from deltas and anchors, which may broadcast: the inverse of `encode`, with
+    dw, dh clamped."""
     xa, ya, wa, ha = _centers(anchors)
     dx, dy, dw, dh = (d / w for d, w in zip(deltas.unbind(-1), weights))
     half_w = 0.5 * wa * torch.exp(dw.clamp(max=MAX_LOG_SCALE))

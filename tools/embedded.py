@@ -22,7 +22,8 @@ def is_embedded(source: Any) -> bool:
 
 
 def embedded_image(path: str | os.PathLike) -> ImageData:
-    """Return the content of the image file that an annotation file of LabelMe holds in base64, as imageData.
+    """Return the content of the image file that an annotation file of LabelMe holds in base64, as
+    imageData.
 
     Raises:
         ValueError: no such file, no imageData, or one that is no base64.

@@ -1,4 +1,5 @@
-"""What a file is, in words, where it cannot be a checkpoint: by how it begins, as its name may say anything."""
+"""What a file is, in words, where it cannot be a checkpoint: by how it begins, as its name may say
+anything."""
 
 import re
 import zipfile
@@ -9,32 +10,50 @@ UNPACK = "Unpack it, and give the file inside"
 # How files begin, what these are, and what to do about it.
 BEGINNINGS = [
     (b"\x89HDF\r\n\x1a\n", "a file of HDF5, such as Keras, TensorFlow and Matlab write", EXPORT),
-    (b"version https://git-lfs", "a pointer of Git LFS, which stands in for the file",
-     "Fetch the file itself: git lfs pull"),
-    (b"/annex/objects/", "a pointer of git-annex, which stands in for the file",
-     "Fetch the file itself: git annex get"),
-    (b"\x1f\x8b", "packed with gzip", UNPACK), (b"BZh", "packed with bzip2", UNPACK),
-    (b"\xfd7zXZ", "packed with xz", UNPACK), (b"\x28\xb5\x2f\xfd", "packed with zstd", UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "packed with 7-Zip", UNPACK), (b"Rar!", "packed with RAR", UNPACK),
+    (
+        b"version https://git-lfs",
+        "a pointer of Git LFS, which stands in for the file",
+        "Fetch the file itself: git lfs pull",
+    ),
+    (
+        b"/annex/objects/",
+        "a pointer of git-annex, which stands in for the file",
+        "Fetch the file itself: git annex get",
+    ),
+    (b"\x1f\x8b", "packed with gzip", UNPACK),
+    (b"BZh", "packed with bzip2", UNPACK),
+    (b"\xfd7zXZ", "packed with xz", UNPACK),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd", UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "packed with 7-Zip", UNPACK),
+    (b"Rar!", "packed with RAR", UNPACK),
     (b"GGUF", "a language model in GGUF", "Give weights of a Mask R-CNN"),
     (b"\x93NUMPY", "a single array of NumPy", "Give a checkpoint, names and tensors"),
-    (b"%PDF", "a PDF", "Give a checkpoint"), (b"\x89PNG", "a picture", "Give a checkpoint"),
-    (b"\xff\xd8\xff", "a picture", "Give a checkpoint"), (b"\x7fELF", "a program", "Give a checkpoint"),
+    (b"%PDF", "a PDF", "Give a checkpoint"),
+    (b"\x89PNG", "a picture", "Give a checkpoint"),
+    (b"\xff\xd8\xff", "a picture", "Give a checkpoint"),
+    (b"\x7fELF", "a program", "Give a checkpoint"),
 ]
 # What archives that torch.save did not write hold, and so what they are.
 MEMBERS = [
-    (r"[^/]*/?constants\.pkl|[^/]*/code/.*", "a TorchScript program", "Save the state_dict() of the model that it was "
-                                                                     "made of"),
-    (r"(.*/)?archive_format", "a program that torch.export wrote", "Save the state_dict() of the model that it was "
-                                                                   "made of"),
-    (r"model\.weights\.h5|config\.json", "a model of Keras", EXPORT), (r".*\.npy", "an archive of NumPy arrays",
-                                                                      "Save them with pickle or torch.save"),
+    (
+        r"[^/]*/?constants\.pkl|[^/]*/code/.*",
+        "a TorchScript program",
+        "Save the state_dict() of the model that it was made of",
+    ),
+    (
+        r"(.*/)?archive_format",
+        "a program that torch.export wrote",
+        "Save the state_dict() of the model that it was made of",
+    ),
+    (r"model\.weights\.h5|config\.json", "a model of Keras", EXPORT),
+    (r".*\.npy", "an archive of NumPy arrays", "Save them with pickle or torch.save"),
 ]
 TABLE = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # how the index of TensorFlow's checkpoints ends
 
 
 def foreign_kind(path: Path) -> str:
-    """What a file is and what to do about it, where it is a kind that is known and not read; otherwise ""."""
+    """What a file is and what to do about it, where it is a kind that is known and not read;
+    otherwise ""."""
     if path.is_dir():
         parts = "a model of TensorFlow" if (path / "saved_model.pb").is_file() else "a folder"
         return f"{parts}; give a checkpoint file, such as best.pt of a run folder"
@@ -48,16 +67,24 @@ def foreign_kind(path: Path) -> str:
         if head.startswith(beginning):
             return f"{kind}. {cure}"
     if re.match(rb"\s*<(!doctype|html|\?xml|head|body)", head, re.IGNORECASE):
-        return "a web page, as failed downloads are. Open the address in a browser, and download the file itself"
+        return (
+            "a web page, as failed downloads are. Open the address in a browser, and download "
+            "the file itself"
+        )
     if head[257:262] == b"ustar":
         return f"packed with tar. {UNPACK}"
     if tail == TABLE or (b".ckpt" in path.name.encode() and path.suffix in (".index", ".meta")):
         return f"a checkpoint of TensorFlow. {EXPORT}"
     # ONNX is protobuf without a mark of its own: the version of its format, and then who wrote it.
-    if path.suffix == ".onnx" or re.match(rb"\x08[\x01-\x20]\x12.{1,40}(\x1a|\"|:)", head, re.DOTALL):
+    if path.suffix == ".onnx" or re.match(
+        rb"\x08[\x01-\x20]\x12.{1,40}(\x1a|\"|:)", head, re.DOTALL
+    ):
         return "a model in ONNX. Give the PyTorch checkpoint that it was exported from"
     if head[:1] not in (b"\x80", b"P", b"(") and _is_text(head):
-        return f"text, which begins {head[:40].decode(errors='replace').splitlines()[0]!r}. Give a checkpoint"
+        return (
+            f"text, which begins {head[:40].decode(errors='replace').splitlines()[0]!r}. Give a "
+            "checkpoint"
+        )
     return _archive_kind(path) if head.startswith(b"PK") else ""
 
 
@@ -71,12 +98,21 @@ def _archive_kind(path: Path) -> str:
     for pattern, kind, cure in MEMBERS:
         if any(re.fullmatch(pattern, name) for name in names):
             return f"{kind}. {cure}"
-    inside = [name for name in names if name.endswith((".pt", ".pth", ".pkl", ".safetensors")) and
-              not name.endswith("data.pkl")]
+    inside = [
+        name
+        for name in names
+        if name.endswith((".pt", ".pth", ".pkl", ".safetensors")) and not name.endswith("data.pkl")
+    ]
     return f"a zip archive with {inside[0]!r} in it. {UNPACK}" if inside else ""
 
 
 def _is_text(head: bytes) -> bool:
     """Whether bytes are words of some kind, and no protocol of pickle that is text itself."""
-    return len(head) > 3 and head.isascii() and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head) \
-        and b"\nI" not in head and b"\n." not in head and not head.startswith((b"c", b"d"))
+    return (
+        len(head) > 3
+        and head.isascii()
+        and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
+        and b"\nI" not in head
+        and b"\n." not in head
+        and not head.startswith((b"c", b"d"))
+    )

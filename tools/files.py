@@ -1,4 +1,5 @@
-"""Files that are either whole or not there, and the leftovers of processes that were killed while writing."""
+"""Files that are either whole or not there, and the leftovers of processes that were killed while
+writing."""
 
 import errno
 import os
@@ -29,7 +30,8 @@ class FullError(WriteError):
 
 @contextmanager
 def atomic(path: str | os.PathLike, make_folder: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes
+    when it does not.
 
         with atomic("run/last.pt") as part:
             torch.save(state, part)
@@ -38,8 +40,8 @@ def atomic(path: str | os.PathLike, make_folder: bool = True) -> Iterator[Path]:
 
     Args:
         path: the file to write.
-        make_folder: make its folder where that is missing. A folder that was there before, and in which work goes on,
-            must not come into being again, empty, where somebody has moved it.
+        make_folder: make its folder where that is missing. A folder that was there before, and in
+            which work goes on, must not come into being again, empty, where somebody has moved it.
 
     Raises:
         WriteError: the disk is full, the folder is gone, or it must not be written to.
@@ -80,9 +82,13 @@ def _temporary(target: Path) -> tuple[Path, int]:
     """A new temporary file beside `target`, and its handle, which holds a lock on it."""
     while True:
         # With a suffix in any case: torch.save takes no name that begins with its only dot.
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-", suffix=target.suffix or ".tmp")
+        handle, name = tempfile.mkstemp(
+            dir=target.parent, prefix=".part-", suffix=target.suffix or ".tmp"
+        )
         lock(handle)
-        if os.path.exists(name):  # otherwise another process took it for a leftover, before it was locked
+        if os.path.exists(
+            name
+        ):  # otherwise another process took it for a leftover, before it was locked
             return Path(name), handle
         os.close(handle)
 
@@ -96,16 +102,21 @@ def _close(handle: int) -> int:
 
 
 def _reason(error: OSError | RuntimeError, target: Path, part: Path | None) -> str | None:
-    """Why a file could not be written, or None where the error is about something else, or says it already."""
+    """Why a file could not be written, or None where the error is about something else, or says it
+    already."""
     if isinstance(error, WriteError):
         return None
     if not target.parent.is_dir():
-        return (f"the folder {target.parent} is no longer there; it was deleted, moved or replaced by a file. Nothing "
-                f"was written in its place")
+        return (
+            f"the folder {target.parent} is no longer there; it was deleted, moved or replaced by "
+            "a file. Nothing was written in its place"
+        )
     if part is not None and not part.exists():
         return f"its temporary file {part.name} was deleted while it was written"
     number = getattr(error, "errno", None)
-    if part is not None and number is None:  # torch and Pillow forget what the system said: ask it again
+    if (
+        part is not None and number is None
+    ):  # torch and Pillow forget what the system said: ask it again
         number = _probe(part)
     elif part is not None and error.filename not in (None, os.fspath(part), os.fspath(target)):
         return None  # of another file, which the block reads or writes
@@ -137,8 +148,8 @@ def _free(folder: Path) -> str:
 
 
 def check_writable(*paths: str | os.PathLike) -> None:
-    """Makes the folders of files that are going to be written, as `atomic` does, so that no long work is done in vain;
-    and removes what was left in them, see `remove_leftovers`.
+    """Makes the folders of files that are going to be written, as `atomic` does, so that no long
+    work is done in vain; and removes what was left in them, see `remove_leftovers`.
 
     Raises:
         ValueError: one cannot be made or written to, or a folder is there in place of a file.
@@ -160,7 +171,8 @@ def lock(handle: int) -> bool | None:
     """Lock an open file or folder until it is closed, or its process has ended, however that ends.
 
     Returns:
-        True: it is locked now. False: another process has it. None: the system or the file system has no such locks.
+        True: it is locked now. False: another process has it. None: the system or the file system
+            has no such locks.
     """
     try:
         import fcntl
@@ -174,16 +186,22 @@ def lock(handle: int) -> bool | None:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove the temporary files of `atomic` in a folder whose process was killed: see `remove_abandoned`."""
+    """Remove the temporary files of `atomic` in a folder whose process was killed: see
+    `remove_abandoned`."""
     with suppress(OSError):
-        remove_abandoned(path for path in Path(folder).iterdir() if PART.fullmatch(path.name) and not path.is_dir())
+        remove_abandoned(
+            path
+            for path in Path(folder).iterdir()
+            if PART.fullmatch(path.name) and not path.is_dir()
+        )
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
     """Remove temporary files and folders that nobody writes any more.
 
-    Who writes them holds a lock on them, on this machine or, over a network drive, on another. Where the file system
-    has no locks, they are left until nothing has changed for a day. What cannot be removed stays.
+    Who writes them holds a lock on them, on this machine or, over a network drive, on another.
+    Where the file system has no locks, they are left until nothing has changed for a day. What
+    cannot be removed stays.
     """
     for path in list(paths):
         with suppress(OSError):

@@ -1,6 +1,8 @@
-"""Image files, opened so that whatever is wrong with one is an error that names it: one page, turned one way.
+"""Image files, opened so that whatever is wrong with one is an error that names it: one page,
+turned one way.
 
-Pillow's decoders raise almost anything when a file is damaged, and metadata may be wrong where the pixels are right.
+Pillow's decoders raise almost anything when a file is damaged, and metadata may be wrong where the
+pixels are right.
 """
 
 import functools
@@ -20,13 +22,15 @@ from .embedded import embedded_image, is_embedded
 
 ORIENTATIONS = ("exif", "stored")  # the choices of [data] orientation
 ORIENTATION = 0x0112  # EXIF's key
-LARGEST = "MASKRCNN_MAX_IMAGE_PIXELS"  # environment variable: pixels from which on an image is refused; 0: none
+# environment variable: pixels from which on an image is refused; 0: none
+LARGEST = "MASKRCNN_MAX_IMAGE_PIXELS"
 MOST_PAGES = 1000  # that are counted
 DRAWINGS = ("EPS", "WMF")  # which other programs would have to be started for
 ONE_IMAGE = ("MPO", "PSD")  # further frames are previews or other views of the first, or its layers
 REDUCED_OR_MASK = 0b101  # of TIFF's NewSubfileType: a thumbnail, or which pixels another page shows
 
-# How to turn stored pixels [h, w, ...] upright, by EXIF's orientation. Only 6 and 8 are not their own inverse.
+# How to turn stored pixels [h, w, ...] upright, by EXIF's orientation. Only 6 and 8 are not their
+# own inverse.
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: lambda pixels: pixels,
     2: lambda pixels: pixels[:, ::-1],
@@ -42,8 +46,8 @@ SWAPPED = (5, 6, 7, 8)  # height and width change places
 
 
 def silence_pillow() -> None:
-    """Ignore Pillow's warnings of large images, which it opens, and of damaged metadata, which nothing here depends on,
-    unless the user's own filters say otherwise."""
+    """Ignore Pillow's warnings of large images, which it opens, and of damaged metadata, which
+    nothing here depends on, unless the user's own filters say otherwise."""
     for category in (Image.DecompressionBombWarning, UserWarning):
         warnings.filterwarnings("ignore", category=category, module=r"PIL\.", append=True)
 
@@ -52,17 +56,20 @@ silence_pillow()
 
 
 @contextmanager
-def opened(source: str | os.PathLike | IO[bytes],
-           fault: str = "cannot read image {name}: {reason}") -> Iterator[Image.Image]:
-    """Open an image file, or its content, that has one page. What is raised within the block is said to be its fault.
+def opened(
+    source: str | os.PathLike | IO[bytes], fault: str = "cannot read image {name}: {reason}"
+) -> Iterator[Image.Image]:
+    """Open an image file, or its content, that has one page. What is raised within the block is
+    said to be its fault.
 
     Args:
-        source: a file's path, or an open binary file. An annotation file of LabelMe is opened as the image in it.
+        source: a file's path, or an open binary file. An annotation file of LabelMe is opened as
+            the image in it.
         fault: the text of the error, with places for the `name` of the file and the `reason`.
 
     Raises:
-        ValueError: a file that is missing, no image, damaged, too large or has several pages; and whatever error the
-            block raises.
+        ValueError: a file that is missing, no image, damaged, too large or has several pages; and
+            whatever error the block raises.
     """
     name = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else "the content"
     try:
@@ -71,7 +78,9 @@ def opened(source: str | os.PathLike | IO[bytes],
         set_largest()
         with Image.open(embedded_image(source) if is_embedded(source) else source) as image:
             if image.format in DRAWINGS:
-                raise ValueError(f"it is a drawing ({image.format}), which has no pixels; save it as PNG")
+                raise ValueError(
+                    f"it is a drawing ({image.format}), which has no pixels; save it as PNG"
+                )
             check_pages(image)
             yield image
     except FileNotFoundError as error:
@@ -87,9 +96,11 @@ def reason_of(error: Exception) -> str:
         pixels = re.search(r"\d+", said)
         count = f"{pixels[0]} pixels" if pixels else "more pixels"
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        return (f"it has {count}, and above {most} a file is taken for a trap; if this one is right, set the "
-                f"environment variable {LARGEST} to the largest number that you allow, or PIL.Image.MAX_IMAGE_PIXELS "
-                f"to half of it")
+        return (
+            f"it has {count}, and above {most} a file is taken for a trap; if this one is right, "
+            f"set the environment variable {LARGEST} to the largest number that you allow, or "
+            "PIL.Image.MAX_IMAGE_PIXELS to half of it"
+        )
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
     if isinstance(error, OSError) and error.strerror:
@@ -100,10 +111,15 @@ def reason_of(error: Exception) -> str:
 
 
 def _check_file(path: str | bytes | os.PathLike) -> None:
-    """Raise an error for what is no file: opening a pipe would wait for somebody to write into it."""
+    """Raise an error for what is no file: opening a pipe would wait for somebody to write into
+    it."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
-        raise ValueError("it is a folder" if stat.S_ISDIR(mode) else "it is no file, but a pipe, socket or device")
+        raise ValueError(
+            "it is a folder"
+            if stat.S_ISDIR(mode)
+            else "it is no file, but a pipe, socket or device"
+        )
 
 
 @functools.cache
@@ -117,24 +133,35 @@ def set_largest() -> None:
     if not text:
         return
     if not text.isdecimal():
-        raise ValueError(f"the environment variable {LARGEST} = {text!r}: give a number of pixels, or 0 for no limit")
-    Image.MAX_IMAGE_PIXELS = (int(text) + 1) // 2 or None  # Pillow refuses what has more than twice as many
+        raise ValueError(
+            f"the environment variable {LARGEST} = {text!r}: give a number of pixels, or 0 for no "
+            "limit"
+        )
+    Image.MAX_IMAGE_PIXELS = (
+        int(text) + 1
+    ) // 2 or None  # Pillow refuses what has more than twice as many
 
 
 def check_pages(image: Image.Image) -> None:
-    """Raise a ValueError for an image of several pages or frames, unless one after the first was chosen by `seek`."""
+    """Raise a ValueError for an image of several pages or frames, unless one after the first was
+    chosen by `seek`."""
     if image.format in ONE_IMAGE or image.tell() > 0:
         return
     pages = _tiff_pages(image) if image.format == "TIFF" else getattr(image, "n_frames", 1)
     if pages > 1:
         many = f"{MOST_PAGES} or more" if pages >= MOST_PAGES else pages
-        raise ValueError(f"it has {many} pages or frames, and one is expected: split it, or save the one that is meant "
-                         f"as a file of its own")
+        raise ValueError(
+            f"it has {many} pages or frames, and one is expected: split it, or save the one that "
+            "is meant as a file of its own"
+        )
 
 
 def _tiff_pages(image: Image.Image) -> int:
-    """Return the number of pages without smaller copies of the first one. It stays open at the first."""
-    described = re.match(r"ImageJ=.*?^images=(\d{1,9})$", str(_tiff_tag(image, 270)), re.DOTALL | re.MULTILINE)
+    """Return the number of pages without smaller copies of the first one. It stays open at the
+    first."""
+    described = re.match(
+        r"ImageJ=.*?^images=(\d{1,9})$", str(_tiff_tag(image, 270)), re.DOTALL | re.MULTILINE
+    )
     if described and int(described[1]) > 1:
         return int(described[1])  # large stacks of ImageJ say nothing else of their further pages
     pages = number = 1
@@ -144,8 +171,10 @@ def _tiff_pages(image: Image.Image) -> int:
         except EOFError:
             break
         except Exception as error:
-            raise ValueError(f"after page {number} it has something that cannot be read ({reason_of(error)}): save the "
-                             f"page that is meant as a file of its own") from error
+            raise ValueError(
+                f"after page {number} it has something that cannot be read ({reason_of(error)}): "
+                "save the page that is meant as a file of its own"
+            ) from error
         kind = _tiff_tag(image, 254)
         pages += not (isinstance(kind, int) and kind & REDUCED_OR_MASK)
         number += 1
@@ -159,7 +188,8 @@ def _tiff_tag(image: Image.Image, key: int) -> object:
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """Return EXIF's orientation, 1 to 8, of an open image: 1, upright, where it has none that can be read.
+    """Return EXIF's orientation, 1 to 8, of an open image: 1, upright, where it has none that can
+    be read.
 
     That entry alone is read, as others may be damaged, or what an editor made of them.
     """
@@ -193,22 +223,28 @@ def _own_orientation(image: Image.Image) -> object:
 
 
 def size_of(image: Image.Image, orientation: str) -> tuple[int, int]:
-    """Return height and width of an open image whose pixels are not loaded yet, turned as [data] orientation says."""
+    """Return height and width of an open image whose pixels are not loaded yet, turned as [data]
+    orientation says."""
     width, height = image.size
     if image.format == "TIFF":
-        width, height = int(_tiff_tag(image, 256)), int(_tiff_tag(image, 257))  # Pillow's size is turned already
+        width, height = (
+            int(_tiff_tag(image, 256)),
+            int(_tiff_tag(image, 257)),
+        )  # Pillow's size is turned already
     if orientation == "exif" and exif_orientation(image) in SWAPPED:
         return width, height
     return height, width
 
 
-def turned(image: Image.Image, orientation: str,
-           convert: Callable[[Image.Image], np.ndarray]) -> tuple[np.ndarray, int]:
-    """Return the pixels [h, w, ...] that `convert` makes of an open image, turned as [data] orientation says, and the
-    EXIF orientation that the file has."""
+def turned(
+    image: Image.Image, orientation: str, convert: Callable[[Image.Image], np.ndarray]
+) -> tuple[np.ndarray, int]:
+    """Return the pixels [h, w, ...] that `convert` makes of an open image, turned as [data]
+    orientation says, and the EXIF orientation that the file has."""
     stated = exif_orientation(image)
     if image.format == "TIFF":
-        # Pillow maps a file that it knows by name into memory; of one that lies on a side, with the wrong width.
+        # Pillow maps a file that it knows by name into memory; of one that lies on a side, with the
+        # wrong width.
         name, image.filename = image.filename, ""
         image.load()
         image.filename = name
@@ -225,4 +261,6 @@ def turned(image: Image.Image, orientation: str,
 def check_orientation(orientation: str) -> None:
     """Raise a ValueError for a choice of [data] orientation that does not exist."""
     if orientation not in ORIENTATIONS:
-        raise ValueError(f"[data] orientation = {orientation!r}; choose {' or '.join(ORIENTATIONS)}")
+        raise ValueError(
+            f"[data] orientation = {orientation!r}; choose {' or '.join(ORIENTATIONS)}"
+        )

@@ -1,4 +1,5 @@
-"""How many objects of an image the settings let through: no image gets more detections, whatever is in it."""
+"""How many objects of an image the settings let through: no image gets more detections, whatever is
+in it."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -38,18 +39,21 @@ class Limit:
 def limits_of(config: Mapping[str, Any]) -> list[Limit]:
     """Return the limits of a configuration, from the last step of detection to the first."""
     rpn, box = config["rpn"], config["box"]
-    return [Limit("box", "max_detections", box["max_detections"], FEW_MORE),
-            Limit("evaluate", "max_detections", config["evaluate"]["max_detections"], FEW_MORE),
-            Limit("box", "pre_nms", box["pre_nms"], CANDIDATES),
-            Limit("rpn", "post_nms_test", rpn["post_nms_test"], CANDIDATES),
-            Limit("rpn", "pre_nms_test", rpn["pre_nms_test"], CANDIDATES),
-            Limit("rpn", "post_nms_train", rpn["post_nms_train"], CANDIDATES, training=True),
-            Limit("rpn", "pre_nms_train", rpn["pre_nms_train"], CANDIDATES, training=True)]
+    return [
+        Limit("box", "max_detections", box["max_detections"], FEW_MORE),
+        Limit("evaluate", "max_detections", config["evaluate"]["max_detections"], FEW_MORE),
+        Limit("box", "pre_nms", box["pre_nms"], CANDIDATES),
+        Limit("rpn", "post_nms_test", rpn["post_nms_test"], CANDIDATES),
+        Limit("rpn", "pre_nms_test", rpn["pre_nms_test"], CANDIDATES),
+        Limit("rpn", "post_nms_train", rpn["post_nms_train"], CANDIDATES, training=True),
+        Limit("rpn", "pre_nms_train", rpn["pre_nms_train"], CANDIDATES, training=True),
+    ]
 
 
 def raised(limits: Sequence[Limit], objects: int) -> dict[str, dict[str, int]]:
-    """Return sections of settings that let images of so many objects through: none where no limit stops any, otherwise
-    all that are too low, so that one does not stop what another lets through."""
+    """Return sections of settings that let images of so many objects through: none where no limit
+    stops any, otherwise all that are too low, so that one does not stop what another lets
+    through."""
     sections: dict[str, dict[str, int]] = {}
     if any(limit.stops(objects) for limit in limits):
         for limit in limits:
@@ -60,16 +64,19 @@ def raised(limits: Sequence[Limit], objects: int) -> dict[str, dict[str, int]]:
 
 def as_settings(sections: Mapping[str, Mapping[str, int]]) -> str:
     """Return sections as text: "[box] max_detections = 450, [rpn] post_nms_test = 1500"."""
-    return ", ".join(f"[{section}] {key} = {value}" for section, keys in sections.items()
-                     for key, value in keys.items())
+    return ", ".join(
+        f"[{section}] {key} = {value}"
+        for section, keys in sections.items()
+        for key, value in keys.items()
+    )
 
 
 @dataclass
 class Reached:
     """Counts images in which detection reached a limit.
 
-    A limit is reached with as many detections. Those of proposals, and of candidates for NMS, which are several for
-    each object, are reached as well with half as many detections that are sure.
+    A limit is reached with as many detections. Those of proposals, and of candidates for NMS, which
+    are several for each object, are reached as well with half as many detections that are sure.
     """
 
     limits: Sequence[Limit]
@@ -81,23 +88,38 @@ class Reached:
 
     @classmethod
     def of(cls, model: Any, least: float = 0.0, evaluated: int = 0) -> "Reached":
-        """Return a counter for the detections of a model, of which parts of one's own have limits of their own.
+        """Return a counter for the detections of a model, of which parts of one's own have limits
+        of their own.
 
         `evaluated` is [evaluate] max_detections where they are evaluated, and otherwise 0.
         """
-        limits = [replace(limit, value=evaluated) if limit.section == "evaluate" else limit
-                  for limit in limits_of(model.config) if not limit.training]
-        return cls([limit for limit in limits
-                    if limit.value and not (limit.section == "rpn" and "proposal" in model.replaced)], least)
+        limits = [
+            replace(limit, value=evaluated) if limit.section == "evaluate" else limit
+            for limit in limits_of(model.config)
+            if not limit.training
+        ]
+        return cls(
+            [
+                limit
+                for limit in limits
+                if limit.value and not (limit.section == "rpn" and "proposal" in model.replaced)
+            ],
+            least,
+        )
 
     def add(self, scores: Any, objects: int = 0) -> None:
-        """Add the detections of an image: their scores [D], best first; and how many objects it has, if known."""
+        """Add the detections of an image: their scores [D], best first; and how many objects it
+        has, if known."""
         self.images += 1
         self.objects = max(self.objects, objects)
         scores = scores[scores >= self.least]
         count, sure = len(scores), int((scores >= SURE).sum())
-        reached = [limit for limit in self.limits if limit.value and (
-            count >= limit.value or (limit.share == CANDIDATES and sure >= limit.value / 2))]
+        reached = [
+            limit
+            for limit in self.limits
+            if limit.value
+            and (count >= limit.value or (limit.share == CANDIDATES and sure >= limit.value / 2))
+        ]
         for limit in reached:
             self.counts[limit] = self.counts.get(limit, 0) + 1
         if reached:
@@ -107,13 +129,18 @@ class Reached:
         """Return what a user should know, or nothing where no limit was reached."""
         if not self.counts:
             return ""
-        counts = "; ".join(f"{count} of {self.images} images reached {limit}" for limit, count in self.counts.items())
+        counts = "; ".join(
+            f"{count} of {self.images} images reached {limit}"
+            for limit, count in self.counts.items()
+        )
         higher = raised(self.limits, self.objects)
         for limit in self.counts:
             keys = higher.setdefault(limit.section, {})
             keys[limit.key] = max(2 * limit.value, keys.get(limit.key, 0))
-        return (f"{counts}: objects beyond are not found. Their weakest detections score up to {self.weakest:.2f}; "
-                f"where objects are missing, set {as_settings(higher)}")
+        return (
+            f"{counts}: objects beyond are not found. Their weakest detections score up to "
+            f"{self.weakest:.2f}; where objects are missing, set {as_settings(higher)}"
+        )
 
     def warn(self) -> None:
         """Log the message, if there is one."""

@@ -1,4 +1,5 @@
-"""Masks between image pixels and the m x m frame of a box: `crop` and `paste` are inverse to each other."""
+"""Masks between image pixels and the m x m frame of a box: `crop` and `paste` are inverse to each
+other."""
 
 from ..libs.ops import crop_masks as crop
 from ..libs.ops import paste_masks as paste

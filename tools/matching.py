@@ -1,6 +1,8 @@
-"""Which candidates (anchors or proposals) learn from which ground truth, and which of them are sampled for the loss.
+"""Which candidates (anchors or proposals) learn from which ground truth, and which of them are
+sampled for the loss.
 
-Everything is a padded batch: N images, P candidates, M ground truths, so that no step loops over images or boxes.
+Everything is a padded batch: N images, P candidates, M ground truths, so that no step loops over
+images or boxes.
 """
 
 import torch
@@ -11,22 +13,33 @@ from .boxes import area, intersection, iou
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
 
-def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None, positive_iou: float,
-          negative_iou: float, crowd_overlap: float, low_quality: bool = False) -> tuple[Tensor, Tensor]:
-    """Assign to each candidate the ground truth that it overlaps most (Ren et al., Faster R-CNN, section 3.1.2).
+def match(
+    candidates: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    crowd: Tensor | None,
+    positive_iou: float,
+    negative_iou: float,
+    crowd_overlap: float,
+    low_quality: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Assign to each candidate the ground truth that it overlaps most (Ren et al., Faster R-CNN,
+    section 3.1.2).
 
     Args:
         candidates: [N, P, 4] or [1, P, 4], absolute xyxy.
-        boxes: [N, M, 4] ground truth, with valid [N, M]: its objects, and crowd [N, M]: its crowd regions; None
-            where there are none.
+        boxes: [N, M, 4] ground truth, with valid [N, M]: its objects, and crowd [N, M]: its crowd
+            regions; None where there are none.
         positive_iou: positive at and above this IoU.
         negative_iou: negative below this IoU; ignored between the two.
-        crowd_overlap: a candidate that is not positive and lies with at least this share of its area in one crowd
-            region is ignored: crowds are neither positives nor negatives.
-        low_quality: also make the best candidates of each ground truth positive, ties included, whatever their IoU.
+        crowd_overlap: a candidate that is not positive and lies with at least this share of its
+            area in one crowd region is ignored: crowds are neither positives nor negatives.
+        low_quality: also make the best candidates of each ground truth positive, ties included,
+            whatever their IoU.
 
     Returns:
-        index [N, P] of the matched ground truth (0 where there is none), and label [N, P]: 1, 0, or -1 for ignored.
+        index [N, P] of the matched ground truth (0 where there is none), and label [N, P]: 1, 0, or
+        -1 for ignored.
     """
     overlaps = iou(boxes, candidates).masked_fill(~valid[:, :, None], -1.0)
     if overlaps.shape[1] == 0:
@@ -34,9 +47,12 @@ def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None
         return nothing, nothing + NEGATIVE
     best, index = overlaps.max(dim=1)
     label = torch.full_like(index, IGNORED)
-    label = label.masked_fill(best < negative_iou, NEGATIVE).masked_fill(best >= positive_iou, POSITIVE)
+    label = label.masked_fill(best < negative_iou, NEGATIVE).masked_fill(
+        best >= positive_iou, POSITIVE
+    )
     if low_quality:
-        # An object that overlaps no candidate at all has no best one: without "> 0" all candidates would tie for it.
+        # An object that overlaps no candidate at all has no best one: without "> 0" all candidates
+        # would tie for it.
         best_of_object = overlaps.max(dim=2, keepdim=True).values
         chosen = ((overlaps == best_of_object) & (best_of_object > 0)).any(dim=1)
         label = label.masked_fill(chosen, POSITIVE)
@@ -50,25 +66,34 @@ def match(candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None
 def check_thresholds(name: str, positive_iou: float, negative_iou: float) -> None:
     """Raises ValueError where a candidate could be both."""
     if negative_iou > positive_iou:
-        raise ValueError(f"{name}: negative_iou {negative_iou} must not exceed positive_iou {positive_iou}")
+        raise ValueError(
+            f"{name}: negative_iou {negative_iou} must not exceed positive_iou {positive_iou}"
+        )
 
 
-def sample(label: Tensor, size: int, positive_fraction: float, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """A random choice of `size` candidates an image, at most `positive_fraction` of them positive, the rest negative.
+def sample(
+    label: Tensor, size: int, positive_fraction: float, keys: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A random choice of `size` candidates an image, at most `positive_fraction` of them positive,
+    the rest negative.
 
     Args:
         label: [N, P], 1 positive, 0 negative, -1 ignored.
         keys: [N], what each image's choice follows from, whatever batch it is in.
 
     Returns:
-        index [N, S] into the candidates and valid [N, S], S = min(size, P). Positives come first, so that all of
-        them lie in the first int(size * positive_fraction) slots; padding comes last.
+        index [N, S] into the candidates and valid [N, S], S = min(size, P). Positives come first,
+        so that all of them lie in the first int(size * positive_fraction) slots; padding comes
+        last.
     """
     count = label.shape[1]
     priority = noise(keys, count)
-    positives, is_positive = _draw(priority, label == POSITIVE, min(int(size * positive_fraction), count))
+    positives, is_positive = _draw(
+        priority, label == POSITIVE, min(int(size * positive_fraction), count)
+    )
     negatives, is_negative = _draw(priority, label == NEGATIVE, min(size, count))
-    # Positives, then negatives, then padding; the cut leaves as many negatives as there is room for.
+    # Positives, then negatives, then padding; the cut leaves as many negatives as there is room
+    # for.
     index = torch.cat([positives, negatives], dim=1)
     valid = torch.cat([is_positive, is_negative], dim=1)
     order = (~valid).byte().argsort(dim=1, stable=True)[:, : min(size, count)]
@@ -76,16 +101,18 @@ def sample(label: Tensor, size: int, positive_fraction: float, keys: Tensor) -> 
 
 
 def _draw(priority: Tensor, eligible: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` eligible slots of highest priority: index [N, count], and valid where fewer are eligible."""
+    """The `count` eligible slots of highest priority: index [N, count], and valid where fewer are
+    eligible."""
     value, index = priority.masked_fill(~eligible, -1).topk(count, dim=1)
     return index, value >= 0
 
 
 def noise(keys: Tensor, count: int) -> Tensor:
-    """Random integers [N, count] in 0..2**63 - 1 that follow from keys [N] alone, on every device the same.
+    """Random integers [N, count] in 0..2**63 - 1 that follow from keys [N] alone, on every device
+    the same.
 
-    SplitMix64 (Steele et al., Fast Splittable Pseudorandom Number Generators, figure 17): the key is its seed. Integers
-    of 64 bits wrap around, and have no logical shift, hence the masks.
+    SplitMix64 (Steele et al., Fast Splittable Pseudorandom Number Generators, figure 17): the key
+    is its seed. Integers of 64 bits wrap around, and have no logical shift, hence the masks.
     """
     x = keys[:, None] + torch.arange(1, count + 1, device=keys.device) * -0x61C8864680B583EB
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):

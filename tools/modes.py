@@ -1,4 +1,5 @@
-"""Evaluation mode that nobody else sees: not the training that goes on in another thread, nor a second prediction."""
+"""Evaluation mode that nobody else sees: not the training that goes on in another thread, nor a
+second prediction."""
 
 import copy
 import functools
@@ -17,21 +18,36 @@ LARGEST = 10_000  # what a container has more of than this are data, not modules
 LISTS = (list, tuple, set, frozenset, deque)
 MAPPINGS = (dict, OrderedDict, defaultdict)
 CONTAINERS = {*LISTS, *MAPPINGS}
-ATOMS = {type(None), bool, int, float, complex, str, bytes, torch.Tensor, nn.Parameter, torch.dtype, torch.device}
+ATOMS = {
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    torch.Tensor,
+    nn.Parameter,
+    torch.dtype,
+    torch.device,
+}
 
 
 def evaluation_view(model: Module) -> Module:
-    """A model that computes what this one does in evaluation mode, with the same parameters and buffers.
+    """A model that computes what this one does in evaluation mode, with the same parameters and
+    buffers.
 
-    Every module is copied, but not what it holds: no weights. The model keeps its modes and attributes, whatever the
-    view does meanwhile, and several views can be at work at once. What compilation made of a module is left out: it is
-    bound to that module. Parts of TorchScript keep their mode inside, and are copied with their weights.
+    Every module is copied, but not what it holds: no weights. The model keeps its modes and
+    attributes, whatever the view does meanwhile, and several views can be at work at once. What
+    compilation made of a module is left out: it is bound to that module. Parts of TorchScript keep
+    their mode inside, and are copied with their weights.
 
-    Modules often know each other by other ways than as children: wherever an attribute or a hook holds modules of the
-    model, the view's holds theirs. They are found as they are, as weak references, in lists, tuples, sets and dicts, in
-    `functools.partial`, as the owner of a bound method, in the variables that a function closes over, and in the
-    attributes of a plain object. Everything else is shared. So a module that another one knows by a global variable
-    alone, or by an object within an object, stays the model's own, in the mode that it has.
+    Modules often know each other by other ways than as children: wherever an attribute or a hook
+    holds modules of the model, the view's holds theirs. They are found as they are, as weak
+    references, in lists, tuples, sets and dicts, in `functools.partial`, as the owner of a bound
+    method, in the variables that a function closes over, and in the attributes of a plain object.
+    Everything else is shared. So a module that another one knows by a global variable alone, or by
+    an object within an object, stays the model's own, in the mode that it has.
     """
     return _View(model).of(model)
 
@@ -41,7 +57,9 @@ class _View:
 
     def __init__(self, model: nn.Module) -> None:
         self.modules: dict[int, nn.Module] = {}
-        self.others: dict[tuple[int, bool], Any] = {}  # copies, or the things themselves where they hold no module
+        self.others: dict[
+            tuple[int, bool], Any
+        ] = {}  # copies, or the things themselves where they hold no module
         self.kept: list[Any] = []  # whose ids are keys: they must not be given to other things
         copied: list[tuple[nn.Module, nn.Module]] = []
         self._copy(model, copied)
@@ -67,19 +85,23 @@ class _View:
     def _fill(self, module: nn.Module, new: nn.Module) -> None:
         attributes = dict(vars(module))
         for name in ("_parameters", "_buffers"):
-            attributes[name] = attributes[name].copy()  # so that a buffer that is replaced stays the model's own
+            attributes[name] = attributes[
+                name
+            ].copy()  # so that a buffer that is replaced stays the model's own
         children = attributes.pop("_modules")
         for name, value in attributes.items():
             attributes[name] = value if name in ("_parameters", "_buffers") else self.of(value)
-        attributes["_modules"] = type(children)((name, self.of(child)) for name, child in children.items())
+        attributes["_modules"] = type(children)(
+            (name, self.of(child)) for name, child in children.items()
+        )
         attributes["training"] = False
         if "_compiled_call_impl" in attributes:
             attributes["_compiled_call_impl"] = None
         new.__dict__.update(attributes)
 
     def of(self, value: Any, objects: bool = True) -> Any:
-        """The value with the view's modules for the model's, or the value itself where it holds none. `objects` says
-        whether to look into plain objects."""
+        """The value with the view's modules for the model's, or the value itself where it holds
+        none. `objects` says whether to look into plain objects."""
         if isinstance(value, nn.Module):
             return self.modules.get(id(value), value)
         if type(value) in ATOMS or (type(value) in CONTAINERS and not value):
@@ -139,14 +161,21 @@ class _View:
         if contents is None:
             return function
         cells = {id(cell): CellType(content) for cell, content in zip(filled, contents)}
-        new = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__,
-                           tuple(cells.get(id(cell), cell) for cell in closure))
+        new = FunctionType(
+            function.__code__,
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
+            tuple(cells.get(id(cell), cell) for cell in closure),
+        )
         new.__kwdefaults__ = function.__kwdefaults__
         return functools.update_wrapper(new, function)
 
     def _object(self, value: Any) -> Any:
         """A plain object whose attributes hold modules; not one that holds such an object."""
-        plain = type(value).__new__ is object.__new__ and isinstance(getattr(value, "__dict__", None), dict)
+        plain = type(value).__new__ is object.__new__ and isinstance(
+            getattr(value, "__dict__", None), dict
+        )
         if not plain or isinstance(value, type) or len(vars(value)) > LARGEST:
             return value
         attributes = dict(vars(value))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 
 class FrozenBatchNorm(nn.Module):
-    """Batch norm whose statistics, scale and shift are fixed numbers: a per-channel affine map (Mask R-CNN, 4.1).
+    """Batch norm whose statistics, scale and shift are fixed numbers: a per-channel affine map
+    (Mask R-CNN, 4.1).
 
     Its state has the keys of `nn.BatchNorm2d`, so weights move freely between the two.
     """
@@ -29,10 +30,14 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]"""
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        state_dict.pop(f"{prefix}num_batches_tracked", None)  # a counter of nn.BatchNorm2d that has no meaning here
+        state_dict.pop(
+            f"{prefix}num_batches_tracked", None
+        )  # a counter of nn.BatchNorm2d that has no meaning here
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -45,8 +50,8 @@ class LayerNorm(nn.LayerNorm):
 
 
 def make_norm(name: str, channels: int) -> nn.Module:
-    """The norm layer `name`: frozen, batch, sync (batch norm over all processes), group (32 groups, or as many as
-    divide the channels), layer or none.
+    """The norm layer `name`: frozen, batch, sync (batch norm over all processes), group (32 groups,
+    or as many as divide the channels), layer or none.
 
     Raises:
         ValueError: for another name.
@@ -67,20 +72,24 @@ def make_norm(name: str, channels: int) -> nn.Module:
 
 
 def conv_norm(in_channels: int, out_channels: int, size: int, norm: str) -> nn.Sequential:
-    """A convolution that keeps the resolution, and the norm behind it, in whose place `none` leaves a bias.
+    """A convolution that keeps the resolution, and the norm behind it, in whose place `none` leaves
+    a bias.
 
     Raises:
-        ValueError: for the norm frozen: it is for weights that were trained with it, and else stays the identity.
+        ValueError: for the norm frozen: it is for weights that were trained with it, and else stays
+            the identity.
     """
     if norm == "frozen":
-        raise ValueError("norm frozen would stay the identity here; choose none, batch, sync, group or layer")
+        raise ValueError(
+            "norm frozen would stay the identity here; choose none, batch, sync, group or layer"
+        )
     conv = nn.Conv2d(in_channels, out_channels, size, padding=size // 2, bias=norm == "none")
     return nn.Sequential(conv, make_norm(norm, out_channels))
 
 
 def count_once(model: nn.Module) -> None:
-    """Batch norms that collect the statistics of a batch in the forward pass alone, and not once more where activation
-    checkpointing computes that pass anew within the backward one."""
+    """Batch norms that collect the statistics of a batch in the forward pass alone, and not once
+    more where activation checkpointing computes that pass anew within the backward one."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             paused = _Paused()
@@ -90,15 +99,16 @@ def count_once(model: nn.Module) -> None:
 
 
 class _Paused:
-    """Hooks around a batch norm's forward pass that keep its statistics as they are during a backward pass."""
+    """Hooks around a batch norm's forward pass that keep its statistics as they are during a
+    backward pass."""
 
     def __init__(self) -> None:
         self.norm: nn.Module | None = None
         self.kept: tuple[float | None, Tensor | None] = None, None
 
     def before(self, norm: nn.modules.batchnorm._BatchNorm, inputs: Any) -> None:
-        # Compiled models need no care: their backward pass repeats no writing. The number is that of the backward pass
-        # that is under way, as torch.utils.checkpoint itself asks for it.
+        # Compiled models need no care: their backward pass repeats no writing. The number is that
+        # of the backward pass that is under way, as torch.utils.checkpoint itself asks for it.
         if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             self.norm, self.kept = norm, (norm.momentum, norm.num_batches_tracked)
             norm.momentum, norm.num_batches_tracked = 0.0, None

@@ -9,13 +9,17 @@ from typing import Any
 def check_apart(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
     """Check that no output takes the place of an input, or of another output.
 
-    Both are paths by what they are called in messages; what is no path, such as None or a configuration that is a
-    mapping, does not count.
+    Both are paths by what they are called in messages; what is no path, such as None or a
+    configuration that is a mapping, does not count.
 
     Raises:
         ValueError: two of them are one file.
     """
-    known = {os.path.realpath(path): what for what, path in inputs.items() if isinstance(path, (str, os.PathLike))}
+    known = {
+        os.path.realpath(path): what
+        for what, path in inputs.items()
+        if isinstance(path, (str, os.PathLike))
+    }
     for what, path in outputs.items():
         if isinstance(path, (str, os.PathLike)):
             other = known.setdefault(os.path.realpath(path), what)
@@ -31,4 +35,6 @@ def check_ordinary(path: str | os.PathLike) -> None:
     """
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{path} cannot be written: it is a device or a pipe, no ordinary file; name a file")
+        raise ValueError(
+            f"{path} cannot be written: it is a device or a pipe, no ordinary file; name a file"
+        )

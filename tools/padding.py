@@ -1,4 +1,5 @@
-"""Padded batches [N, P, ...] with a `valid` mask [N, P], and the one place where padding is dropped."""
+"""Padded batches [N, P, ...] with a `valid` mask [N, P], and the one place where padding is
+dropped."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ class Slots:
 
 
 def slots(valid: Tensor) -> Slots:
-    """The slots worth computing: on the CPU the valid ones. Elsewhere all of them, as counting would stall the device
-    and shapes that vary with the data rule out graphs and compilation."""
+    """The slots worth computing: on the CPU the valid ones. Elsewhere all of them, as counting
+    would stall the device and shapes that vary with the data rule out graphs and compilation."""
     every = every_slot(valid)
     if valid.device.type == "cpu" and not torch.compiler.is_compiling():
         index = valid.flatten().nonzero()[:, 0]
@@ -41,7 +42,9 @@ def slots(valid: Tensor) -> Slots:
 def every_slot(valid: Tensor) -> Slots:
     """All slots of valid [N, P], padding as well."""
     shape = valid.shape[0], valid.shape[1]
-    return Slots(None, shape, torch.arange(shape[0], device=valid.device)[:, None].expand(shape).flatten())
+    return Slots(
+        None, shape, torch.arange(shape[0], device=valid.device)[:, None].expand(shape).flatten()
+    )
 
 
 def take(padded: Tensor, index: Tensor) -> Tensor:

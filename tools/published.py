@@ -1,4 +1,5 @@
-"""torchvision's published Mask R-CNN and Faster R-CNN: which file it is, and which of its rows are COCO's classes."""
+"""torchvision's published Mask R-CNN and Faster R-CNN: which file it is, and which of its rows are
+COCO's classes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,17 +15,25 @@ from torchvision.models.detection import (
 )
 
 # The names of the files; each ends in the beginning of its check sum.
-STEMS = tuple(Path(weights.COCO_V1.url).stem
-              for weights in (MaskRCNN_ResNet50_FPN_Weights, MaskRCNN_ResNet50_FPN_V2_Weights,
-                              FasterRCNN_ResNet50_FPN_Weights, FasterRCNN_ResNet50_FPN_V2_Weights))
+STEMS = tuple(
+    Path(weights.COCO_V1.url).stem
+    for weights in (
+        MaskRCNN_ResNet50_FPN_Weights,
+        MaskRCNN_ResNet50_FPN_V2_Weights,
+        FasterRCNN_ResNet50_FPN_Weights,
+        FasterRCNN_ResNet50_FPN_V2_Weights,
+    )
+)
 CATEGORIES = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
-# Of the 91 rows, the first of which is the background, those that COCO has a class for: it left some numbers out.
+# Of the 91 rows, the first of which is the background, those that COCO has a class for: it left
+# some numbers out.
 COCO_ROWS = [i for i, name in enumerate(CATEGORIES) if name not in ("__background__", "N/A")]
 COCO_NAMES = [CATEGORIES[i] for i in COCO_ROWS]
 
 
 def is_published(path: str | Path) -> bool:
-    """Whether a file is one that torchvision published: by its name, or by the check sum that this name holds."""
+    """Whether a file is one that torchvision published: by its name, or by the check sum that this
+    name holds."""
     if any(stem in Path(path).name for stem in STEMS):
         return True
     digest = hashlib.sha256()
@@ -34,12 +43,17 @@ def is_published(path: str | Path) -> bool:
     return digest.hexdigest().startswith(tuple(stem[-8:] for stem in STEMS))
 
 
-def select_classes(state: Mapping[str, Tensor], rows: list[int], layers: tuple[str, ...]) -> dict[str, Tensor]:
-    """Of converted weights the classes of these labels (1 is the first), in this order, and the background; `layers`
-    are the beginnings of the names of those that have outputs for each class."""
+def select_classes(
+    state: Mapping[str, Tensor], rows: list[int], layers: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Of converted weights the classes of these labels (1 is the first), in this order, and the
+    background; `layers` are the beginnings of the names of those that have outputs for each
+    class."""
     selected = dict(state)
     for key in [key for key in state if key.startswith(layers)]:
         first, numbers = int("classification" in key), 4 if "regression" in key else 1
-        classes = state[key][first:].unflatten(0, (-1, numbers))[torch.tensor(rows) - 1].flatten(0, 1)
+        classes = (
+            state[key][first:].unflatten(0, (-1, numbers))[torch.tensor(rows) - 1].flatten(0, 1)
+        )
         selected[key] = torch.cat([state[key][:first], classes])
     return selected

@@ -1,10 +1,12 @@
 """Pickles read within bounds, and without calling or importing anything that they name.
 
-A pickle is a program that builds objects. Here it gets stand-ins for the few functions that tensors, arrays and plain
-data need, and nothing else; stand-ins only record what the file says, and what they stand for is made afterwards.
+A pickle is a program that builds objects. Here it gets stand-ins for the few functions that
+tensors, arrays and plain data need, and nothing else; stand-ins only record what the file says, and
+what they stand for is made afterwards.
 
-A few bytes of a pickle can ask for gigabytes, or for hours: by the number of a slot, by the length of a buffer, by
-containers that hold each other twice over and over. So whatever is made counts against the size of the file.
+A few bytes of a pickle can ask for gigabytes, or for hours: by the number of a slot, by the length
+of a buffer, by containers that hold each other twice over and over. So whatever is made counts
+against the size of the file.
 """
 
 import pickle
@@ -38,7 +40,8 @@ class Budget:
         self.left = PER_BYTE * size + SPARE
 
     def charge(self, amount: int) -> None:
-        """Count so many bytes or entries. Raises Excess where they are more than a file of this size should hold."""
+        """Count so many bytes or entries. Raises Excess where they are more than a file of this
+        size should hold."""
         self.left -= amount
         if self.left < 0:
             raise Excess("it is a small file that asks for a lot of memory")
@@ -51,19 +54,23 @@ class StandIn:
         self.state = state
 
     def make(self) -> Any:
-        """The real one. Raises Refused, or any other exception where the file does not describe one."""
+        """The real one. Raises Refused, or any other exception where the file does not describe
+        one."""
         raise NotImplementedError
 
 
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     """Python's own, in Python: the one in C makes room for as many slots as a file names.
 
-    Dictionaries have names and small numbers as keys: others can be made to collide, or to take ages to hash.
+    Dictionaries have names and small numbers as keys: others can be made to collide, or to take
+    ages to hash.
     """
 
     dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
 
-    def __init__(self, file: Any, stand_ins: Mapping[str, Any], refer: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self, file: Any, stand_ins: Mapping[str, Any], refer: Callable[[Any], Any] | None
+    ) -> None:
         super().__init__(file, encoding="latin1")
         self.stand_ins, self.refer, self.steps = stand_ins, refer, 0
 
@@ -83,7 +90,8 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         raise ValueError(f"unregistered extension code {code}")
 
     def load_reduce(self) -> None:
-        # As many arguments as functions have: a long list of them, given to many calls, would be copied for each.
+        # As many arguments as functions have: a long list of them, given to many calls, would be
+        # copied for each.
         if len(self.stack[-1]) > MOST_ARGUMENTS:
             raise ValueError(f"it calls a function with {len(self.stack[-1])} arguments")
         super().load_reduce()
@@ -180,8 +188,11 @@ def ordered(pairs: Any = ()) -> dict[Any, Any]:
     return made
 
 
-def unpickle(file: Any, stand_ins: Mapping[str, Any], refer: Callable[[Any], Any] | None = None) -> Any:
-    """The next pickle of a file in memory, with stand-ins where it describes something; `finish` makes these.
+def unpickle(
+    file: Any, stand_ins: Mapping[str, Any], refer: Callable[[Any], Any] | None = None
+) -> Any:
+    """The next pickle of a file in memory, with stand-ins where it describes something; `finish`
+    makes these.
 
     `refer` is given what the pickle refers to outside of it.
     """
@@ -200,9 +211,11 @@ def finish(value: Any, budget: Budget) -> Any:
     return made
 
 
-def _finish(value: Any, budget: Budget, done: dict[int, tuple[Any, int] | None], depth: int) -> tuple[Any, int]:
-    """What a value becomes, and the number of its parts, those of a shared one counted each time. `done` holds this of
-    what was seen, by its id; None while it is being made."""
+def _finish(
+    value: Any, budget: Budget, done: dict[int, tuple[Any, int] | None], depth: int
+) -> tuple[Any, int]:
+    """What a value becomes, and the number of its parts, those of a shared one counted each time.
+    `done` holds this of what was seen, by its id; None while it is being made."""
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
         raise Excess(f"it holds a number of {value.bit_length()} bits")
     if not isinstance(value, (StandIn, dict, list, tuple)):

@@ -1,8 +1,8 @@
-"""Files that torch.save wrote, read as `safe_pickle` reads: today's zip archives, the older ones of one stream, and
-plain pickles of tensors or arrays.
+"""Files that torch.save wrote, read as `safe_pickle` reads: today's zip archives, the older ones of
+one stream, and plain pickles of tensors or arrays.
 
-torch.load(weights_only=True) runs no code either. But it lets a small file take gigabytes, or hours, and hands on
-tensors that are no plain numbers.
+torch.load(weights_only=True) runs no code either. But it lets a small file take gigabytes, or
+hours, and hands on tensors that are no plain numbers.
 """
 
 import io
@@ -22,22 +22,42 @@ from .text import brief, shown
 
 MOST_AXES = 16
 MAGIC = 0x1950A86A20F9469CFC6C  # of the older format
-TYPES = {"Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
-         "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
-         "Bool": torch.bool, "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128}
+TYPES = {
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+    "ComplexFloat": torch.complex64,
+    "ComplexDouble": torch.complex128,
+}
 DTYPES = {str(kind): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 # Tensors that are no plain numbers, by what torch rebuilds them with.
-KINDS = {"sparse": ("_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor"),
-         "quantised": ("_rebuild_qtensor",), "nested": ("_rebuild_nested_tensor",),
-         "meta": ("_rebuild_meta_tensor_no_storage",)}
-CURES = {"sparse": "save tensor.to_dense()", "quantised": "save tensor.dequantize()",
-         "nested": "save its tensors one by one", "meta": "it has no numbers; save it from a real device"}
+KINDS = {
+    "sparse": ("_rebuild_sparse_tensor", "_rebuild_sparse_csr_tensor"),
+    "quantised": ("_rebuild_qtensor",),
+    "nested": ("_rebuild_nested_tensor",),
+    "meta": ("_rebuild_meta_tensor_no_storage",),
+}
+CURES = {
+    "sparse": "save tensor.to_dense()",
+    "quantised": "save tensor.dequantize()",
+    "nested": "save its tensors one by one",
+    "meta": "it has no numbers; save it from a real device",
+}
 
 
 class _Storage(StandIn):
     """The numbers of one or several tensors: `read` returns their bytes."""
 
-    def __init__(self, dtype: torch.dtype | None, count: int, read: Callable[[int], bytes | memoryview]) -> None:
+    def __init__(
+        self, dtype: torch.dtype | None, count: int, read: Callable[[int], bytes | memoryview]
+    ) -> None:
         self.dtype, self.read = dtype, read  # None: bytes, of whatever dtype the tensor has
         self.size = count * (dtype.itemsize if dtype else 1)
         self.made: Tensor | None = None
@@ -48,14 +68,25 @@ class _Storage(StandIn):
             content = self.read(self.size)
             if len(content) < self.size:
                 raise ValueError(f"a tensor's {self.size} bytes end after {len(content)}")
-            self.made = torch.frombuffer(bytearray(content[: self.size]), dtype=torch.uint8) if self.size else \
-                torch.empty(0, dtype=torch.uint8)
+            self.made = (
+                torch.frombuffer(bytearray(content[: self.size]), dtype=torch.uint8)
+                if self.size
+                else torch.empty(0, dtype=torch.uint8)
+            )
         return self.made
 
 
 class _Tensor(StandIn):
-    def __init__(self, budget: Budget, storage: Any, offset: Any, shape: Any, strides: Any,
-                 dtype: torch.dtype | None, flags: Any) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        storage: Any,
+        offset: Any,
+        shape: Any,
+        strides: Any,
+        dtype: torch.dtype | None,
+        flags: Any,
+    ) -> None:
         self.budget, self.storage, self.flags = budget, storage, flags
         self.offset, self.shape, self.strides, self.dtype = offset, shape, strides, dtype
 
@@ -65,15 +96,25 @@ class _Tensor(StandIn):
         dtype = self.dtype or getattr(self.storage, "dtype", None)
         if not isinstance(self.storage, _Storage) or not isinstance(dtype, torch.dtype):
             raise ValueError("a tensor without storage or dtype")
-        if len(self.shape) != len(self.strides) or len(self.shape) > MOST_AXES \
-                or not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers):
-            raise ValueError(f"a tensor of shape {shown(self.shape)} and strides {shown(self.strides)}")
+        if (
+            len(self.shape) != len(self.strides)
+            or len(self.shape) > MOST_AXES
+            or not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers)
+        ):
+            raise ValueError(
+                f"a tensor of shape {shown(self.shape)} and strides {shown(self.strides)}"
+            )
         if self.flags:
             raise Refused("tensor that is a conjugate or negative view: save tensor.clone()")
         count = math.prod(self.shape)
-        last = self.offset + sum((side - 1) * stride for side, stride in zip(self.shape, self.strides))
+        last = self.offset + sum(
+            (side - 1) * stride for side, stride in zip(self.shape, self.strides)
+        )
         if count and (last + 1) * dtype.itemsize > self.storage.size:
-            raise ValueError(f"a tensor of shape {shown(self.shape)} reaches beyond its {self.storage.size} bytes")
+            raise ValueError(
+                f"a tensor of shape {shown(self.shape)} reaches beyond its {self.storage.size} "
+                "bytes"
+            )
         self.budget.charge(count * dtype.itemsize)
         if not count:
             return torch.empty(self.shape, dtype=dtype)
@@ -87,13 +128,24 @@ class _Name(str):
 
 
 def _stand_ins(budget: Budget, nested: bool = True) -> dict[str, Any]:
-    """What a pickle of tensors calls, and what it gets; `nested` ones hold files of torch themselves."""
+    """What a pickle of tensors calls, and what it gets; `nested` ones hold files of torch
+    themselves."""
 
     def tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor:
-        return _Tensor(budget, storage, offset, shape, strides, None, more[2] if len(more) > 2 else None)
+        return _Tensor(
+            budget, storage, offset, shape, strides, None, more[2] if len(more) > 2 else None
+        )
 
-    def typed(storage: Any, offset: Any, shape: Any, strides: Any, gradient: Any, hooks: Any, dtype: Any,
-              flags: Any = None) -> _Tensor:
+    def typed(
+        storage: Any,
+        offset: Any,
+        shape: Any,
+        strides: Any,
+        gradient: Any,
+        hooks: Any,
+        dtype: Any,
+        flags: Any = None,
+    ) -> _Tensor:
         return _Tensor(budget, storage, offset, shape, strides, dtype, flags)
 
     def first(value: Any, *_: Any) -> Any:
@@ -115,13 +167,31 @@ def _stand_ins(budget: Budget, nested: bool = True) -> dict[str, Any]:
         budget.charge(len(content))
         return _from_stream(io.BytesIO(content), budget, nested=False)
 
-    found = {f"torch._utils.{name}": function for function, names in (
-        (tensor, ("_rebuild_tensor", "_rebuild_tensor_v2")), (typed, ("_rebuild_tensor_v3",)),
-        (first, ("_rebuild_parameter", "_rebuild_parameter_with_state"))) for name in names}
-    found |= {"torch._tensor._rebuild_from_type_v2": subclass, "torch.Size": size, "torch.device": device,
-              "torch.serialization._get_layout": device}
-    found |= {name: _Name(name) for name in ("torch.Tensor", "torch._C.TensorBase", "torch.nn.parameter.Parameter",
-                                             "torch.storage.UntypedStorage", "torch.UntypedStorage")}
+    found = {
+        f"torch._utils.{name}": function
+        for function, names in (
+            (tensor, ("_rebuild_tensor", "_rebuild_tensor_v2")),
+            (typed, ("_rebuild_tensor_v3",)),
+            (first, ("_rebuild_parameter", "_rebuild_parameter_with_state")),
+        )
+        for name in names
+    }
+    found |= {
+        "torch._tensor._rebuild_from_type_v2": subclass,
+        "torch.Size": size,
+        "torch.device": device,
+        "torch.serialization._get_layout": device,
+    }
+    found |= {
+        name: _Name(name)
+        for name in (
+            "torch.Tensor",
+            "torch._C.TensorBase",
+            "torch.nn.parameter.Parameter",
+            "torch.storage.UntypedStorage",
+            "torch.UntypedStorage",
+        )
+    }
     found |= {f"torch.{name}Storage": kind for name, kind in TYPES.items()}
     if nested:
         found["torch.storage._load_from_bytes"] = from_bytes
@@ -143,17 +213,24 @@ def _storage(pid: Any, reader: Callable[[Any], Callable[[int], bytes | memoryvie
 def _from_zip(path: Path, budget: Budget) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        packed = [name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED]
+        packed = [
+            name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED
+        ]
         if packed or sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
-            raise ValueError("it is a compressed archive, which torch.save does not write; unpack it and save the "
-                             "weights again")
+            raise ValueError(
+                "it is a compressed archive, which torch.save does not write; unpack it and save "
+                "the weights again"
+            )
         # One folder holds all, which has the name that the file was written under.
         pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if not pickles:
             raise ValueError("it is a zip archive, but none that torch.save wrote")
         folder = pickles[0].removesuffix("data.pkl")
         if folder + "constants.pkl" in entries:
-            raise ValueError("it is a TorchScript program. Save the state_dict() of the model that it was made of")
+            raise ValueError(
+                "it is a TorchScript program. Save the state_dict() of the model that it was made "
+                "of"
+            )
         if folder + "byteorder" in entries and archive.read(folder + "byteorder") != b"little":
             raise ValueError("it was written on a machine of other byte order")
         storages: dict[Any, _Storage] = {}
@@ -161,7 +238,9 @@ def _from_zip(path: Path, budget: Budget) -> Any:
         def refer(pid: Any) -> _Storage:
             key = pid[2]
             if key not in storages:
-                storages[key] = _storage(pid, lambda name: lambda size: archive.read(f"{folder}data/{name}"))
+                storages[key] = _storage(
+                    pid, lambda name: lambda size: archive.read(f"{folder}data/{name}")
+                )
             return storages[key]
 
         content = unpickle(io.BytesIO(archive.read(pickles[0])), _stand_ins(budget), refer)
@@ -181,6 +260,7 @@ def _from_stream(file: io.BytesIO, budget: Budget, nested: bool = True) -> Any:
     def read(key: Any) -> Callable[[int], memoryview]:
         def part(size: int) -> memoryview:
             return file.getbuffer()[places[key] : places[key] + size]
+
         return part
 
     def refer(pid: Any) -> _Storage:
@@ -219,14 +299,20 @@ def load_torch(path: Path) -> Any:
         what = str(error)
         for kind, names in KINDS.items():
             if what in {f"torch._utils.{name}" for name in names}:
-                raise ValueError(f"{path} is refused: it holds a {kind} tensor; {CURES[kind]}") from None
-        raise ValueError(f"{path} is refused: it holds a pickled {what}. Only tensors and plain data are loaded, as "
-                         f"other objects could run code; where it is yours, load it with its own library and save its "
-                         f"state_dict() alone") from None
+                raise ValueError(
+                    f"{path} is refused: it holds a {kind} tensor; {CURES[kind]}"
+                ) from None
+        raise ValueError(
+            f"{path} is refused: it holds a pickled {what}. Only tensors and plain data are "
+            "loaded, as other objects could run code; where it is yours, load it with its own "
+            "library and save its state_dict() alone"
+        ) from None
     except Exception as error:  # damaged files end in errors of any kind
         reason = brief(error)
         if isinstance(error, EOFError):
             reason = "it was not written or downloaded to its end"
         elif isinstance(error, LookupError):
             reason = f"it is damaged ({type(error).__name__} {reason})"
-        raise ValueError(f"{path} is no readable checkpoint: {reason or type(error).__name__}") from error
+        raise ValueError(
+            f"{path} is no readable checkpoint: {reason or type(error).__name__}"
+        ) from error

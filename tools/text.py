@@ -1,4 +1,5 @@
-"""Text for people: names and values of any origin and length, as terminals, logs and pages can show them."""
+"""Text for people: names and values of any origin and length, as terminals, logs and pages can show
+them."""
 
 import re
 import reprlib
@@ -11,19 +12,23 @@ MOST_IN_LINE = 1000  # characters of one of its lines
 MOST_IN_LABEL = 30  # characters of a name in a picture
 MOST_IN_NAME = 200  # characters of a name or a value in it
 
-# What moves a cursor, ends a line, turns the direction of what follows, or is no character at all: control characters,
-# line and paragraph separators, bidirectional embeddings and isolates, byte order marks, and lone surrogates, which
-# stand for the bytes of file names that are no text.
-UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]")
+# What moves a cursor, ends a line, turns the direction of what follows, or is no character at all:
+# control characters, line and paragraph separators, bidirectional embeddings and isolates, byte
+# order marks, and lone surrogates, which stand for the bytes of file names that are no text.
+UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
 
 
 def printable(text: str) -> str:
-    r"""Return text on one line with all that a terminal would obey or refuse escaped: "\x1b", "\n", "\udcff"."""
+    r"""Return text on one line with all that a terminal would obey or refuse escaped: "\x1b", "\n",
+    "\udcff"."""
     return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def shorten(text: str, most: int = MOST_IN_NAME) -> str:
-    """Return text of at most about so many characters: of a longer one its beginning, its end and its length."""
+    """Return text of at most about so many characters: of a longer one its beginning, its end and
+    its length."""
     if len(text) <= most:
         return text
     end = most // 3
@@ -31,7 +36,8 @@ def shorten(text: str, most: int = MOST_IN_NAME) -> str:
 
 
 def brief(text: Any) -> str:
-    """Return a name, a path or another text of any origin as a message can show it: printable, and not long."""
+    """Return a name, a path or another text of any origin as a message can show it: printable, and
+    not long."""
     return printable(shorten(str(text)))
 
 
@@ -48,12 +54,14 @@ def listed(items: Iterable[Any], most: int = MOST_ITEMS) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return what `repr` does of a value, bounded: of long text, numbers and lists the beginning."""
+    """Return what `repr` does of a value, bounded: of long text, numbers and lists the
+    beginning."""
     return printable(shorten(_REPR.repr(value)))
 
 
 def message(text: str) -> str:
-    """Return a message as a terminal can show it: printable, at most 20 lines, none of them very long."""
+    """Return a message as a terminal can show it: printable, at most 20 lines, none of them very
+    long."""
     lines = text.splitlines() or [""]
     if len(lines) > MOST_LINES:
         left = len(lines) - MOST_LINES + 1
@@ -62,7 +70,8 @@ def message(text: str) -> str:
 
 
 class _Bounded(reprlib.Repr):
-    """Python's own, which knows all built-in containers, with room for what settings usually hold."""
+    """Python's own, which knows all built-in containers, with room for what settings usually
+    hold."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -10,23 +10,39 @@ from .text import shown
 CHOICES = ("dtype", "image")
 LIMITS = {np.dtype(np.uint8): (0.0, 255.0), np.dtype(np.uint16): (0.0, 65535.0)}
 SETTING = "[data] value_range"
-SMALLEST, LARGEST, RESOLVED = 1e-30, 1e30, 1e-6  # of the difference of two values, the last as a share of these
+SMALLEST, LARGEST, RESOLVED = (
+    1e-30,
+    1e30,
+    1e-6,
+)  # of the difference of two values, the last as a share of these
 MODES = {"float32": " (mode F)", "int32": " (mode I)"}  # Pillow's names
 
 ValueRange = str | tuple[float, float]  # dtype, image, or the values that become 0 and 1
 
 
 def parse_range(value: Any) -> ValueRange:
-    """Return `dtype`, `image` or two numbers, low and high, from the text of a configuration or from a pair of numbers.
+    """Return `dtype`, `image` or two numbers, low and high, from the text of a configuration or
+    from a pair of numbers.
 
     Raises:
         ValueError: anything else; the message names the setting.
     """
     if isinstance(value, str) and value in CHOICES:
         return value
-    parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-    expected = f"{SETTING} = {shown(value)}: choose dtype, image, or the two numbers that are 0 and 1 of an image"
-    if not isinstance(parts, (list, tuple)) or len(parts) != 2 or any(isinstance(part, bool) for part in parts):
+    parts = (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
+    expected = (
+        f"{SETTING} = {shown(value)}: choose dtype, image, or the two numbers that are 0 "
+        "and 1 of an image"
+    )
+    if (
+        not isinstance(parts, (list, tuple))
+        or len(parts) != 2
+        or any(isinstance(part, bool) for part in parts)
+    ):
         raise ValueError(expected)
     try:
         low, high = (float(part) for part in parts)
@@ -45,18 +61,24 @@ def proposed_range(low: float, high: float) -> tuple[float, float]:
         return low, high
     step = 10.0 ** (math.floor(math.log10(high - low)) - 2)
     digits = max(0, -round(math.log10(step)))
-    return round(math.floor(low / step) * step, digits), round(math.ceil(high / step) * step, digits)
+    return round(math.floor(low / step) * step, digits), round(
+        math.ceil(high / step) * step, digits
+    )
 
 
 def range_text(value_range: ValueRange) -> str:
-    """Return the value range as it stands in a configuration; `parse_range` reads it back to the same numbers."""
+    """Return the value range as it stands in a configuration; `parse_range` reads it back to the
+    same numbers."""
     if isinstance(value_range, str):
         return value_range
-    return ", ".join(str(int(number)) if number.is_integer() else repr(number) for number in value_range)
+    return ", ".join(
+        str(int(number)) if number.is_integer() else repr(number) for number in value_range
+    )
 
 
 def to_unit(pixels: np.ndarray, value_range: ValueRange) -> np.ndarray:
-    """Return pixels of any real type as uint8, where they are that and have its range, or as float32 in 0..1.
+    """Return pixels of any real type as uint8, where they are that and have its range, or as
+    float32 in 0..1.
 
     Raises:
         ValueError: values without limits under `dtype`, or that are no numbers.
@@ -65,7 +87,8 @@ def to_unit(pixels: np.ndarray, value_range: ValueRange) -> np.ndarray:
     if pixels.dtype == np.uint8 and limits == LIMITS[pixels.dtype]:
         return pixels
     low, high = limits
-    # Up to 16 bits fit into float32; of larger numbers the difference is taken before they are rounded.
+    # Up to 16 bits fit into float32; of larger numbers the difference is taken before they are
+    # rounded.
     values = pixels.astype(np.float32 if pixels.dtype.itemsize <= 2 else np.float64)
     values -= low
     values /= (high - low) or 1.0  # of a flat image, all are 0
@@ -81,7 +104,9 @@ def limits_of(pixels: np.ndarray, value_range: ValueRange) -> tuple[float, float
     # Infinite numbers can be cut off, but tell nothing of an image's own range.
     known = np.isfinite if isinstance(value_range, str) else lambda values: ~np.isnan(values)
     if pixels.dtype.kind == "f" and not known(pixels).all():
-        raise ValueError("it has pixels that are no finite numbers (NaN or infinite): give them a value first")
+        raise ValueError(
+            "it has pixels that are no finite numbers (NaN or infinite): give them a value first"
+        )
     if not isinstance(value_range, str):
         return value_range
     if value_range == "dtype" and pixels.dtype in LIMITS:
@@ -90,6 +115,8 @@ def limits_of(pixels: np.ndarray, value_range: ValueRange) -> tuple[float, float
     if value_range == "dtype":
         kind = f"{pixels.dtype}{MODES.get(pixels.dtype.name, '')}"
         example = range_text(proposed_range(low, high))
-        raise ValueError(f"values of {kind} have no fixed range, and these go from {low:g} to {high:g}: set {SETTING} "
-                         f"to the two values that are 0 and 1, such as {example}, or to image")
+        raise ValueError(
+            f"values of {kind} have no fixed range, and these go from {low:g} to {high:g}: set "
+            f"{SETTING} to the two values that are 0 and 1, such as {example}, or to image"
+        )
     return low, high

@@ -1,10 +1,12 @@
-"""Time and memory of COCO's figures of boxes: ours, and those of faster-coco-eval, an evaluator in C++, on the same
-made-up detections.
+"""Time and memory of COCO's figures of boxes: ours, and those of faster-coco-eval, an evaluator in
+C++, on the same made-up detections.
 
-    python tests/benchmarks/evaluation.py [--images 5000] [--classes 80] [--objects 8] [--detections 100] [--times 3]
+    python tests/benchmarks/evaluation.py [--images 5000] [--classes 80] [--objects 8] [--detections
+    100] [--times 3]
 
-The images are collected first. What is timed begins there: ours reads them from its temporary file; the other is given
-lists of annotations, as its reader makes them of JSON, which is not timed. Each runs in a process of its own, in turns.
+The images are collected first. What is timed begins there: ours reads them from its temporary file;
+the other is given lists of annotations, as its reader makes them of JSON, which is not timed. Each
+runs in a process of its own, in turns.
 """
 
 import argparse
@@ -31,7 +33,10 @@ def images(arguments: argparse.Namespace) -> Iterator[tuple[dict, dict]]:
         shown[:, 2:] = np.maximum(shown[:, 2:], shown[:, :2] + 1)
         wrong = rng.integers(1, arguments.classes + 1, len(near))
         found = np.where(rng.random(len(near)) < 0.3, wrong, labels[near])
-        yield {"boxes": boxes, "labels": labels}, {"boxes": shown, "labels": found, "scores": rng.random(len(near))}
+        yield (
+            {"boxes": boxes, "labels": labels},
+            {"boxes": shown, "labels": found, "scores": rng.random(len(near))},
+        )
 
 
 def ours(arguments: argparse.Namespace) -> Any:
@@ -49,12 +54,24 @@ def theirs(arguments: argparse.Namespace) -> Any:
     sides: tuple[list, list] = [], []
     for number, pair in enumerate(images(arguments)):
         for entries, side in zip(sides, pair):
-            boxes = np.concatenate([side["boxes"][:, :2], side["boxes"][:, 2:] - side["boxes"][:, :2]], 1)
+            boxes = np.concatenate(
+                [side["boxes"][:, :2], side["boxes"][:, 2:] - side["boxes"][:, :2]], 1
+            )
             scores = side.get("scores", np.ones(len(boxes)))
-            entries += [{"id": len(entries) + i, "image_id": number, "category_id": label, "bbox": box, "iscrowd": 0,
-                         "area": box[2] * box[3], "score": score}
-                        for i, (box, label, score) in enumerate(zip(boxes.tolist(), side["labels"].tolist(),
-                                                                    scores.tolist()), 1)]
+            entries += [
+                {
+                    "id": len(entries) + i,
+                    "image_id": number,
+                    "category_id": label,
+                    "bbox": box,
+                    "iscrowd": 0,
+                    "area": box[2] * box[3],
+                    "score": score,
+                }
+                for i, (box, label, score) in enumerate(
+                    zip(boxes.tolist(), side["labels"].tolist(), scores.tolist()), 1
+                )
+            ]
     names = [{"id": label, "name": str(label)} for label in range(1, arguments.classes + 1)]
     shown = [{"id": number, "height": 600, "width": 600} for number in range(arguments.images)]
 
@@ -90,7 +107,13 @@ def measure(side: str, arguments: argparse.Namespace, queue: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, value in (("images", 5000), ("classes", 80), ("objects", 8), ("detections", 100), ("times", 3)):
+    for name, value in (
+        ("images", 5000),
+        ("classes", 80),
+        ("objects", 8),
+        ("detections", 100),
+        ("times", 3),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     arguments = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
@@ -102,11 +125,20 @@ def main() -> None:
         process.join()
     for side, values in measured.items():
         seconds, megabytes, figures = zip(*values)
-        print(f"{side}: {statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f}), "
-              f"{statistics.median(megabytes):.0f} MB; box AP {figures[0]:.6f}")
+        print(
+            f"{side}: {statistics.median(seconds):.2f} s ({min(seconds):.2f} to "
+            f"{max(seconds):.2f}), {statistics.median(megabytes):.0f} MB; box AP {figures[0]:.6f}"
+        )
     ratios = [mine[0] / other[0] for mine, other in zip(*measured.values())]
-    print(f"time, ours / theirs: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-    sys.exit(0 if len({round(value[2], 6) for values in measured.values() for value in values}) == 1 else "they differ")
+    print(
+        f"time, ours / theirs: {statistics.median(ratios):.3f} ({min(ratios):.3f} to "
+        f"{max(ratios):.3f})"
+    )
+    sys.exit(
+        0
+        if len({round(value[2], 6) for values in measured.values() for value in values}) == 1
+        else "they differ"
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What torchvision reaches on the nuclei example's data in a given time: the same batches, changes, optimiser, and
-evaluation, around torchvision's modules put together to a slim Mask R-CNN.
+"""What torchvision reaches on the nuclei example's data in a given time: the same batches, changes,
+optimiser, and evaluation, around torchvision's modules put together to a slim Mask R-CNN.
 
     python tests/benchmarks/nuclei.py data/nuclei --minutes 12
 
@@ -22,15 +22,23 @@ from maskrcnn.engine.metrics import figures
 from maskrcnn.engine.results import Results
 from maskrcnn.tools.config import load_config
 
-# The figures to beat were reached by these: crops of 256 pixels at their own scale, 64 channels everywhere.
-THEIRS = {"transform": {"min_size": [256], "max_size": 256, "scale": 0.0, "normalize": "fixed"},
-          "backbone": {"width": 32}, "fpn": {"channels": 64}, "mask": {"channels": 64},
-          "rpn": {"anchor_sizes": [8, 16, 32, 64, 128]}, "train": {"batch_size": 4},
-          "augment": {"crop": 256, "scale": [1.0, 1.0], "flip": 0.5}}
+# The figures to beat were reached by these: crops of 256 pixels at their own scale, 64 channels
+# everywhere.
+THEIRS = {
+    "transform": {"min_size": [256], "max_size": 256, "scale": 0.0, "normalize": "fixed"},
+    "backbone": {"width": 32},
+    "fpn": {"channels": 64},
+    "mask": {"channels": 64},
+    "rpn": {"anchor_sizes": [8, 16, 32, 64, 128]},
+    "train": {"batch_size": 4},
+    "augment": {"crop": 256, "scale": [1.0, 1.0], "flip": 0.5},
+}
 
 
 def main(root: Path, minutes: float, settings: dict) -> None:
-    config = load_config(ROOT / "examples" / "nuclei" / "config.ini", settings, {"data": {"root": str(root)}})
+    config = load_config(
+        ROOT / "examples" / "nuclei" / "config.ini", settings, {"data": {"root": str(root)}}
+    )
     torch.manual_seed(config.train.seed)
     train_set, val_set = (open_dataset(config.data, split, 3) for split in ("train", "val"))
     model = slim_torchvision(config, 1).train()
@@ -41,10 +49,17 @@ def main(root: Path, minutes: float, settings: dict) -> None:
         while share < 1:
             for images, targets, _ in loader:
                 for group in optimizer.param_groups:
-                    group["lr"] = config.train.learning_rate * min(1, 50 * share + 0.01) * 0.5 * (
-                        1 + math.cos(math.pi * min(1, share)))
-                kept = [{key: target[key] for key in ("boxes", "labels")} | {"masks": target["masks"].byte()}
-                        for target in targets]
+                    group["lr"] = (
+                        config.train.learning_rate
+                        * min(1, 50 * share + 0.01)
+                        * 0.5
+                        * (1 + math.cos(math.pi * min(1, share)))
+                    )
+                kept = [
+                    {key: target[key] for key in ("boxes", "labels")}
+                    | {"masks": target["masks"].byte()}
+                    for target in targets
+                ]
                 loss = sum(model([image.float() / 255 for image in images], kept).values())
                 optimizer.zero_grad()
                 loss.backward()
@@ -52,7 +67,9 @@ def main(root: Path, minutes: float, settings: dict) -> None:
                 optimizer.step()
                 share = (time.monotonic() - began) / 60 / minutes
                 bar.update(int(1000 * min(1, share)) - bar.n)
-                bar.set_postfix_str(f"epoch {passes.epoch}, loss {float(loss.detach()):.3f}", refresh=False)
+                bar.set_postfix_str(
+                    f"epoch {passes.epoch}, loss {float(loss.detach()):.3f}", refresh=False
+                )
             passes.epoch += 1
     print(f"{passes.epoch - 1} epochs in {(time.monotonic() - began) / 60:.1f} minutes")
     model.eval()
@@ -67,7 +84,13 @@ def main(root: Path, minutes: float, settings: dict) -> None:
                 found["masks"] = found["masks"][:, 0] > 0.5
                 results.add(target, found, place)
                 place += 1
-    print({key: round(value, 3) for key, value in figures(results, ["coco"], 400).items() if "_AP" in key})
+    print(
+        {
+            key: round(value, 3)
+            for key, value in figures(results, ["coco"], 400).items()
+            if "_AP" in key
+        }
+    )
 
 
 if __name__ == "__main__":
