@@ -24,27 +24,19 @@ import torch
 from easydict import EasyDict
 from torch import Tensor, nn
 
-from maskrcnn.backbones.choose import choose_backbone
+from maskrcnn.backbones.build import choose_backbone
 from maskrcnn.heads.box import BoxHead
-from maskrcnn.heads.detections import select_detections
 from maskrcnn.heads.losses import box_losses, mask_loss
 from maskrcnn.heads.mask import MaskHead
-from maskrcnn.heads.targets import RoISampler
-from maskrcnn.pooling.choose import choose_pool
+from maskrcnn.heads.postprocess import select_detections
+from maskrcnn.heads.sampling import RoISampler
+from maskrcnn.inference.evaluation_view import evaluation_view
+from maskrcnn.pooling.build import choose_pool
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
 from maskrcnn.tools.boxes import scale
-from maskrcnn.tools.checkpoints import is_checkpoint, save_checkpoint, saved_config
-from maskrcnn.tools.checks import check_class_names, check_images, check_targets
-from maskrcnn.tools.config import Source, load_config, plain
-from maskrcnn.tools.conventions import warn_differences, warn_frozen
-from maskrcnn.tools.foreign import Foreign
-from maskrcnn.tools.images import ImageOptions, as_image
-from maskrcnn.tools.limits import Reached
-from maskrcnn.tools.masks import crop
-from maskrcnn.tools.modes import evaluation_view
-from maskrcnn.tools.padding import slots, take
-from maskrcnn.tools.parts import (
+from maskrcnn.tools.checks.inputs import check_class_names, check_images, check_targets
+from maskrcnn.tools.checks.parts import (
     PARTS,
     check_backbone,
     check_box_outputs,
@@ -53,9 +45,17 @@ from maskrcnn.tools.parts import (
     check_mask_logits,
     check_parts,
 )
+from maskrcnn.tools.config import Source, load_config, plain
+from maskrcnn.tools.images.read import ImageOptions, as_image
+from maskrcnn.tools.limits import Reached
+from maskrcnn.tools.masks import crop
+from maskrcnn.tools.padding import slots, take
 from maskrcnn.tools.text import shown
 from maskrcnn.tools.transform import Batch, Transform
-from maskrcnn.tools.weights import (
+from maskrcnn.tools.weights.checkpoints import is_checkpoint, save_checkpoint, saved_config
+from maskrcnn.tools.weights.expected_settings import warn_differences, warn_frozen
+from maskrcnn.tools.weights.foreign import Foreign
+from maskrcnn.tools.weights.load import (
     check_fit,
     load_detector,
     load_pretrained,
@@ -318,7 +318,7 @@ class MaskRCNN(nn.Module):
 
         The model computes in evaluation mode, and is itself left as it is: several threads may
         predict with it, and another one train it. For parts that a view of it cannot reach see
-        `maskrcnn.tools.modes.evaluation_view`.
+        `maskrcnn.inference.evaluation_view.evaluation_view`.
 
         Raises:
             ValueError: an image that cannot be read, named by its file or its place in the list.

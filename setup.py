@@ -20,7 +20,20 @@ notebook = [
     "nbclient>=0.7",
     "nbformat>=5.7",
 ]  # to run notebooks, and to test the examples'
-rooms = ["backbones", "datasets", "engine", "heads", "libs", "pooling", "proposal", "tools"]
+ROOMS = (
+    "backbones",
+    "datasets",
+    "engine",
+    "evaluation",
+    "heads",
+    "inference",
+    "libs",
+    "pooling",
+    "proposal",
+    "tools",
+)
+sources = (path for room in ROOMS for path in (here / room).rglob("*.py"))
+folders = sorted({path.parent.relative_to(here) for path in sources})
 
 
 class BuildPy(build_py):
@@ -30,7 +43,7 @@ class BuildPy(build_py):
     def run(self) -> None:
         super().run()
         if self.editable_mode:
-            compile_operators(here / "libs")
+            compile_operators(here / "libs" / "native")
             return
         target = Path(self.build_lib) / "maskrcnn"
         for name in ("config.ini", "py.typed"):
@@ -39,7 +52,7 @@ class BuildPy(build_py):
         self.mkpath(str(target / "examples" / "coco"))
         for path in (here / "examples" / "coco").glob("*.ini"):
             self.copy_file(path, target / "examples" / "coco" / path.name)
-        compile_operators(target / "libs")
+        compile_operators(target / "libs" / "native")
 
 
 class BinaryDistribution(Distribution):
@@ -53,7 +66,7 @@ def compile_operators(folder: Path) -> None:
     """Where there is no C compiler the library installs all the same: its operators in PyTorch then
     serve."""
     sys.path.insert(0, str(here / "libs"))
-    from compile_c import BuildError, build
+    from native.compile_c import BuildError, build
 
     for name in ("cpu",) if sys.platform == "darwin" else ("cpu", "cuda"):
         try:
@@ -71,9 +84,9 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     py_modules=["maskrcnn"],
-    packages=[f"maskrcnn.{room}" for room in rooms],
-    package_dir={f"maskrcnn.{room}": room for room in rooms},
-    package_data={"maskrcnn.libs": ["*.c", "*.h", "*.cu"]},
+    packages=[".".join(("maskrcnn", *folder.parts)) for folder in folders],
+    package_dir={".".join(("maskrcnn", *folder.parts)): str(folder) for folder in folders},
+    package_data={"maskrcnn.libs.native": ["*.c", "*.h", "*.cu"]},
     cmdclass={"build_py": BuildPy},
     distclass=BinaryDistribution,
     install_requires=[

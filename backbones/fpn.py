@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tools.norm import conv_norm
+from maskrcnn.tools.norm import conv_norm
 
 
 class FPN(nn.Module):

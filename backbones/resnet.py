@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..tools.norm import count_once, make_norm
+from maskrcnn.tools.norm import count_once, make_norm
+
 from .trunk import Trunk
 
 Norm = Callable[[int], nn.Module]

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..tools.conversion import fit_stem
-from ..tools.norm import count_once
-from ..tools.weights import load_state
+from maskrcnn.tools.norm import count_once
+from maskrcnn.tools.weights.conversion import fit_stem
+from maskrcnn.tools.weights.load import load_state
+
 from .trunk import Trunk
 
 # What makes models with fixed input sizes take any: of Swin and its kin, and of plain vision

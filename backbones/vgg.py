@@ -3,7 +3,8 @@ weights."""
 
 from torch import Tensor, nn
 
-from ..tools.norm import make_norm
+from maskrcnn.tools.norm import make_norm
+
 from .trunk import Trunk
 
 

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..tools.text import shown
-from .files import in_threads
+from maskrcnn.tools.text import shown
+
+from .image_files import in_threads
 
 Fault = tuple[str, str]  # the kind and a message
 

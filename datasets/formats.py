@@ -10,24 +10,25 @@ import numpy as np
 from easydict import EasyDict
 from torch import Tensor
 
-from ..tools.checks import check_class_names
-from ..tools.images import ImageOptions
-from ..tools.limits import Limit
-from ..tools.text import listed, printable
-from .coco import read_coco
-from .cst import read_cst
-from .folders import read_folders
-from .image_checks import check_first
-from .instances import Instances
-from .labelme import read_labelme
-from .object_counts import check_counts
+from maskrcnn.datasets.check.image_checks import check_first
+from maskrcnn.datasets.check.object_counts import check_counts
+from maskrcnn.datasets.check.table_checks import check_for_training, check_left_out
+from maskrcnn.datasets.readers.coco import read_coco
+from maskrcnn.datasets.readers.cst import read_cst
+from maskrcnn.datasets.readers.labelme import read_labelme
+from maskrcnn.datasets.readers.mask_folders import read_folders
+from maskrcnn.datasets.readers.via import read_via
+from maskrcnn.datasets.readers.voc import read_voc
+from maskrcnn.tools.checks.inputs import check_class_names
+from maskrcnn.tools.images.read import ImageOptions
+from maskrcnn.tools.limits import Limit
+from maskrcnn.tools.text import listed, printable
+from maskrcnn.tools.values import Id
+
+from .dataset import Instances
 from .options import SPLITS, ReadOptions
 from .problems import Problem, Problems, summary
 from .table import Table
-from .table_checks import check_for_training, check_left_out
-from .values import Id
-from .via import read_via
-from .voc import read_voc
 
 log = logging.getLogger("maskrcnn")
 

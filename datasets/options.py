@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..tools.image_files import check_orientation
+from maskrcnn.tools.images.files import check_orientation
 
 SPLITS = ("train", "val", "test")
 CROWD = ("ignore", "objects")

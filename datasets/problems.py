@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..tools.text import MOST_IN_LINE, brief, printable, shorten
+from maskrcnn.tools.text import MOST_IN_LINE, brief, printable, shorten
 
 POLICIES = ("error", "skip")
 # of a split's images or objects may be left out; with more, something else is wrong than these

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from maskrcnn.tools.values import Id
+
 from .problems import Problem
-from .values import Id
 
 
 class Blobs:
@@ -65,7 +66,7 @@ class Table:
     crowd: np.ndarray  # [O] bool: a region with many objects, or one too difficult to count
     areas: np.ndarray  # [O] float32: in pixels, as annotated
     ids: np.ndarray  # [O] int64: of the annotations
-    masks: Blobs  # [O]: see `maskrcnn.datasets.segments`
+    masks: Blobs  # [O]: see `maskrcnn.tools.segments`
     names: Blobs  # [O] or [0]: of the annotations, for messages, where their ids do not say enough
     sources: Blobs  # [N], or [1] for all images: the annotation file
     # how the annotation file has boxes: xywh, xyxy, or not at all, as they are made from masks
@@ -177,7 +178,7 @@ class TableBuilder:
         name: str = "",
     ) -> None:
         """An object of an image that was added, or else it is left out; `mask` as
-        `maskrcnn.datasets.segments` encodes it; `name` tells where it is annotated, where its id
+        `maskrcnn.tools.segments` encodes it; `name` tells where it is annotated, where its id
         does not. All objects have one, or none."""
         self.images.append(self.rows.get(image_id, -1))
         self.labels.append(label)

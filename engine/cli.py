@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskrcnn import __version__
+from maskrcnn.datasets.options import SPLITS
+from maskrcnn.tools.atomic import atomic, check_writable
+from maskrcnn.tools.checks.outputs import check_apart
+from maskrcnn.tools.config import load_config
+from maskrcnn.tools.limits import limits_of
+from maskrcnn.tools.runtime.distributed import end, rank_and_count
+from maskrcnn.tools.runtime.signals import Stopped, first_of_all, stoppable
+from maskrcnn.tools.text import MOST_ITEMS, brief
 
-from ..datasets.options import SPLITS
-from ..tools.config import load_config
-from ..tools.files import atomic, check_writable
-from ..tools.limits import limits_of
-from ..tools.outputs import check_apart
-from ..tools.text import MOST_ITEMS, brief
-from .processes import end, rank_and_count
-from .signals import Stopped, first_of_all, stoppable
 from .terminal import Parser, complain, log_to_terminal, put, reason
 
 
@@ -168,7 +168,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from .evaluate import evaluate
+    from maskrcnn.evaluation.evaluate import evaluate
 
     _print(
         evaluate(
@@ -184,7 +184,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from .predict import predict
+    from maskrcnn.inference.predict import predict
 
     failures = predict(
         arguments.weights,
@@ -207,8 +207,8 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from ..datasets.check import check_dataset
-    from .evaluate import progress_bar
+    from maskrcnn.datasets.check.check import check_dataset
+    from maskrcnn.evaluation.evaluate import progress_bar
 
     cfg = load_config(arguments.config, _overrides(arguments.settings))
     if arguments.json:
@@ -239,7 +239,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _print(metrics: dict[str, float]) -> None:
     """Metrics as JSON on standard output, of the first process; null where there is no number."""
-    from .run import json_ready
+    from .run_folder import json_ready
 
     if rank_and_count()[0] > 0:
         return

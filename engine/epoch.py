@@ -14,15 +14,16 @@ import torch
 from easydict import EasyDict
 from torch.utils.data import DataLoader
 
-from .evaluate import progress_bar
-from .failures import TrainingError
-from .loading import Passes, begin, mixed
-from .optimize import set_rate
-from .processes import highest, rank_and_count
-from .scalars import Scalars
-from .settings import best_metric
-from .signals import Stopped, asked, later, watched
-from .state import State, advice, first_of
+from maskrcnn.datasets.loader import Passes, begin, mixed
+from maskrcnn.evaluation.evaluate import progress_bar
+from maskrcnn.tools.runtime.distributed import highest, rank_and_count
+from maskrcnn.tools.runtime.failures import TrainingError
+from maskrcnn.tools.runtime.signals import Stopped, asked, later, watched
+
+from .optim import set_rate
+from .trackers import Scalars
+from .train_state import State, advice, first_of
+from .validate import best_metric
 
 
 @dataclass

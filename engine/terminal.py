@@ -8,9 +8,9 @@ from typing import Any, NoReturn, TextIO
 
 import torch
 
-from ..tools.text import message
-from .failures import MachineError
-from .processes import rank_and_count
+from maskrcnn.tools.runtime.distributed import rank_and_count
+from maskrcnn.tools.runtime.failures import MachineError
+from maskrcnn.tools.text import message
 
 TRACEBACK = "MASKRCNN_TRACEBACK"  # this environment variable has errors that nobody foresaw raised
 

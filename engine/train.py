@@ -14,22 +14,23 @@ from accelerate.state import AcceleratorState
 from easydict import EasyDict
 
 from maskrcnn import MaskRCNN
+from maskrcnn.datasets.formats import Dataset, open_dataset
+from maskrcnn.datasets.loader import make_loader
+from maskrcnn.datasets.readers import cst
+from maskrcnn.evaluation.evaluate import choose_device, evaluate_model, progress_bar
+from maskrcnn.tools.atomic import FullError, atomic
+from maskrcnn.tools.config import Source, load_config
+from maskrcnn.tools.limits import limits_of
+from maskrcnn.tools.runtime.distributed import from_first, rank_and_count, together
+from maskrcnn.tools.runtime.failures import TrainingError, explained, less_in_training
+from maskrcnn.tools.runtime.signals import Stopped, later
+from maskrcnn.tools.text import brief
+from maskrcnn.tools.visualize.draw import compare, confident, grid
+from maskrcnn.tools.weights.checkpoints import load_checkpoint
 
-from ..datasets import cst
-from ..datasets.formats import Dataset, open_dataset
-from ..tools.checkpoints import load_checkpoint
-from ..tools.config import Source, load_config
-from ..tools.files import FullError, atomic
-from ..tools.limits import limits_of
-from ..tools.text import brief
-from ..tools.visualize import compare, confident, grid
 from .epoch import Loop, keep, train_epoch
-from .evaluate import choose_device, evaluate_model, progress_bar
-from .failures import TrainingError, explained, less_in_training
-from .loading import make_loader
-from .optimize import make_average, make_optimizer
-from .processes import from_first, rank_and_count, together
-from .run import (
+from .optim import make_average, make_optimizer
+from .run_folder import (
     as_begun,
     begin_run,
     best_epoch,
@@ -38,10 +39,9 @@ from .run import (
     saved_state,
     write_metrics,
 )
-from .scalars import Scalars
-from .settings import best_metric, check_best_metric, check_settings, finished
-from .signals import Stopped, later
-from .state import State, advice
+from .trackers import Scalars
+from .train_state import State, advice
+from .validate import best_metric, check_best_metric, check_settings, finished
 
 log = logging.getLogger("maskrcnn")
 

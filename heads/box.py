@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tools.norm import conv_norm
+from maskrcnn.tools.norm import conv_norm
 
 
 class BoxHead(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tools.boxes import decode, encode
+from maskrcnn.tools.boxes import decode, encode
 
 
 def box_losses(

@@ -19,13 +19,13 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 if __package__:
-    from . import compile_cuda
-    from .compile_c import MODULES, build, load
-    from .compile_cuda import DRIVER, HERE, BuildError
+    from .native import compile_cuda
+    from .native.compile_c import MODULES, build, load
+    from .native.compile_cuda import DRIVER, HERE, BuildError
 else:  # as a script
-    import compile_cuda
-    from compile_c import MODULES, build, load
-    from compile_cuda import DRIVER, HERE, BuildError
+    from native import compile_cuda
+    from native.compile_c import MODULES, build, load
+    from native.compile_cuda import DRIVER, HERE, BuildError
 
 
 def build_target(target: str) -> Path:
@@ -133,9 +133,9 @@ def check() -> int:
 
 def _agreement(device: str) -> str:
     """How the operators on a device compare with those in PyTorch, to be appended to a line."""
-    sys.path.append(str(HERE.parent))
+    sys.path.append(str(HERE.parent.parent))
     try:
-        from maskrcnn.libs.agreement import differences
+        from maskrcnn.libs.native.self_check import differences
     except ImportError as error:
         return f", not compared with the operators in PyTorch: {error}"
     wrong = differences(device)

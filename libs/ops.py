@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import cpu_ops, cuda_ops, reference, reference_masks
-from .checks import check_crop_masks, check_nms, check_paste_masks, check_roi_align
-from .operators import HALVES
+from . import reference, reference_masks
+from .native import cpu_ops, cuda_ops
+from .op_checks import check_crop_masks, check_nms, check_paste_masks, check_roi_align
+from .torch_library import HALVES
 
 __all__ = ["compiled", "crop_masks", "nms", "paste_masks", "roi_align"]
 

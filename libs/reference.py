@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_index, check_nms, check_roi_align
+from .op_checks import check_index, check_nms, check_roi_align
 
 # Sorted boxes are resolved in blocks of this many, so that memory grows with P x block and not with
 # P squared.

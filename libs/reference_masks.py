@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_crop_masks, check_mask_index, check_paste_masks
+from .op_checks import check_crop_masks, check_mask_index, check_paste_masks
 from .reference import roi_align
 
 # Masks are pasted in groups of this many boxes of similar size: each group works in the window of

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..libs.ops import roi_align
+from maskrcnn.libs.ops import roi_align
 
 
 class RoIAlign(nn.Module):

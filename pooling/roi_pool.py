@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..libs.reference import area
+from maskrcnn.libs.reference import area
+
 from .roi_align import level_areas
 
 

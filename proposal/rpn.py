@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..libs.ops import nms
-from ..tools.boxes import clip, decode, encode, larger_than
-from ..tools.matching import POSITIVE, check_thresholds, match, sample
-from ..tools.padding import take
-from ..tools.transform import Batch, Truth
+from maskrcnn.libs.ops import nms
+from maskrcnn.tools.boxes import clip, decode, encode, larger_than
+from maskrcnn.tools.matching import POSITIVE, check_thresholds, match, sample
+from maskrcnn.tools.padding import take
+from maskrcnn.tools.transform import Batch, Truth
+
 from .anchors import Anchors
 
 

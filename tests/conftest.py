@@ -5,17 +5,16 @@ times slower."""
 import importlib.util
 import os
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from helpers.paths import ROOT
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     torch.set_num_threads(threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # of the processes that tests start
 
-ROOT = Path(__file__).resolve().parent.parent
 if importlib.util.find_spec("maskrcnn") is None:
     sys.path.append(str(ROOT))
 

@@ -6,9 +6,9 @@ import re
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
-from small import small_data
-from test_detectron2 import their_state
+from helpers.detectron2 import their_state
+from helpers.paths import ROOT
+from helpers.small import small_data
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 
 PAGE = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from small import SMALL, small_data, small_model
-from test_ops import calls
+from helpers.operators import calls
+from helpers.small import SMALL, small_data, small_model
 
-from maskrcnn.datasets import cst
+from maskrcnn.datasets.readers import cst
 from maskrcnn.engine.train import train
 from maskrcnn.libs import ops
 

@@ -8,7 +8,7 @@ import sys
 import textwrap
 
 import pytest
-from conftest import ROOT
+from helpers.paths import ROOT
 
 # What each folder may import from: itself and these.
 ALLOWED = {
@@ -218,8 +218,8 @@ def test_heavy_libraries_are_imported_where_they_are_used(tmp_path):
         import maskrcnn.engine.cli
         assert "maskrcnn.engine.terminal" in sys.modules
         print([name for name in {heavy!r} if name in sys.modules and name not in before])
-        import maskrcnn.engine.train, maskrcnn.engine.evaluate, maskrcnn.engine.predict
-        import maskrcnn.datasets.check
+        import maskrcnn.engine.train, maskrcnn.evaluation.evaluate, maskrcnn.inference.predict
+        import maskrcnn.datasets.check.check
         late = "torchvision", "torch._dynamo", "matplotlib", "timm"
         print([name for name in late if name in sys.modules])
         """,
@@ -241,7 +241,7 @@ def test_with_the_packages_of_a_model_alone(tmp_path):
         sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
         import torch
         from maskrcnn import MaskRCNN
-        from small import small_data, small_model
+        from helpers.small import small_data, small_model
         model = small_model().train()
         optimizer = torch.optim.SGD(model.parameters(), 0.01)
         sum(model(*small_data()).values()).backward()

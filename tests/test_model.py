@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers.paths import ROOT
+from helpers.small import overlay, small_data, small_model
 from PIL import Image
-from small import overlay, small_data, small_model
 from torch import nn
 
 from maskrcnn import MaskRCNN
 from maskrcnn.backbones.fpn import FPN
-from maskrcnn.tools.images import as_image
+from maskrcnn.tools.images.read import as_image
 from maskrcnn.tools.padding import every_slot
 
 LOSSES = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask"}

@@ -10,10 +10,10 @@ import re
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers.paths import ROOT
 from PIL import Image
 
-from maskrcnn.datasets import cst
+from maskrcnn.datasets.readers import cst
 from maskrcnn.tools.config import load_config
 
 FOLDER = ROOT / "examples" / "cst-dataset"

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from conftest import ROOT
-from small import small_data
+from helpers.paths import ROOT
+from helpers.small import small_data
 
 from maskrcnn import MaskRCNN
 

@@ -4,15 +4,15 @@ computes, and with torchvision-v2.ini what its v2 computes."""
 import pytest
 import torch
 import torchvision
-from calibration import calibrate
-from conftest import ROOT
+from helpers.calibration import calibrate
+from helpers.paths import ROOT
 from torchvision.models.detection import _utils as tv_utils
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 
 from maskrcnn import MaskRCNN
 from maskrcnn.tools import matching
 from maskrcnn.tools.config import load_config
-from maskrcnn.tools.weights import from_torchvision, load_state, to_torchvision
+from maskrcnn.tools.weights.load import from_torchvision, load_state, to_torchvision
 
 COCO = ROOT / "examples" / "coco"
 SIZES = [(220, 301), (340, 256)]
@@ -191,7 +191,7 @@ def same_samples(monkeypatch):
 
     replay.places, replay.next_places = None, None
     monkeypatch.setattr("maskrcnn.proposal.rpn.sample", record)
-    monkeypatch.setattr("maskrcnn.heads.targets.sample", record)
+    monkeypatch.setattr("maskrcnn.heads.sampling.sample", record)
     monkeypatch.setattr(tv_utils.BalancedPositiveNegativeSampler, "__call__", replay)
     return replay
 

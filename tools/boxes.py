@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..libs.reference import area, intersection, iou
+from maskrcnn.libs.reference import area, intersection, iou
 
 __all__ = ["area", "clip", "decode", "encode", "intersection", "iou", "larger_than", "scale"]
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from easydict import EasyDict
 
+from maskrcnn.tools.images.value_range import parse_range, range_text
+
 from .text import UNSAFE, brief, printable, shorten, shown
-from .value_range import parse_range, range_text
 
 DEFAULTS = Path(__file__).resolve().parent.parent / "config.ini"
 Source = str | os.PathLike | Mapping[str, Any] | None

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn.tools.images.resizing import average
+
 from .boxes import scale
 from .masks import paste
 from .padding import pad
-from .resizing import average
 
 # Of an image in 0..1, channel by channel: the noise of an empty one should not look like objects.
 # In 8 bits that noise is rounding to one of 256 levels, of which this is 2.5. Deeper images have
@@ -141,8 +142,8 @@ class Transform(nn.Module):
         return self
 
     def forward(self, images: Sequence[Tensor] | Tensor) -> Batch:
-        """Images that `maskrcnn.tools.checks` accepts -> Batch on this module's device, in its
-        dtype."""
+        """Images that `maskrcnn.tools.checks.inputs` accepts -> Batch on this module's device, in
+        its dtype."""
         min_size = self.min_size[-1]
         if self.training and len(self.min_size) > 1:
             min_size = self.min_size[int(torch.randint(len(self.min_size), (), device="cpu"))]
@@ -156,8 +157,8 @@ class Transform(nn.Module):
         )
 
     def truth(self, targets: Sequence[dict[str, Any]], batch: Batch) -> Truth:
-        """Targets that `maskrcnn.tools.checks` accepts, for the images of the batch -> padded
-        ground truth."""
+        """Targets that `maskrcnn.tools.checks.inputs` accepts, for the images of the batch ->
+        padded ground truth."""
         device, dtype = self.mean_std.device, self.mean_std.dtype
         counts = [len(target["boxes"]) for target in targets]
         longest = max(1, *counts)

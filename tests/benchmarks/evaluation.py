@@ -40,7 +40,7 @@ def images(arguments: argparse.Namespace) -> Iterator[tuple[dict, dict]]:
 
 
 def ours(arguments: argparse.Namespace) -> Any:
-    from maskrcnn.engine.metrics import CocoMetrics
+    from maskrcnn.evaluation.coco import CocoMetrics
 
     metrics = CocoMetrics([str(label) for label in range(arguments.classes)])
     for pair in images(arguments):

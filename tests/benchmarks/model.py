@@ -30,11 +30,11 @@ from torchvision.ops import MultiScaleRoIAlign
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from calibration import calibrate  # noqa: E402
+from helpers.calibration import calibrate  # noqa: E402
 
 from maskrcnn import MaskRCNN  # noqa: E402
 from maskrcnn.tools.config import load_config  # noqa: E402
-from maskrcnn.tools.weights import from_torchvision, load_state  # noqa: E402
+from maskrcnn.tools.weights.load import from_torchvision, load_state  # noqa: E402
 
 
 def resnet50(compare: Callable, device: str) -> None:

@@ -16,10 +16,10 @@ import torch
 from model import ROOT, slim_torchvision
 
 from maskrcnn.datasets.formats import open_dataset
-from maskrcnn.engine.evaluate import own_batches, progress_bar
-from maskrcnn.engine.loading import make_loader
-from maskrcnn.engine.metrics import figures
-from maskrcnn.engine.results import Results
+from maskrcnn.datasets.loader import make_loader
+from maskrcnn.evaluation.coco import figures
+from maskrcnn.evaluation.collect import Results
+from maskrcnn.evaluation.evaluate import own_batches, progress_bar
 from maskrcnn.tools.config import load_config
 
 # The figures to beat were reached by these: crops of 256 pixels at their own scale, 64 channels

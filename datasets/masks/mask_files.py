@@ -1,0 +1,260 @@
+"""Masks in image files: which pixels belong to which object, in whatever way the file says so.
+
+grey, 1 to 32 bits    the value is the object's index, 0 is background
+palette               so is the place in the palette; but where the palette has black in another
+                      place than the first, black is background
+colours               one object a colour, black is background
+transparency          what is transparent is background
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from faster_coco_eval import mask as rle
+
+from .mask_pixels import Stored, read_stored
+from .pieces import border, soft_edges
+
+BRIGHT = 128  # in a lossy file of one object: from here on a pixel is the object's
+DARK, WHITE = (
+    32,
+    224,
+)  # of 255: a colour below the one is black to the eye, and from the other on white
+OFTEN = 0.75  # of the border, which background is likely to have
+MAIN = 0.2  # of an object's pixels, which have its own value where the others are a smoothed edge
+FEW = 16  # values: an object that was cut out of its image has more
+MOSTLY_BLACK = 0.05  # of an object's opaque pixels
+FAR_BELOW = 0.75  # of the highest index there can be: where others end, if that one is no object
+CLOSE = 1.5  # largest index for each object: with more, the numbers are not counted from 1
+VOID_COLOR = (224, 224, 192)  # PASCAL VOC's of index 255, the rim between objects
+
+
+class MaskFault(ValueError):
+    """A mask file that does not say which pixels belong to which object."""
+
+
+class Indices(NamedTuple):
+    """The objects of an image."""
+
+    plane: np.ndarray  # [h, w]: the object at each pixel, from 1; 0 for background
+    names: list[str]  # of the objects, for messages: "index 7"
+    # the index or colour that is the rim between objects, as in PASCAL VOC, and counts as
+    # background
+    void: str = ""
+
+
+def read_indices(path: Path, orientation: str = "exif") -> Indices:
+    """Read the mask of all objects of an image.
+
+    Raises:
+        ValueError: a file that cannot be decoded; and MaskFault: one from which no indices can be
+            read.
+    """
+    stored = read_stored(path, orientation)
+    if stored.lossy:
+        raise MaskFault(
+            f"{path} is a {stored.lossy} file, which blurs indices, so that edges become objects; "
+            "save the original indices as PNG"
+        )
+    colors = stored.values if stored.palette is None else stored.palette[stored.values]
+    colors = colors[:, :, None] if colors.ndim == 2 else colors
+    if soft_edges(colors) or (stored.opaque is not None and soft_edges(stored.opaque[:, :, None])):
+        raise MaskFault(
+            f"{path} has smoothed edges (anti-aliasing): the values or colours between those on "
+            "either side of an edge would be objects; draw it without anti-aliasing, and resize "
+            "it with nearest neighbours"
+        )
+    return _indices(stored, path)
+
+
+def read_object(path: Path, orientation: str = "exif") -> np.ndarray:
+    """Read the mask bool [h, w] of one object: every pixel that is not background; of smoothed
+    edges the inner half.
+
+    Raises:
+        ValueError: a file that cannot be decoded; and MaskFault: one of several objects.
+    """
+    stored = read_stored(path, orientation)
+    if stored.lossy:
+        return stored.values >= BRIGHT
+    if stored.opaque is not None:
+        return _visible(stored, path)
+    if stored.palette is None:
+        keys = _keys(stored)
+        found, counts = np.unique(keys[keys != 0], return_counts=True)
+        if len(found) <= 1:
+            return keys != 0
+        main = counts.max() / counts.sum()
+        if main < MAIN and len(found) > FEW:
+            return keys != 0  # the object itself, cut out of its image
+        values = stored.values if stored.values.ndim == 2 else stored.values.max(axis=2)
+        if main >= MAIN and soft_edges(values[:, :, None]):
+            return values > values[keys == found[counts.argmax()]][0] / 2
+    plane, names, _ = _indices(stored, path)
+    if len(names) > 1:
+        raise MaskFault(
+            f"{path} has {len(names)} values or colours besides the background, but a file beside "
+            "others is the mask of one object; files of all objects of an image belong into a "
+            "folder masks/ beside a folder images/"
+        )
+    return plane != 0
+
+
+def read_places(path: Path, orientation: str = "exif", colors: bool = True) -> np.ndarray:
+    """Read the indices [h, w] of a file as PASCAL VOC has them: of a palette its places, and, if
+    `colors`, of colours, which CVAT and Datumaro write, the places that they have in PASCAL VOC's
+    palette.
+
+    Raises:
+        ValueError: a file that cannot be decoded, or has other colours; the message names it.
+    """
+    stored = read_stored(path, orientation)
+    if stored.lossy:
+        raise MaskFault(
+            f"{path} is a {stored.lossy} file, which blurs indices; save the original indices as "
+            "PNG"
+        )
+    if stored.values.ndim == 2:
+        return stored.values
+    palette, keys = _keys_of(voc_palette()), _keys(stored)
+    order = np.argsort(palette)
+    found = order[np.searchsorted(palette, keys, sorter=order).clip(0, 255)]
+    if not colors or (palette[found] != keys).any():
+        raise MaskFault(
+            f"{path} has 3 bands, of colours that are not those of PASCAL VOC's palette; expected "
+            "one band"
+        )
+    return found
+
+
+def voc_palette() -> np.ndarray:
+    """Return PASCAL VOC's colours [256, 3]: every third bit of an index belongs to one of them, the
+    lowest first."""
+    index = np.arange(256)
+    colors = np.zeros((256, 3), np.int64)
+    for bit in range(8):
+        for band in range(3):
+            colors[:, band] |= (index >> (3 * bit + band) & 1) << (7 - bit)
+    return colors
+
+
+def encode(plane: np.ndarray) -> dict[int, bytes]:
+    """Return the mask of each index in a plane [h, w], as `maskrcnn.tools.segments` encodes it;
+    0 is background."""
+    height, width = plane.shape
+    flat = plane.ravel(order="F")
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends = np.append(starts[1:], flat.size)
+    values = flat[starts]
+    order = np.argsort(values, kind="stable")
+    indices, first = np.unique(values[order], return_index=True)
+    masks = {}
+    for index, runs in zip(indices.tolist(), np.split(order, first[1:])):
+        if index == 0:
+            continue
+        edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        counts = np.diff(
+            np.concatenate([[0], edges, [flat.size]] if edges[-1] < flat.size else [[0], edges])
+        )
+        code = rle.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+        masks[index] = b"R" + code["counts"]
+    return masks
+
+
+def _visible(stored: Stored, path: Path) -> np.ndarray:
+    """Return the opaque pixels of an object's mask, bool [h, w]."""
+    visible = 2 * stored.opaque.astype(int) > int(stored.opaque.max())
+    colors = stored.values if stored.palette is None else stored.palette[stored.values]
+    colors = colors if colors.ndim == 3 else colors[:, :, None]
+    black = visible & (colors == 0).all(2)
+    if MOSTLY_BLACK * visible.sum() < black.sum() < visible.sum():
+        raise MaskFault(
+            f"{path} has transparent and black pixels besides others, so that what is background "
+            "cannot be told; save it without transparency"
+        )
+    return visible
+
+
+def _indices(stored: Stored, path: Path) -> Indices:
+    """Return the objects of a file without loss or smoothed edges."""
+    keys = _keys(stored)
+    back = 0 if stored.palette is None else _background(keys, stored.palette, path)
+    outside = keys == back
+    if stored.opaque is not None:
+        hidden = 2 * stored.opaque.astype(int) <= int(stored.opaque.max())
+        seen = outside & ~hidden
+        if seen.any() and not seen[~hidden].all():
+            raise MaskFault(
+                f"{path} has transparent and black pixels besides others, so that what is "
+                "background cannot be told; save it without transparency"
+            )
+        outside = hidden
+    found = np.unique(keys[~outside])
+    void = _void(found, stored)
+    if void is not None and (border(keys) == void).mean() < OFTEN:
+        outside |= keys == void
+        found = found[found != void]
+    else:
+        void = None
+    plane = _numbered(keys, found)
+    plane[outside] = 0
+    colored = stored.values.ndim == 3
+    names = [f"colour #{key:06x}" if colored else f"index {key}" for key in found.tolist()]
+    return Indices(
+        plane, names, "" if void is None else "colour #e0e0c0" if colored else f"index {void}"
+    )
+
+
+def _keys(stored: Stored) -> np.ndarray:
+    """Return a whole number [h, w] for each value, or colour; 0 is black."""
+    return stored.values if stored.values.ndim == 2 else _keys_of(stored.values)
+
+
+def _keys_of(colors: np.ndarray) -> np.ndarray:
+    """[..., 3] of 0 to 255 -> [...]: one whole number each."""
+    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+
+
+def _void(found: np.ndarray, stored: Stored) -> int | None:
+    """Return which of several values is PASCAL VOC's rim between objects: the highest that there
+    can be, where the others are counted from 1; or its colour."""
+    if stored.values.ndim == 3:
+        red, green, blue = VOID_COLOR
+        void = (red << 16) + (green << 8) + blue
+        return void if len(found) > 1 and void in found else None
+    others = found[:-1]
+    if not len(others) or found[-1] not in (2**8 - 1, 2**16 - 1):
+        return None
+    counted = others[-1] <= CLOSE * len(others) + 1 and others[-1] < FAR_BELOW * found[-1]
+    return int(found[-1]) if counted else None
+
+
+def _numbered(keys: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return for each of the keys [h, w] its place among those found, sorted, from 1."""
+    if keys.max(initial=0) >= 2**16:
+        return np.searchsorted(found, keys) + 1
+    table = np.zeros(2**16, np.int64)  # ten times as fast
+    table[found] = np.arange(1, len(found) + 1)
+    return table[keys]
+
+
+def _background(values: np.ndarray, palette: np.ndarray, path: Path) -> int:
+    """Return which index of a palette is background: 0; but where that is no black, and another one
+    in use is black, that one, unless 0 is white paper."""
+    used = np.unique(values)
+    darkest = int(used[palette[used].max(axis=1).argmin()])
+    if palette[0].max() < DARK or palette[darkest].max() >= DARK:
+        return 0
+    edge = border(values)
+    often, dark = (edge == 0).mean(), (edge == darkest).mean()
+    white = palette[0].min() >= WHITE
+    if white and often >= OFTEN:
+        return 0
+    if (white and dark < OFTEN) or often >= OFTEN:
+        raise MaskFault(
+            f"{path} has a palette in which index 0 is {tuple(palette[0].tolist())} and index "
+            f"{darkest} is black, and both could be background; save it with black as index 0, for "
+            "the background"
+        )
+    return darkest

@@ -1,0 +1,192 @@
+"""COCO's "categories": which of them are classes, under which labels."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from maskrcnn.tools.text import listed, shown
+from maskrcnn.tools.values import Id, identity
+
+
+@dataclass
+class Categories:
+    """The classes of an annotation file."""
+
+    names: list[str]  # of labels 1..K
+    ids: list[Id]  # of labels 1..K, as the file writes them
+    labels: dict[Id, int]  # by id; 0 for categories that are none of the classes
+    notes: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # what is odd: the kind and a message
+
+
+def read_categories(
+    entries: Sequence[Any],
+    used: Mapping[Id, int],
+    wanted: Sequence[str] | None,
+    all_there: bool,
+    path: str,
+) -> Categories:
+    """Return the classes of a file.
+
+    Args:
+        entries: of "categories".
+        used: how many annotations each id has.
+        wanted: names of the classes, where [data] classes or the training split has decided;
+            otherwise all categories are classes, in the order of their ids: numbers first, then
+            words.
+        all_there: each of the wanted classes must be a category: one that is none would never be
+            learned.
+        path: the file, for messages.
+
+    Raises:
+        ValueError: categories that are malformed, one name for several that all have objects, or
+            classes that are not there.
+    """
+    written, named = _parse(entries, path)
+    roots = _roots(entries)
+    chosen, notes = _by_name(named, used, roots, path)
+    if wanted is None:
+        names = list(chosen)
+        notes += _unused_roots(roots, named, used)
+    else:
+        names = list(wanted)
+        missing = [name for name in names if name not in chosen]
+        if missing and (all_there or len(missing) == len(names)):
+            raise ValueError(
+                f"{path} has no category {listed(missing)}; it has {listed(list(chosen))}"
+            )
+    labels = {name: label for label, name in enumerate(names, 1)}
+    unused = (
+        max((number for number in named if isinstance(number, int)), default=0) + 1
+    )  # of classes it does not have
+    ids = [
+        written[chosen[name]] if name in chosen else unused + label
+        for name, label in labels.items()
+    ]
+    notes += _others(named, used, labels)
+    return Categories(
+        names, ids, {number: labels.get(name, 0) for number, name in named.items()}, notes
+    )
+
+
+def _parse(entries: Sequence[Any], path: str) -> tuple[dict[Id, Id], dict[Id, str]]:
+    """Return by id, in the order of the ids, how it is written and its category's name."""
+    written: dict[Id, Id] = {}
+    named: dict[Id, str] = {}
+    for place, entry in enumerate(entries):
+        where = f"{path}, number {place} (from 0) of categories"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where} is {shown(entry)}; every category needs an id and a name")
+        try:
+            number, name = identity(entry.get("id")), entry.get("name")
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}; every category needs an id and a name") from error
+        if type(name) is int:
+            name = shown(name)  # as some tools number their classes
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(
+                f"{where}: name {shown(name)} is no text; every category needs an id and a name"
+            )
+        if named.setdefault(number, name) != name:
+            raise ValueError(
+                f"{where}: id {shown(number)} is that of {shown(named[number])} as well as of "
+                f"{shown(name)}; categories must have different ids"
+            )
+        written.setdefault(number, entry["id"] if isinstance(entry["id"], str) else number)
+    if not named:
+        raise ValueError(f"{path}: categories must be there, and the list is empty")
+    order = sorted(named, key=lambda number: (isinstance(number, str), number))
+    return written, {number: named[number] for number in order}
+
+
+def _roots(entries: Sequence[dict]) -> set[Id]:
+    """Return the ids of categories that others are kinds of, and that are no kind themselves:
+    Roboflow writes one into each of its files, which has no objects, and often the name of
+    another."""
+    above = {
+        entry.get("supercategory")
+        for entry in entries
+        if isinstance(entry.get("supercategory"), str)
+    }
+    return {
+        identity(entry["id"])
+        for entry in entries
+        if isinstance(entry["name"], str)
+        and entry["name"] in above
+        and entry.get("supercategory") in ("none", "")
+    }
+
+
+def _by_name(
+    named: Mapping[Id, str], used: Mapping[Id, int], roots: set[Id], path: str
+) -> tuple[dict[str, Id], list[tuple[str, str]]]:
+    """Return the id of each name, in order; of a name that is there several times, the one that has
+    objects."""
+    ids: dict[str, list[Id]] = {}
+    for number, name in named.items():
+        ids.setdefault(name, []).append(number)
+    chosen, notes = {}, []
+    for name, numbers in ids.items():
+        busy = [number for number in numbers if used.get(number)]
+        best = busy or [number for number in numbers if number not in roots] or numbers
+        if len(best) > 1:
+            raise ValueError(
+                f"{path}: the categories of ids {listed(numbers)} are all called {shown(name)}, of "
+                f"which {len(busy)} have objects; categories must have different names, or one of "
+                "them all objects"
+            )
+        chosen[name] = best[0]
+        if len(numbers) > 1:
+            notes.append(
+                (
+                    "category twice",
+                    f"the categories of ids {listed(numbers)} are all called {shown(name)}, "
+                    f"and are one class: objects have the id {shown(best[0])} alone",
+                )
+            )
+    order = {number: place for place, number in enumerate(named)}
+    return dict(sorted(chosen.items(), key=lambda pair: order[pair[1]])), notes
+
+
+def _unused_roots(
+    roots: set[Id], named: Mapping[Id, str], used: Mapping[Id, int]
+) -> list[tuple[str, str]]:
+    """Tell of roots that are classes without objects."""
+    others = [name for number, name in named.items() if number not in roots]
+    unused = [
+        named[number]
+        for number in named
+        if number in roots and not used.get(number) and named[number] not in others
+    ]
+    if not unused or not others:
+        return []
+    return [
+        (
+            "root category",
+            f"the category {listed(unused)} has no objects, as the root that Roboflow writes above "
+            f"all others; it is a class of the model unless [data] classes names the others alone: "
+            f"{listed(others)}",
+        )
+    ]
+
+
+def _others(
+    named: Mapping[Id, str], used: Mapping[Id, int], labels: Mapping[str, int]
+) -> list[tuple[str, str]]:
+    """Tell of objects that are none of the classes."""
+    counts: Counter[str] = Counter()
+    for number, name in named.items():
+        if name not in labels and used.get(number):
+            counts[name] += used[number]
+    if not counts:
+        return []
+    which = listed(f"{name} ({count})" for name, count in counts.items())
+    return [
+        (
+            "other classes",
+            f"{sum(counts.values())} objects are left out, whose categories are none of the "
+            f"model's classes: {which}",
+        )
+    ]

@@ -1,0 +1,221 @@
+"""Annotations of the VGG Image Annotator (robots.ox.ac.uk/~vgg/software/via) in JSON: exported by
+version 1 or 2, or a project of version 2."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from maskrcnn.datasets.options import DEFAULT, ReadOptions
+from maskrcnn.datasets.problems import Problem, Problems
+from maskrcnn.datasets.table import Table
+from maskrcnn.tools.text import brief, listed, shown
+from maskrcnn.tools.values import number
+
+from .annotation_tools import Drawn, Sheet, make_table
+from .json_files import read_json
+from .labels import label_of
+from .polygon_shapes import corners, ellipse, polygon, rectangle
+
+FILE = "via_region_data.json"
+CLASS = (
+    "class",
+    "label",
+    "name",
+    "category",
+)  # names of the attribute that is the class, where there are several
+
+
+def read_via(
+    root: str | Path,
+    split: str,
+    problems: Problems,
+    class_names: Sequence[str] | None = None,
+    options: ReadOptions = DEFAULT,
+) -> Table:
+    """The images that the annotation file in a folder names: via_region_data.json, or the only JSON
+    there.
+
+    An object's class is the value of its region's attribute: of the only one in the file, or of
+    several that which is called class, label, name or category, the first of these that there is.
+    Regions may do without where there is one class, named in [data] classes. Image ids count from
+    0.
+
+    Raises:
+        ValueError: a missing folder or file, no such JSON, several attributes of which none is
+            called so, or no class at all; and what `problems` raises.
+    """
+    folder = Path(root) / split
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}")
+    path = folder / FILE
+    if not path.is_file():
+        found = sorted(folder.glob("*.json"))
+        if len(found) != 1:
+            raise ValueError(
+                f"no file {path}, and {len(found)} other .json there, of which one could be it"
+            )
+        path = found[0]
+    content = read_json(path)
+    images = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
+    if not isinstance(images, dict) or not any(
+        isinstance(e, dict) and "filename" in e for e in images.values()
+    ):
+        newer = isinstance(content, dict) and {"project", "metadata"} <= content.keys()
+        raise ValueError(
+            f"{path} is no export of VIA: expected are images with filename and regions"
+            + ("; it is a project of version 3: export annotations from version 2" if newer else "")
+        )
+    attribute = _class_attribute(images.values(), path)
+    sheets = []
+    for key, entry in images.items():
+        sheet = _sheet(entry, path, attribute)
+        if sheet is None:
+            problems.found(
+                Problem(
+                    "malformed image",
+                    "it needs a filename, and regions in a list or by number",
+                    str(path),
+                    str(key),
+                )
+            )
+        else:
+            sheets.append(sheet)
+    return make_table(folder, sheets, problems, class_names, options, Path(root))
+
+
+def _class_attribute(entries: Iterable[Any], path: Path) -> str | None:
+    """The attribute that is the class of regions; None where they have none."""
+    names = list(
+        dict.fromkeys(
+            name
+            for entry in entries
+            for region in _regions(entry) or []
+            for name in _attributes(region)
+        )
+    )
+    if len(names) <= 1:
+        return names[0] if names else None
+    for wanted in CLASS:
+        for name in names:
+            if name.strip().lower() == wanted:
+                return name
+    raise ValueError(
+        f"{path}: its regions have the attributes {listed(names)}; rename the one that is their "
+        "class to class"
+    )
+
+
+def _regions(entry: Any) -> list | None:
+    """Of an image; None where it is malformed."""
+    regions = entry.get("regions", []) if isinstance(entry, dict) else None
+    if isinstance(regions, dict):
+        regions = list(regions.values())
+    return regions if isinstance(regions, list) else None
+
+
+def _attributes(region: Any) -> dict[str, Any]:
+    """Those of a region that have a value."""
+    attributes = region.get("region_attributes") if isinstance(region, dict) else None
+    return (
+        {key: value for key, value in attributes.items() if value not in ("", None, {})}
+        if isinstance(attributes, dict)
+        else {}
+    )
+
+
+def _sheet(entry: Any, path: Path, attribute: str | None) -> Sheet | None:
+    """An image with its regions; None where it is malformed."""
+    regions = _regions(entry)
+    if regions is None or not isinstance(entry.get("filename"), str):
+        return None
+    return Sheet(
+        entry["filename"],
+        path,
+        [_drawn(region, place, attribute) for place, region in enumerate(regions, 1)],
+    )
+
+
+def _drawn(region: Any, place: int, attribute: str | None) -> Drawn:
+    drawn = Drawn(f"region {place}", None, [])
+    try:
+        drawn.label = _class(_attributes(region), attribute)
+    except ValueError as error:
+        drawn.fault = "unknown category", str(error)
+        return drawn
+    shape = region.get("shape_attributes") if isinstance(region, dict) else None
+    try:
+        if not isinstance(shape, dict):
+            raise ValueError(f"its shape_attributes are {shown(shape)}; expected is an object")
+        drawn.rings.append(_ring(shape))
+        drawn.corners = shape["name"] not in ("circle", "ellipse")
+    except KeyError as error:
+        drawn.fault = "malformed mask", f"its shape cannot be drawn: it has no {error}"
+    except ValueError as error:
+        drawn.fault = "malformed mask", f"its shape cannot be drawn: {error}"
+    return drawn
+
+
+def _ring(shape: dict[str, Any]) -> list[float]:
+    """The ring of a region.
+
+    Raises:
+        ValueError: a shape that has no area, or odd numbers; KeyError where one is missing.
+    """
+    kind = shape["name"]
+    if kind in ("polygon", "polyline"):  # an open line is closed
+        return polygon(_corners(shape))
+    if kind == "rect":
+        x, y, width, height = (number(shape[key], key) for key in ("x", "y", "width", "height"))
+        if width < 0 or height < 0:
+            raise ValueError(
+                f"a rect of width {width:g} and height {height:g}; they should be above 0"
+            )
+        return rectangle(x, y, x + width, y + height)
+    if kind == "circle":
+        x, y, radius = (number(shape[key], key) for key in ("cx", "cy", "r"))
+        return ellipse(x, y, radius, radius)
+    if kind == "ellipse":
+        x, y, rx, ry = (number(shape[key], key) for key in ("cx", "cy", "rx", "ry"))
+        return ellipse(x, y, rx, ry, number(shape.get("theta", 0), "theta"))
+    raise ValueError(
+        f"a {brief(kind)} has no area; polygon, polyline, rect, circle and ellipse have one"
+    )
+
+
+def _corners(shape: dict[str, Any]) -> list[tuple[float, float]]:
+    """The corners of a polygon: all_points_x and all_points_y; or pairs [x, y], as some converters
+    write them."""
+    for key in ("all_points", "points"):
+        if key in shape and "all_points_x" not in shape:
+            return corners(shape[key])
+    xs, ys = shape["all_points_x"], shape.get("all_points_y")
+    if ys is None and isinstance(xs, list) and xs and isinstance(xs[0], list):
+        return corners(xs)
+    if not (isinstance(xs, list) and isinstance(ys, list)) or len(xs) != len(ys):
+        raise ValueError(
+            f"all_points_x is {shown(xs)} and all_points_y {shown(ys)}; expected are two lists of "
+            "one length"
+        )
+    return corners(list(zip(xs, ys)))
+
+
+def _class(attributes: dict[str, Any], attribute: str | None) -> str | None:
+    """The value of the attribute that is the class; of checked options the checked one; None
+    without attributes."""
+    if attribute is None or not attributes:
+        return None
+    if attribute not in attributes:
+        raise ValueError(
+            f"its region has {listed(attributes)}, but no {brief(attribute)}, the class of other "
+            "regions"
+        )
+    value = attributes[attribute]
+    if isinstance(value, dict):
+        checked = [option for option, state in value.items() if state is True or state == "true"]
+        if len(checked) != 1:
+            raise ValueError(
+                f"{len(checked)} options are checked ({listed(checked)}); one, its class, is "
+                "expected"
+            )
+        value = checked[0]
+    return label_of(value, f"its {brief(attribute)}")

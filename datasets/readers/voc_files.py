@@ -1,0 +1,124 @@
+"""The files of PASCAL VOC: lists of names, and the image, annotation and masks that a name
+means."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from maskrcnn.datasets.find_files import inside
+from maskrcnn.tools.text import brief, listed
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+Fault = tuple[str, str]  # the kind and a message
+
+
+@dataclass
+class Image:
+    """An image of a list."""
+
+    root: Path  # [data] root
+    folder: Path  # such as VOC2012
+    path: Path
+    name: str  # of its annotation and masks: its path in JPEGImages without suffix
+
+    @property
+    def annotation(self) -> Path:
+        """Its XML file."""
+        return self.folder / "Annotations" / f"{self.name}.xml"
+
+    def mask(self, kind: str) -> Path:
+        """Its file in SegmentationObject or SegmentationClass."""
+        return self.folder / kind / f"{self.name}.png"
+
+
+def find_list(root: Path, entry: str) -> tuple[Path, Path]:
+    """The VOC folder and the file of a list."""
+    inner, _, name = entry.rpartition("/")
+    folder = root / inner
+    if not folder.is_dir():
+        raise ValueError(f"no folder {folder}")
+    if not (folder / "ImageSets").is_dir():
+        found = sorted(path.parent for path in folder.glob("*/ImageSets"))
+        if len(found) != 1:
+            raise ValueError(
+                f"{folder} has no folder ImageSets"
+                + (
+                    f"; say which of {listed(path.name for path in found)}: {found[-1].name}/{name}"
+                    if found
+                    else ", and none of its folders has; expected is the layout of PASCAL VOC"
+                )
+            )
+        folder = found[0]
+    lists = folder / "ImageSets" / "Segmentation"
+    file = lists / f"{name}.txt"
+    if not file.is_file():
+        there = listed(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
+        raise ValueError(f"no list {file}; there are {there}")
+    return folder, file
+
+
+def read_names(file: Path, folder: Path) -> list[str]:
+    """The names in a list. What stands behind one, such as 1 or -1, is left out; but a name may
+    have spaces."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8: {error}") from error
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    return [name if " " in name and _files(folder, name) else name.split()[0] for name in names]
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The files in JPEGImages that a name means; none where no file could have it."""
+    own = [name] if Path(name).suffix.lower() in SUFFIXES else []
+    both = [f"{name}{suffix}" for suffix in SUFFIXES] + [
+        f"{name}{suffix.upper()}" for suffix in SUFFIXES
+    ]
+    try:
+        found = [
+            path
+            for path in (folder / "JPEGImages" / file for file in [*both, *own])
+            if path.is_file()
+        ]
+    except (OSError, ValueError):  # of a name that is too long
+        return []
+    return [
+        path for k, path in enumerate(found) if not any(path.samefile(other) for other in found[:k])
+    ]
+
+
+def find_image(folder: Path, name: str, root: Path, outside: bool) -> Image | Fault:
+    """An image of a list, or what is wrong with it: the kind and a message."""
+    found = _files(folder, name)
+    if not found:
+        return "missing image", f"there is no file {folder / 'JPEGImages'}/{brief(name)}.jpg"
+    if len(found) > 1:
+        return "ambiguous image", (
+            f"{' and '.join(brief(path.name) for path in found)} are both {brief(name)}, and "
+            f"have one annotation; give each a name of its own"
+        )
+    path = Path(os.path.normpath(found[0]))
+    if ".." in Path(name).parts or not path.is_relative_to(root):
+        return "image outside", f"{brief(name)} leads out of {folder / 'JPEGImages'}"
+    if not outside and not inside(path, root, folder):
+        return "image outside", f"{path} leads out of {root}, which [data] outside = no forbids"
+    return Image(root, folder, path, str(path.relative_to(folder / "JPEGImages").with_suffix("")))
+
+
+def find_flat(images: list[Image]) -> None:
+    """Let images in sub-folders whose annotations are in none have them, where no two images share
+    their last name."""
+    counts = Counter((image.folder, os.path.basename(image.name)) for image in images)
+    for image in images:
+        last = os.path.basename(image.name)
+        flat = replace(image, name=last)
+        if (
+            counts[image.folder, last] == 1
+            and not image.annotation.is_file()
+            and flat.annotation.is_file()
+        ):
+            image.name = last

@@ -1,0 +1,170 @@
+"""Detect objects in image files: annotated pictures, and results in COCO's format."""
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maskrcnn import MaskRCNN
+from maskrcnn.evaluation.coco_files import ResultsWriter
+from maskrcnn.evaluation.evaluate import choose_device, progress_bar
+from maskrcnn.tools.atomic import atomic, check_writable
+from maskrcnn.tools.images.read import read_image
+from maskrcnn.tools.limits import Reached
+from maskrcnn.tools.runtime.failures import explained
+from maskrcnn.tools.visualize.draw import confident, draw
+
+log = logging.getLogger("maskrcnn")
+
+LONGEST_NAME = 200  # bytes of the name of a picture, without what tells equal ones apart
+
+
+@explained("Lower the batch size (--batch-size), or [transform] min_size and max_size", workers=0)
+def predict(
+    weights: str | os.PathLike,
+    images: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    batch_size: int = 4,
+    device: str = "auto",
+    score_threshold: float | None = None,
+) -> dict[str, str]:
+    """Detect objects in image files.
+
+    Into the folder `output` go, for each image, an annotated PNG of the same name; results.json, a
+    list of detections in COCO's results format, where image_id is the place of the image in the
+    list, from 0, and category_id the class's id in the data set that the model was trained on, or,
+    where that is not known, its label; and images.json, which has the file of each image_id, the
+    class of each category_id, and the files that could not be read.
+
+    Args:
+        weights: a checkpoint of training or of `MaskRCNN.save`.
+        images: image files.
+        batch_size: images at a time.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        score_threshold: detections must exceed it, to be listed and to be drawn. By default those
+            above the checkpoint's [box] score_threshold are listed, and those from 0.5 on drawn.
+
+    Returns:
+        The files that could not be read, each with the reason; the others are done.
+
+    Raises:
+        ValueError: weights or arguments that do not fit.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size {batch_size} must be at least 1")
+    if score_threshold is not None and not 0 <= score_threshold <= 1:
+        raise ValueError(f"score {score_threshold} must lie in 0..1")
+    output = Path(output)
+    names = unique_names(images)
+    config = None if score_threshold is None else {"box": {"score_threshold": score_threshold}}
+    model = MaskRCNN.load(weights, config).to(choose_device(device))
+    check_outputs(output, names, [*images, weights])
+    reached = Reached.of(model)
+    ids = model.category_ids or list(range(1, model.num_classes + 1))
+    failures: dict[str, str] = {}
+    count, listed = 0, []
+    with (
+        progress_bar(len(images), "predict") as bar,
+        ResultsWriter(output / "results.json", ids) as results,
+    ):
+        for start in range(0, len(images), batch_size):
+            batch: dict[int, Tensor] = {}
+            for i in range(start, min(start + batch_size, len(images))):
+                try:
+                    batch[i] = read_image(images[i], model.image_options)
+                except (ValueError, OSError) as error:
+                    failures[os.fspath(images[i])] = str(error)
+            for (i, image), found in zip(batch.items(), detect(model, list(batch.values()))):
+                reached.add(found["scores"])
+                detections = {key: value.cpu() for key, value in found.items()}
+                shown = confident(detections, 0.5 if score_threshold is None else 0.0)
+                with atomic(output / f"{names[i]}.png", make_folder=False) as part:
+                    draw(image, shown, model.class_names).save(part, format="PNG")
+                results.add(i, detections)
+                count += len(detections["scores"])
+                listed.append(
+                    {
+                        "id": i,
+                        "file_name": os.fspath(images[i]),
+                        "height": image.shape[1],
+                        "width": image.shape[2],
+                        "picture": f"{names[i]}.png",
+                    }
+                )
+            bar.update(min(batch_size, len(images) - start))
+    class_names = model.class_names or [str(k) for k in range(1, model.num_classes + 1)]
+    categories = [{"id": k, "name": name} for k, name in zip(ids, class_names)]
+    log.info("%d images, %d detections: %s", len(listed), count, output)
+    reached.warn()
+    failed = [{"file_name": file, "reason": reason} for file, reason in failures.items()]
+    with atomic(output / "images.json", make_folder=False) as part:
+        part.write_text(
+            json.dumps({"images": listed, "categories": categories, "failed": failed}),
+            encoding="utf-8",
+        )
+    return failures
+
+
+def detect(model: MaskRCNN, images: list[Tensor]) -> list[dict[str, Tensor]]:
+    """The detections of a batch of images, which may be empty."""
+    with torch.no_grad():
+        return model(images) if images else []
+
+
+def check_outputs(output: Path, names: Sequence[str], inputs: Sequence[str | os.PathLike]) -> None:
+    """Make the folder `output`, and check that files can be written into it and take the place of
+    no input.
+
+    Raises:
+        ValueError: it cannot be made, is no folder or not writable, or an input would be replaced.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(
+            f"{output} is no folder: give --output a folder, which is made where there is none"
+        )
+    own: set[str] = set()
+    for path in inputs:
+        with suppress(ValueError):  # no path at all: reading it will say so
+            own |= {
+                os.path.realpath(path),
+                os.path.join(os.path.realpath(Path(path).parent), Path(path).name),
+            }
+    folder = os.path.realpath(output)
+    for file in ("results.json", "images.json", *(f"{name}.png" for name in names)):
+        if os.path.join(folder, file) in own:
+            raise ValueError(
+                f"{output / file} would replace an input image or the weights; choose another "
+                "folder"
+            )
+    check_writable(output / "results.json")
+
+
+def unique_names(images: Sequence[str | os.PathLike]) -> list[str]:
+    """A name for each image's picture: its own without suffix, with -2, -3, ... behind it where
+    that is taken. What is too long for a file of its own is cut."""
+    taken: set[str] = set()
+    numbers: dict[str, int] = {}  # of pictures with each name
+    names = []
+    for image in images:
+        stem = name = cut(Path(image).stem)
+        number = numbers.get(stem, 1)
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        numbers[stem] = number
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def cut(name: str) -> str:
+    """A name, or as much of it as a file system takes."""
+    encoded = name.encode("utf-8", "surrogatepass")
+    return (
+        name if len(encoded) <= LONGEST_NAME else encoded[:LONGEST_NAME].decode("utf-8", "ignore")
+    )

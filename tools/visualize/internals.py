@@ -1,0 +1,201 @@
+"""Pictures of the steps inside a model, as matplotlib figures: maps and images side by side, boxes
+by kind, boxes that move. For what goes in and what comes out there are `draw`, `compare` and `grid`
+in `visualize`.
+
+Boxes are xyxy with exclusive x2, y2, in pixels of the picture that they are on. Figures are made
+without pyplot: the caller's figures and backend stay as they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .draw import as_pixels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = (
+    "tab:blue",
+    "tab:orange",
+    "tab:green",
+    "tab:red",
+    "tab:purple",
+    "tab:brown",
+    "tab:pink",
+    "tab:gray",
+    "tab:olive",
+    "tab:cyan",
+)
+DPI = 90
+TITLE, LINE = 0.3, 0.17  # inches that a title and a line of the legend take
+
+
+def visible(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised images [..., C, H, W], as `Transform` makes them, back in 0..1. Padding shows as
+    `mean`."""
+    if images.dim() < 3 or not images.shape[-3] == len(mean) == len(std):
+        raise ValueError(
+            f"images {list(images.shape)} must be [..., C, H, W] with a mean and a std for each of "
+            f"the C channels, got {len(mean)} and {len(std)}"
+        )
+    center, spread = (images.new_tensor(numbers).view(-1, 1, 1) for numbers in (mean, std))
+    return (images * spread + center).clamp(0, 1)
+
+
+def panels(
+    pictures: Sequence[Any],
+    titles: Sequence[str] | None = None,
+    boxes: Sequence[Mapping[str, Tensor]] | None = None,
+    columns: int = 4,
+    side: float = 2.2,
+    limits: tuple[float, float] | None = None,
+) -> "Figure":
+    """Pictures side by side, with boxes on them.
+
+    Args:
+        pictures: maps [h, w], in colours from dark (low) to bright (high), and images of any kind
+            that `draw` takes.
+        titles: one a picture.
+        boxes: for each picture, boxes [B, 4] by kind: {"positive": ..., "negative": ...}. A kind
+            has the same colour in all pictures; below a picture are its kinds and how many boxes
+            each has.
+        columns, side: pictures in a row, and inches that one is wide.
+        limits: what the darkest and the brightest colour mean, with a scale beside the maps. By
+            default each map's own extremes.
+
+    Raises:
+        ValueError: pictures, titles or boxes that do not fit, with the number of the picture.
+    """
+    titles = [""] * len(pictures) if titles is None else titles
+    boxes = [{}] * len(pictures) if boxes is None else boxes
+    if not 0 < len(pictures) == len(titles) == len(boxes) or columns < 1:
+        raise ValueError(
+            f"panels needs pictures, a title and boxes for each, and at least one column, got "
+            f"{len(pictures)} pictures, {len(titles)} titles, {len(boxes)} boxes, {columns} columns"
+        )
+    shown = [_shown(picture, f"pictures[{i}]") for i, picture in enumerate(pictures)]
+    groups = [
+        {kind: _checked(group, f"boxes[{i}], {kind}") for kind, group in kinds.items()}
+        for i, kinds in enumerate(boxes)
+    ]
+    colors = dict(zip(dict.fromkeys(kind for kinds in groups for kind in kinds), cycle(COLORS)))
+    room = TITLE * any(titles) + LINE * max(map(len, groups))
+    figure, axes = _sheet(shown, columns, side, room, limits)
+    for axis, title, kinds in zip(axes, titles, groups):
+        axis.set_title(title, fontsize=9)
+        for kind, group in kinds.items():
+            _outline(axis, group, colors[kind], label=f"{kind}: {len(group)}")
+        if kinds:
+            axis.legend(
+                loc="upper center",
+                bbox_to_anchor=(0.5, 0),
+                fontsize=8,
+                frameon=False,
+                handlelength=1.0,
+                labelspacing=0.2,
+            )
+    return figure
+
+
+def moves(picture: Any, before: Tensor, after: Tensor, side: float = 5.0) -> "Figure":
+    """Boxes before [B, 4] (dashed) and after [B, 4] a step that moves them, each pair in a colour
+    of its own, with an arrow between their centres. `picture` and `side` are those of `panels`.
+
+    Raises:
+        ValueError: a picture or boxes that do not fit, or not as many boxes after the step as
+            before.
+    """
+    before, after = _checked(before, "before"), _checked(after, "after")
+    if len(before) != len(after):
+        raise ValueError(
+            f"moves needs a box after the step for every box before it, got {len(before)} before "
+            f"and {len(after)} after"
+        )
+    figure, (axis,) = _sheet([_shown(picture, "picture")], 1, side)
+    for old, new, color in zip(before, after, cycle(COLORS)):
+        _outline(axis, old[None], color, "--")
+        _outline(axis, new[None], color)
+        start, end = (((box[:2] + box[2:]) / 2 - 0.5).tolist() for box in (old, new))
+        axis.annotate(
+            "",
+            end,
+            start,
+            arrowprops={"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0},
+        )
+    return figure
+
+
+def _shown(picture: Any, name: str) -> Tensor:
+    """A map as float [h, w], an image as uint8 [h, w, 3]."""
+    if isinstance(picture, Tensor) and picture.dim() == 2 and picture.numel():
+        return picture.detach().cpu().float()
+    try:
+        return as_pixels(picture).permute(1, 2, 0)
+    except ValueError as error:
+        raise ValueError(f"{name} is neither a map [h, w] nor an image: {error}") from error
+
+
+def _checked(boxes: Any, name: str) -> Tensor:
+    boxes = torch.as_tensor(boxes).detach().cpu().float()
+    if boxes.dim() != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name}: boxes must be [B, 4], got {list(boxes.shape)}")
+    return boxes
+
+
+def _sheet(
+    shown: Sequence[Tensor],
+    columns: int,
+    side: float,
+    room: float = 0.0,
+    limits: tuple[float, float] | None = None,
+) -> tuple["Figure", list["Axes"]]:
+    """The pictures in rows of so many, with `room` inches for text at each; and the axes of
+    each."""
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,
+    )  # here: who only runs a model does not need matplotlib
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(shown))
+    rows = -(-len(shown) // columns)
+    ratio = max(picture.shape[0] / picture.shape[1] for picture in shown)
+    figure = Figure(
+        figsize=(columns * side, rows * (side * ratio + room)), dpi=DPI, layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    low, high = limits or (None, None)
+    drawn = [
+        axis.imshow(picture.numpy(), cmap="viridis", vmin=low, vmax=high)
+        for axis, picture in zip(axes, shown)
+    ]
+    maps = [image for image, picture in zip(drawn, shown) if picture.dim() == 2]
+    if limits and maps:
+        figure.colorbar(maps[0], ax=axes, fraction=0.02, pad=0.01).ax.tick_params(labelsize=8)
+    for axis in axes:
+        axis.set(
+            xticks=[], yticks=[], autoscale_on=False
+        )  # the view stays on the picture: boxes may reach beyond it
+        axis.spines[:].set_color("lightgrey")
+    for axis in axes[len(shown) :]:
+        axis.axis("off")
+    return figure, axes[: len(shown)]
+
+
+def _outline(
+    axis: "Axes", boxes: Tensor, color: str, style: str = "-", label: str | None = None
+) -> None:
+    """Outlines of boxes [B, 4]. Whole numbers on the axes are centres of pixels, half a pixel off
+    their corners."""
+    x1, y1, x2, y2 = (boxes - 0.5).unbind(1)
+    lift = torch.full_like(x1, torch.nan)  # of the pen, between two boxes
+    x, y = (
+        torch.stack(path, dim=1).flatten().numpy()
+        for path in ((x1, x2, x2, x1, x1, lift), (y1, y1, y2, y2, y1, lift))
+    )
+    axis.plot(x, y, style, color=color, linewidth=1.2, label=label)

@@ -1,0 +1,331 @@
+"""Weights into models, and those of other libraries translated to the names used here."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.tools.config import Source, load_config
+from maskrcnn.tools.text import brief, listed, shown
+
+from .checkpoints import check_checkpoint, is_checkpoint, load_tensors, saved_config
+from .class_layers import CLASS_LAYERS, load_matching
+from .conversion import fit_stem, from_detectron2, from_torchvision, to_torchvision
+from .expected_settings import ADVICE, CHANNELS, IMAGENET, PUBLISHED, warn_differences
+from .fitting import check_fit, load_state
+from .foreign import Foreign, described, find_state, library_of, refuse_others, unknown
+
+__all__ = [
+    "CLASS_LAYERS",
+    "check_fit",
+    "from_detectron2",
+    "from_torchvision",
+    "load_detector",
+    "load_foreign",
+    "load_matching",
+    "load_pretrained",
+    "load_state",
+    "no_checkpoint",
+    "open_weights",
+    "to_torchvision",
+]
+
+log = logging.getLogger("maskrcnn")
+
+WORDS = '"imagenet", "coco"'
+
+
+def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
+    """Load `source` into a model: "" for nothing, "imagenet", "coco", or the path of a checkpoint.
+
+    `trunk` is the name of the model's trunk, which "imagenet" finds weights by.
+
+    A checkpoint is one of this library, a state dict of a trunk (torchvision's ResNets and VGG16)
+    or of torchvision's maskrcnn_resnet50_fpn (v1 or v2), or a .pkl or .pth file of detectron2's
+    Mask R-CNN. Where its classes are others, the layers that have outputs for each class keep their
+    fresh weights, and a message says so; classes of the same name keep those of the checkpoint.
+
+    Raises:
+        ValueError: weights that do not fit the architecture, or a file that is none of these.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            f"pretrained = {shown(source)}; give None, {WORDS} or the path of a checkpoint"
+        )
+    source = os.fspath(source)
+    if source == "":
+        return
+    if source == "imagenet":
+        _load_imagenet(model, trunk)
+    elif source == "coco":
+        from torchvision import models
+
+        v2 = "box_head.convs.0.0.weight" in model.state_dict()
+        weights = models.get_weight(f"MaskRCNN_ResNet50_FPN{'_V2' if v2 else ''}_Weights.COCO_V1")
+        load_foreign(
+            model,
+            Foreign(
+                "torchvision's COCO weights", "torchvision", _download(weights), published=True
+            ),
+        )
+    elif not os.path.exists(source):  # of which names too long, or with a zero in them, are none
+        raise ValueError(
+            f"pretrained = {brief(source)}: no such file; give {WORDS} or the path of a checkpoint"
+        )
+    else:
+        try:
+            _load_file(model, source)
+        except (
+            LookupError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+        ) as error:  # tensors of unexpected shapes, or none
+            raise ValueError(
+                f"pretrained = {brief(source)}: weights that do not fit: {brief(repr(error))}"
+            ) from error
+
+
+def _load_file(model: Any, path: str) -> None:
+    content = open_weights(path)
+    if isinstance(content, Foreign):
+        load_foreign(model, content)
+    elif is_checkpoint(content):
+        config = saved_config(content, path)
+        try:
+            load_matching(
+                model,
+                content["model"],
+                path,
+                content["class_names"],
+                content["num_classes"],
+                content.get("category_ids"),
+            )
+        except ValueError as error:
+            raise ValueError(f"{error}\n{_differences(config, model.config)}") from None
+        replaced = [*model.replaced, *content.get("replaced", [])]
+        warn_differences(path, config, model.config, replaced, "Give the config of the checkpoint")
+    elif hasattr(_trunk(model), "from_whole"):
+        load_state(_trunk(model), _trunk(model).from_whole(content, path), path)
+    elif library_of(content) == "own":
+        load_matching(
+            model, content, path, None, len(content.get("box_head.classification.bias", " ")) - 1
+        )
+    elif library_of(content) == "trunk":
+        _load_trunk(model, content, path)
+    else:
+        refuse_others(content, path)
+        raise unknown(content, path)
+
+
+def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
+    """The content of a file: a checkpoint of this library, weights of another one's detector, or a
+    state dict.
+
+    Raises:
+        ValueError: a file that holds none of these, or a checkpoint that is not whole.
+    """
+    content = load_tensors(path)
+    if is_checkpoint(content):
+        check_checkpoint(content, path)
+        return content
+    state = find_state(content, os.fspath(path))
+    library = library_of(state)
+    if library in ("detectron2", "torchvision"):
+        from .torchvision_coco import is_published
+
+        refuse_others(state, os.fspath(path))
+        return Foreign(
+            os.fspath(path), library, state, library == "torchvision" and is_published(path)
+        )
+    return state
+
+
+def _converted(
+    weights: Foreign, num_classes: int, config: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], int]:
+    """Weights under the names of this library, for a model of so many classes, and the number of
+    theirs."""
+    from .torchvision_coco import COCO_NAMES, COCO_ROWS, select_classes
+
+    state = weights.convert(
+        len(config["rpn"]["anchor_ratios"]), config["model"]["weights_channels"]
+    )
+    if weights.classes == COCO_ROWS[-1] != num_classes and weights.names()[0]:
+        return select_classes(state, COCO_ROWS, CLASS_LAYERS), len(COCO_NAMES)
+    return state, weights.classes
+
+
+def load_detector(make: Callable[..., Any], weights: Foreign, config: Source = None) -> Any:
+    """The model of torchvision's or detectron2's that weights are of, with them in it.
+
+    `make` takes the number of classes and a configuration; `config` is laid over the one that the
+    weights tell.
+
+    Raises:
+        ValueError: weights that do not fit, before the model takes memory.
+    """
+    cfg = load_config(*weights.settings(), config)
+    try:
+        state, _ = _converted(weights, weights.model_classes, cfg)
+        check_fit(partial(make, weights.model_classes, cfg), state, weights.source)
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as error:  # tensors of unexpected shapes, or none
+        raise ValueError(
+            f"{brief(weights.source)}: weights that do not fit: {brief(repr(error))}"
+        ) from error
+    model = make(weights.model_classes, cfg)
+    load_foreign(model, weights)
+    return model
+
+
+def no_checkpoint(state: Mapping[str, Any], path: str | os.PathLike) -> ValueError:
+    """The error for weights without the configuration that makes a model of them, which says what
+    to do."""
+    library, name = library_of(state), brief(os.fspath(path))
+    if not library:
+        refuse_others(state, os.fspath(path))
+    parts = {"own": "the weights of a model", "trunk": "the weights of a trunk"}
+    hint = (
+        f"it holds {parts[library]} alone: build one, MaskRCNN(num_classes, config, "
+        f"pretrained={name!r})"
+        if library
+        else f"it holds {listed(state, 3)}"
+    )
+    try:
+        check_checkpoint(state, path)
+    except ValueError as error:
+        return ValueError(f"{error}; {hint}")
+    return ValueError(f"{name}: {hint}")
+
+
+def load_foreign(model: Any, weights: Foreign) -> None:
+    """Load weights of torchvision's or detectron2's detectors, and warn where the model's settings
+    compute something else with them.
+
+    torchvision's models of COCO have 91 rows, with gaps where COCO has no class: models of 80
+    classes get the rows of these. Known classes move by their names.
+    """
+    from .torchvision_coco import COCO_NAMES
+
+    source, first = weights.source, weights.library == "torchvision" and weights.first
+    file, changes = weights.settings()
+    try:
+        state, count = _converted(weights, model.num_classes, model.config)
+        names, ids = weights.names()
+        if (
+            first
+            and not weights.published
+            and not any(key.endswith("num_batches_tracked") for key in state)
+        ):
+            log.warning(
+                "%s: its norms are taken for ones of eps 1e-5. Of torchvision's published "
+                "weights, which these may be, it is 0: load them as pretrained = coco, or from "
+                "the file as published",
+                brief(source),
+            )
+        # A model of as many classes that are none of COCO's: the weights are of another data set.
+        if count != len(COCO_NAMES) or (
+            model.num_classes == count
+            and model.class_names
+            and not set(model.class_names) & set(COCO_NAMES)
+        ):
+            names = ids = None
+        load_matching(model, state, source, names, count, ids)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\nThese are weights for {described(file, changes)}: give that config"
+        ) from error
+    advice = (PUBLISHED if weights.published else ADVICE).format(file=described(file, changes))
+    if weights.library == "detectron2":
+        asked, told = model.config.model.weights_channels, weights.channels()
+        advice += CHANNELS.format(channels=told if asked == "auto" else asked)
+        if weights.tells_channels and asked not in ("auto", told):
+            log.warning(
+                "%s: [model] weights_channels = %s, but its pixel_mean is that of %s images",
+                brief(source),
+                asked,
+                told,
+            )
+    warn_differences(source, load_config(file, changes), model.config, model.replaced, advice)
+
+
+def _differences(
+    saved: Mapping[str, Mapping[str, Any]], config: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """The settings of the model in which a checkpoint's configuration differs, the first ones of
+    many."""
+    parts = ("backbone", "fpn", "rpn", "pooling", "box", "mask")
+    found = [
+        f"[{section}] {key} = {brief(saved[section][key])}"
+        for section in parts
+        for key in config[section]
+        if key in saved.get(section, {}) and saved[section][key] != config[section][key]
+    ]
+    return (
+        f"the checkpoint was saved with {listed(found) or 'the same configuration'}: give its "
+        "config"
+    )
+
+
+def _load_imagenet(model: Any, trunk: str) -> None:
+    """The published weights of a trunk: timm's, or torchvision's."""
+    part, settings = _trunk(model), IMAGENET
+    if hasattr(part, "published"):
+        state, source, settings = (
+            part.published(),
+            "timm's weights",
+            {"transform": part.normalisation()},
+        )
+    else:
+        from torchvision import models
+
+        name = (
+            "vgg16_bn"
+            if trunk == "vgg16" and "features.1.running_mean" in part.state_dict()
+            else trunk
+        )
+        if name not in models.list_models(models):
+            raise ValueError(
+                f"torchvision has no weights for {name!r}; train from scratch, or choose a "
+                "backbone that it or timm has weights for"
+            )
+        state = _download(models.get_model_weights(name)["IMAGENET1K_V1"])
+        source = "torchvision's ImageNet weights"
+    _load_trunk(model, state, source)
+    warn_differences(source, settings, model.config, model.replaced, "Set these in your config")
+
+
+def _download(weights: Any) -> Mapping[str, Tensor]:
+    """torchvision's weights, from the cache or the network. Raises ValueError where neither has
+    them whole."""
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network, or a file that is not the published one
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ValueError(
+            f"{weights.url} cannot be had: {error}. Put that file into {folder}, or give the path "
+            "of a copy as pretrained"
+        ) from error
+
+
+def _trunk(model: Any) -> Any:
+    return getattr(model.backbone, "trunk", model.backbone)
+
+
+def _load_trunk(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Without the classifier."""
+    trunk = _trunk(model)
+    state = {
+        key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))
+    }
+    load_state(trunk, fit_stem(state, trunk.state_dict(), ""), source)
