@@ -281,9 +281,8 @@ class MaskRCNN(nn.Module):
         """Images and targets -> loss_objectness, loss_rpn_box_reg, loss_classifier, loss_box_reg,
         loss_mask."""
         batch, features, proposals = shared or self.propose(images)
-        truth = self.transform.truth(
-            targets, batch
-        )  # boxes [N, M, 4], labels [N, M], masks N x [M, h, w]
+        # boxes [N, M, 4], labels [N, M], masks N x [M, h, w]
+        truth = self.transform.truth(targets, batch)
         losses = self.proposal.losses(proposals, truth)
         samples = self.sample_rois(proposals.boxes, proposals.valid, truth)
         rois = slots(samples.valid)

@@ -15,11 +15,8 @@ here = Path(__file__).parent
 version = re.search(
     r'^__version__ = "(.+)"', (here / "maskrcnn.py").read_text(encoding="utf-8"), re.M
 ).group(1)
-notebook = [
-    "ipykernel>=6",
-    "nbclient>=0.7",
-    "nbformat>=5.7",
-]  # to run notebooks, and to test the examples'
+# to run notebooks, and to test the examples'
+notebook = ["ipykernel>=6", "nbclient>=0.7", "nbformat>=5.7"]
 ROOMS = (
     "backbones",
     "datasets",

@@ -35,9 +35,8 @@ class SimplePyramid(nn.Module):
         self.trunk = trunk
         (c,), (stride,) = trunk.channels, trunk.strides
         self.scale = nn.ModuleList(_scale(c, stride, wanted) for wanted in (4, 8, 16, 32))
-        widths = [
-            c * min(wanted, stride) // stride for wanted in (4, 8, 16, 32)
-        ]  # halved by each upsampling
+        # halved by each upsampling
+        widths = [c * min(wanted, stride) // stride for wanted in (4, 8, 16, 32)]
         self.smooth = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(width, channels, 1, bias=False),

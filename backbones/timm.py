@@ -61,18 +61,16 @@ class Timm(Trunk):
         self.asked: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         self.model = create_model(name, in_channels, **self.asked)
         info = self.model.feature_info
-        last = {
-            stride: i for i, stride in enumerate(info.reduction())
-        }  # of several maps of a stride the deepest
+        # of several maps of a stride the deepest
+        last = {stride: i for i, stride in enumerate(info.reduction())}
         self.chosen = [i for stride, i in sorted(last.items()) if stride in (4, 8, 16, 32)]
         if not self.chosen:
             raise ValueError(
                 f"timm/{name} has maps of strides {info.reduction()}; a trunk needs some of 4, 8, "
                 "16, 32"
             )
-        if (
-            self.chosen[-1] < len(info.reduction()) - 1
-        ):  # leave out the stages behind the last map, which none trains
+        # leave out the stages behind the last map, which none trains
+        if self.chosen[-1] < len(info.reduction()) - 1:
             self.asked["out_indices"] = [info.out_indices[i] for i in self.chosen]
             self.model = create_model(name, in_channels, **self.asked)
             info, self.chosen = self.model.feature_info, list(range(len(self.chosen)))
@@ -192,9 +190,8 @@ class Timm(Trunk):
         if freeze_at == 0:
             return
         modules = [name for name, _ in self.model.named_modules()]  # in the order of computation
-        if (
-            len(self.chosen) == 1
-        ):  # a plain transformer: its patches' embedding comes before all blocks
+        # a plain transformer: its patches' embedding comes before all blocks
+        if len(self.chosen) == 1:
             end = next((i for i, name in enumerate(modules) if name.endswith("blocks")), 0)
         else:
             stages = [

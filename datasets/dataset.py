@@ -86,9 +86,8 @@ class Instances(torch.utils.data.Dataset):
         return self.table.file(i)
 
     def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Any]]:
-        i = range(len(self))[
-            i
-        ]  # negative counts from the end; behind it an IndexError, which ends a plain for loop
+        # negative counts from the end; behind it an IndexError, which ends a plain for loop
+        i = range(len(self))[i]
         table = self.table
         height, width = (int(side) for side in table.sizes[i])
         image, objects = self._image(i), np.arange(table.first[i], table.first[i + 1])
@@ -136,9 +135,8 @@ class Instances(torch.utils.data.Dataset):
     def _image(self, i: int) -> Tensor | None:
         """None for one that is left out."""
         if i in self.images:
-            return (
-                self.images[i].expand(self.options.channels, -1, -1).clone()
-            )  # no item shares memory with the cache
+            # no item shares memory with the cache
+            return self.images[i].expand(self.options.channels, -1, -1).clone()
         if i in self.left_out:
             return None
         try:

@@ -50,9 +50,8 @@ def epoch_steps(
     for group in groups:
         missing = -len(group) % batch_size
         own = set(group)
-        pool = group + [
-            i for i in order if i not in own
-        ]  # a small group would fill a step with one image
+        # a small group would fill a step with one image
+        pool = group + [i for i in order if i not in own]
         group = group + (pool * (missing // len(pool) + 1))[:missing]
         steps += [group[start : start + batch_size] for start in range(0, len(group), batch_size)]
     if len(groups) > 1:
@@ -145,6 +144,7 @@ def make_loader(dataset: Dataset, cfg: EasyDict) -> tuple[DataLoader, Passes]:
     )
     fill = cfg.transform.mean if cfg.transform.normalize == "fixed" else ()
     changed = Augmented(dataset, Augmentation(**cfg.augment, fill=fill))
+    # its own, so as not to draw from torch's
     loader = DataLoader(
         Seeded(changed),
         batch_sampler=passes,
@@ -154,7 +154,7 @@ def make_loader(dataset: Dataset, cfg: EasyDict) -> tuple[DataLoader, Passes]:
         worker_init_fn=quiet(),
         pin_memory=torch.cuda.is_available() and cfg.train.device != "cpu",
         generator=torch.Generator().manual_seed(0),
-    )  # its own, so as not to draw from torch's
+    )
     return loader, passes
 
 

@@ -40,10 +40,8 @@ class Blobs:
     def take(self, order: np.ndarray) -> "Blobs":
         """The strings at these places, in this order."""
         starts = np.concatenate([[0], self.ends[:-1]]) if len(self) else self.ends
-        old, new = (
-            memoryview(self.data),
-            bytearray(),
-        )  # indices of all bytes at once would take 8 times their memory
+        # indices of all bytes at once would take 8 times their memory
+        old, new = (memoryview(self.data), bytearray())
         for start, end in zip(starts[order].tolist(), self.ends[order].tolist()):
             new += old[start:end]
         return Blobs(new, np.cumsum((self.ends - starts)[order]))
@@ -72,9 +70,8 @@ class Table:
     # how the annotation file has boxes: xywh, xyxy, or not at all, as they are made from masks
     boxes_as: str = ""
     crowd_as: str = ""  # how the annotation file marks crowd: "iscrowd = 1"
-    texts: dict[int, str] = field(
-        default_factory=dict
-    )  # by image: its id in the annotation file, where that is a text
+    # by image: its id in the annotation file, where that is a text
+    texts: dict[int, str] = field(default_factory=dict)
     others: int = 0  # objects of the file that are of none of the classes, and left out for that
 
     def __len__(self) -> int:

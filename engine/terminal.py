@@ -77,9 +77,8 @@ def reason(error: Exception) -> str:
         Exception: the error itself, one that nobody foresaw, where the environment asks for it.
     """
     text = str(error).strip()
-    if text.startswith(
-        "Caught "
-    ):  # in a process that loads images: without that process's traceback
+    # in a process that loads images: without that process's traceback
+    if text.startswith("Caught "):
         return text.splitlines()[-1].partition(": ")[2]
     if out_of_memory(error) and not isinstance(error, MachineError):
         return (

@@ -254,12 +254,10 @@ def make_accelerator(cfg: EasyDict) -> Accelerator:
         raise ValueError("[train] precision = fp16 needs a GPU; on a CPU take fp32 or bf16")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    AcceleratorState._reset_state(
-        reset_partial_state=True
-    )  # an earlier training's, of perhaps another precision
-    precision = (
-        None if cfg.train.precision == "fp32" else cfg.train.precision
-    )  # None: what accelerate launch says
+    # an earlier training's, of perhaps another precision
+    AcceleratorState._reset_state(reset_partial_state=True)
+    # None: what accelerate launch says
+    precision = None if cfg.train.precision == "fp32" else cfg.train.precision
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
         norms = [

@@ -27,13 +27,11 @@ class Progress:
 
     epoch: int = 1  # the current one
     step: int = 0  # the next one in it
-    totals: dict[str, float] = field(
-        default_factory=dict
-    )  # of the epoch's losses so far, times their images
+    # of the epoch's losses so far, times their images
+    totals: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0  # of the epoch so far
-    history: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # a record for each epoch that has ended
+    # a record for each epoch that has ended
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, losses: Mapping[str, float], images: int) -> None:
         """The losses of a forward pass."""
@@ -113,9 +111,8 @@ class State:
         check_folder(run)
         progress, scaler = self.progress, self.accelerator.scaler
         ended = len(progress.history)
-        (run / "metrics.json").unlink(
-            missing_ok=True
-        )  # of fewer epochs, whose last.pt is about to be replaced
+        # of fewer epochs, whose last.pt is about to be replaced
+        (run / "metrics.json").unlink(missing_ok=True)
         if progress.step == 0 and best_epoch(progress.history, metric) == ended:
             # Before last.pt: what that says has been done, has been done.
             save_checkpoint(
@@ -168,9 +165,8 @@ class State:
         if not self.accelerator.is_main_process:
             self.progress.totals = dict.fromkeys(self.progress.totals, 0.0)
         elif self.progress.history:
-            load_checkpoint(
-                run / "best.pt"
-            )  # the end of the training, hours away perhaps, may need it
+            # the end of the training, hours away perhaps, may need it
+            load_checkpoint(run / "best.pt")
             write_log(run, self.progress.history)  # the interruption may have come before
         log.info("resumed in epoch %d, behind step %d", self.progress.epoch, self.progress.step)
 
@@ -200,9 +196,8 @@ def _names_not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     if not tensors:
         return []
     device = next(iter(tensors.values())).device
-    finite = torch.stack(
-        [value.isfinite().all().to(device) for value in tensors.values()]
-    )  # waited for once
+    # waited for once
+    finite = torch.stack([value.isfinite().all().to(device) for value in tensors.values()])
     return [name for name, fine in zip(tensors, finite.tolist()) if not fine]
 
 

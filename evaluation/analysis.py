@@ -80,9 +80,8 @@ def f1_curve(
     groups = [np.arange(len(matches.labels)), *matches.by_label()]
     for chosen, objects in zip(groups, [matches.objects.sum(), *matches.objects]):
         right = np.append(0, np.cumsum(matches.right[chosen]))
-        count = np.searchsorted(
-            -matches.scores[chosen], -thresholds, side="right"
-        )  # detections at or above each
+        # detections at or above each
+        count = np.searchsorted(-matches.scores[chosen], -thresholds, side="right")
         curves.append(
             2 * right[count] / (count + objects) if objects else np.full(len(thresholds), np.nan)
         )

@@ -54,9 +54,8 @@ class ResultsWriter:
         self._images: set[int | str] = set()
 
     def __enter__(self) -> "ResultsWriter":
-        with (
-            ExitStack() as stack
-        ):  # were the file not to open, its temporary path would vanish again
+        # were the file not to open, its temporary path would vanish again
+        with ExitStack() as stack:
             part = stack.enter_context(atomic(self.path))
             self._file = stack.enter_context(open(part, "w", encoding="utf-8"))
             self._stack = stack.pop_all()

@@ -41,9 +41,8 @@ def matched(
     Raises ValueError for an unknown kind, and for keypoints that are not as many as the sigmas.
     """
     count = len(thresholds)
-    blocks = (1 << count) - 1 << count * np.arange(
-        len(sizes), dtype=np.int64
-    )  # all bits of each size
+    # all bits of each size
+    blocks = (1 << count) - 1 << count * np.arange(len(sizes), dtype=np.int64)
     parts = [
         np.zeros(
             0,

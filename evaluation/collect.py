@@ -196,9 +196,8 @@ class Results:
                 )
             numbers.add(record.number)
             for key in {"masks", "keypoints"} & set(record.truths):
-                if detected.setdefault(key, record.has(key)) != record.has(
-                    key
-                ):  # leaving it out would flatter
+                # leaving it out would flatter
+                if detected.setdefault(key, record.has(key)) != record.has(key):
                     raise ValueError(
                         f"image {record.number}: detections came with {key} for some images, "
                         "without for others"

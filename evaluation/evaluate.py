@@ -273,6 +273,7 @@ def own_batches(
     plan = [
         [(i, i) for i in range(start, min(start + batch_size, len(dataset)))] for start in starts
     ]
+    # its own, so as not to draw from torch's
     loader = DataLoader(
         Seeded(dataset),
         batch_sampler=plan,
@@ -280,7 +281,7 @@ def own_batches(
         collate_fn=transpose,
         worker_init_fn=quiet(),
         generator=torch.Generator().manual_seed(0),
-    )  # its own, so as not to draw from torch's
+    )
     for start, (images, targets, _) in zip(starts, begin(loader)):
         yield start // batch_size, (images, targets)
 

@@ -328,10 +328,8 @@ def _plot_matrix(matrix: np.ndarray, totals: np.ndarray, class_names: Sequence[s
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=min(10, size))
     axes.set_yticks(range(len(names)), names, fontsize=min(10, size))
     for (i, j), count in np.ndenumerate(matrix) if few else ():
-        if (i, j) != (
-            len(names) - 1,
-            len(names) - 1,
-        ):  # background found as background has no number
+        # background found as background has no number
+        if (i, j) != (len(names) - 1, len(names) - 1):
             axes.text(
                 j,
                 i,
@@ -353,9 +351,8 @@ def _picture(figure: Figure, what: str) -> str:
     """An <img> that holds its PNG."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing"
-        )  # of other scripts; the tables show them
+        # of other scripts; the tables show them
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.canvas.print_png(buffer)
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<p><img alt="{html.escape(what)}" src="data:image/png;base64,{data}"></p>'

@@ -104,9 +104,8 @@ def _candidates(results: Results, kind: str) -> tuple[_Candidates, np.ndarray]:
         ious = np.where(
             found["labels"][:, None] == truths["labels"], overlaps(record, kind, crowds=False), 0
         )
-        ious = np.pad(
-            ious, ((0, 0), (0, 1)), constant_values=0
-        )  # one that is no object, for images without any
+        # one that is no object, for images without any
+        ious = np.pad(ious, ((0, 0), (0, 1)), constant_values=0)
         best = ious.argmax(1)
         difficult = np.append(truths["iscrowd"], False)[best]
         parts.append((found["scores"], found["labels"], ious.max(1), first + best, difficult))
@@ -122,9 +121,8 @@ def _ranked(candidates: _Candidates, label: int, iou: float) -> tuple[np.ndarray
     chosen = chosen[np.argsort(-candidates.scores[chosen], kind="stable")]
     matches = candidates.ious[chosen] >= iou
     matched = np.flatnonzero(matches)
-    _, first = np.unique(
-        candidates.objects[chosen][matched], return_index=True
-    )  # the first in order of score
+    # the first in order of score
+    _, first = np.unique(candidates.objects[chosen][matched], return_index=True)
     hits = np.zeros(len(chosen), bool)
     hits[matched[first]] = True
     hits = hits[~(matches & candidates.difficult[chosen].astype(bool))]

@@ -182,9 +182,8 @@ def check_mask_index(index: Tensor, image: Tensor, masks: Sequence[Tensor]) -> N
 
 
 def _finite(number: float) -> bool:
-    return (
-        number - number == 0
-    )  # which torch.compile follows for numbers that it does not know, unlike math.isfinite
+    # which torch.compile follows for numbers that it does not know, unlike math.isfinite
+    return number - number == 0
 
 
 def _sizes(name: str, **sizes: int) -> None:

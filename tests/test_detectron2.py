@@ -265,9 +265,8 @@ def test_settings(name):
         (2000, 1000) if single else (1000, 1000)
     )
     assert (cfg.rpn.nms_iou, cfg.rpn.smooth_l1_beta) == (0.7, 0.0)
-    assert (
-        0 < cfg.rpn.min_size == cfg.box.min_size < 1e-3
-    )  # what has no area is dropped: boxes.nonempty()
+    # what has no area is dropped: boxes.nonempty()
+    assert 0 < cfg.rpn.min_size == cfg.box.min_size < 1e-3
     assert (cfg.rpn.samples, cfg.rpn.positive_fraction) == (256, 0.5)
     assert (cfg.rpn.positive_iou, cfg.rpn.negative_iou) == (0.7, 0.3)
     assert (cfg.pooling.aligned, cfg.pooling.sampling_ratio) == (True, 0)
@@ -401,9 +400,8 @@ def test_their_thresholds_of_matching(stage, labels):
     with [0, 1]; a threshold itself belongs to what is above it."""
     cfg = load_config(COCO / "detectron2-r50-fpn.ini")[stage]
     overlaps = [0.25, 0.31, 0.5, 0.75, 1.0]
-    boxes = torch.tensor(
-        [[[0.0, 0.0, 100.0, 100 * overlap] for overlap in overlaps]]
-    )  # IoU with the whole square
+    # IoU with the whole square
+    boxes = torch.tensor([[[0.0, 0.0, 100.0, 100 * overlap] for overlap in overlaps]])
     truth = torch.tensor([[[0.0, 0.0, 100.0, 100.0]]])
     _, label = match(
         boxes,
@@ -448,9 +446,8 @@ def test_their_thresholds_of_detections():
         cfg.min_size,
     )
     kept = [round(float(score), 4) for score in found.scores[found.valid]]
-    want = sorted([0.9, 0.7, 0.6, *scores[6:]], reverse=True)[
-        :100
-    ]  # 0.8 overlaps the first by 0.51, 0.7 by 0.5
+    # 0.8 overlaps the first by 0.51, 0.7 by 0.5
+    want = sorted([0.9, 0.7, 0.6, *scores[6:]], reverse=True)[:100]
     assert kept == pytest.approx(want, abs=1e-4)
     few = select_detections(
         logits[:, :6],

@@ -86,9 +86,8 @@ def _temporary(target: Path) -> tuple[Path, int]:
             dir=target.parent, prefix=".part-", suffix=target.suffix or ".tmp"
         )
         lock(handle)
-        if os.path.exists(
-            name
-        ):  # otherwise another process took it for a leftover, before it was locked
+        # otherwise another process took it for a leftover, before it was locked
+        if os.path.exists(name):
             return Path(name), handle
         os.close(handle)
 
@@ -114,9 +113,8 @@ def _reason(error: OSError | RuntimeError, target: Path, part: Path | None) -> s
     if part is not None and not part.exists():
         return f"its temporary file {part.name} was deleted while it was written"
     number = getattr(error, "errno", None)
-    if (
-        part is not None and number is None
-    ):  # torch and Pillow forget what the system said: ask it again
+    # torch and Pillow forget what the system said: ask it again
+    if part is not None and number is None:
         number = _probe(part)
     elif part is not None and error.filename not in (None, os.fspath(part), os.fspath(target)):
         return None  # of another file, which the block reads or writes

@@ -95,14 +95,8 @@ AT_MOST = {
     "evaluate": {"every": 10**7, "batch_size": 10**6, "max_detections": 10**5},
 }
 CHANNELS = ("auto", "bgr", "rgb")  # of weights of detectron2
-NORMS = (
-    "none",
-    "frozen",
-    "batch",
-    "sync",
-    "group",
-    "layer",
-)  # of convolutions, in every section that has a norm
+# of convolutions, in every section that has a norm
+NORMS = ("none", "frozen", "batch", "sync", "group", "layer")
 MOST_NUMBERS = 100  # of a list
 
 

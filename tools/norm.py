@@ -35,9 +35,8 @@ class FrozenBatchNorm(nn.Module):
         )
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
-        state_dict.pop(
-            f"{prefix}num_batches_tracked", None
-        )  # a counter of nn.BatchNorm2d that has no meaning here
+        # a counter of nn.BatchNorm2d that has no meaning here
+        state_dict.pop(f"{prefix}num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

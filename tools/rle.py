@@ -77,9 +77,8 @@ def encode_masks(masks: Any) -> list[dict[str, Any]]:
     at = np.flatnonzero(ends) if on_cpu else ends.flatten().nonzero()[:, 0].cpu().numpy()
     pixels = height * width
     mask, pixel = np.divmod(at, pixels)
-    at = np.sort(
-        mask * pixels + pixel % width * height + pixel // width
-    )  # from row-major to column-major positions
+    # from row-major to column-major positions
+    at = np.sort(mask * pixels + pixel % width * height + pixel // width)
     of_mask = np.split(at, np.searchsorted(at, np.arange(1, count) * pixels))
     runs = [
         np.diff(ends, prepend=i * pixels, append=(i + 1) * pixels).tolist()

@@ -16,9 +16,8 @@ from faster_coco_eval import mask as rle
 from .text import shown
 from .values import whole
 
-FAR = (
-    2**20
-)  # pixels, of a side or a corner; drawing a polygon takes memory for every pixel along its edge
+# pixels, of a side or a corner; drawing a polygon takes memory for every pixel along its edge
+FAR = 2**20
 MOST_LENGTH = 2**22  # pixels of all edges of an object together
 MOST_PIXELS = 2**31 - 1  # of an image: COCO's codes count them in 32 bits
 DIGITS = 7  # of such a number in a compressed RLE
@@ -33,10 +32,8 @@ def from_mask(mask: np.ndarray) -> bytes:
     columns = np.flatnonzero(mask.any(0))
     if not len(columns):
         return b"R" + rle.encode(np.zeros((height, width), np.uint8, order="F"))["counts"]
-    first, last = (
-        columns[0],
-        columns[-1] + 1,
-    )  # encoding those alone is several times as fast for small objects
+    # encoding those alone is several times as fast for small objects
+    first, last = (columns[0], columns[-1] + 1)
     runs = _runs(
         rle.encode(np.asfortranarray(mask[:, first:last] != 0, np.uint8))["counts"]
     ).tolist()
@@ -111,12 +108,8 @@ class Rings(NamedTuple):
     good: list[np.ndarray]  # [x1, y1, x2, y2, ...] float64 each
     dropped: list[str]  # what other rings were, in a few words
     area: float  # pixels that the good ones go around
-    box: tuple[float, ...] = (
-        0.0,
-        0.0,
-        0.0,
-        0.0,
-    )  # xyxy around their corners, wherever the image ends
+    # xyxy around their corners, wherever the image ends
+    box: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
 
 def rings(segmentation: Sequence[Any]) -> Rings:
@@ -140,10 +133,8 @@ def rings(segmentation: Sequence[Any]) -> Rings:
         if len(ring) < 6:
             dropped.append("a ring of fewer than 3 points")
             continue
-        xs, ys = (
-            ring[::2].tolist(),
-            ring[1::2].tolist(),
-        )  # Python's sums of so few are quicker than numpy's
+        # Python's sums of so few are quicker than numpy's
+        xs, ys = (ring[::2].tolist(), ring[1::2].tolist())
         x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
         twice = (
             sum(map(mul, xs, ys[1:])) - sum(map(mul, xs[1:], ys)) + xs[-1] * ys[0] - xs[0] * ys[-1]
@@ -202,15 +193,13 @@ def surface(ring: np.ndarray) -> float:
     """Return the pixels that a ring [x1, y1, x2, y2, ...] goes around, 0 where all of its points
     lie on a line. Of one that crosses itself, some number above 0."""
     x, y = ring[::2] - ring[0], ring[1::2] - ring[1]
-    area = (
-        abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
-    )  # the last edge ends at 0, 0, and adds nothing
+    # the last edge ends at 0, 0, and adds nothing
+    area = abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
     if area > FLAT:
         return area
     far = int((x * x + y * y).argmax())
-    across = float(
-        np.abs(x * y[far] - y * x[far]).max()
-    )  # twice the largest triangle on the longest line
+    # twice the largest triangle on the longest line
+    across = float(np.abs(x * y[far] - y * x[far]).max())
     return across if across > FLAT else 0.0
 
 

@@ -42,9 +42,8 @@ class Batch:
 
     images: Tensor  # [N, C, H, W], normalised, zero-padded at the bottom and on the right
     sizes: Tensor  # [N, 2] height and width of each image in it, before padding
-    resized: list[
-        tuple[int, int]
-    ]  # N x (h, w), the same, for the host, which would have to wait for a GPU's
+    # N x (h, w), the same, for the host, which would have to wait for a GPU's
+    resized: list[tuple[int, int]]
     original_sizes: list[tuple[int, int]]  # N x (h, w)
 
 
@@ -57,9 +56,8 @@ class Detections:
     scores: Tensor  # [N, D]
     labels: Tensor  # [N, D], 1..K
     valid: Tensor  # [N, D]
-    masks: Tensor | None = field(
-        default=None
-    )  # [N, D, m, m], probabilities in the frame of the box
+    # [N, D, m, m], probabilities in the frame of the box
+    masks: Tensor | None = field(default=None)
 
 
 class Transform(nn.Module):

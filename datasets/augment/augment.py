@@ -91,9 +91,8 @@ class Augmented(torch.utils.data.Dataset):
 
     def __getattr__(self, name: str) -> Any:
         """category_ids, sizes (before any change) and what else the data set has."""
-        if (
-            name.startswith("__") or name == "dataset"
-        ):  # a copy that is being unpickled has no data set yet
+        # a copy that is being unpickled has no data set yet
+        if name.startswith("__") or name == "dataset":
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
@@ -110,9 +109,8 @@ class Augmented(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, i: int) -> Item:
-        i = range(len(self))[
-            i
-        ]  # negative counts from the end; behind it an IndexError, which ends a plain for loop
+        # negative counts from the end; behind it an IndexError, which ends a plain for loop
+        i = range(len(self))[i]
         crop = self.settings.crop
         image, target = self._moved(i, (crop, crop) if crop else None)
         if _happens(self.settings.copy_paste):

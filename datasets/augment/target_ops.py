@@ -6,13 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROWS = (
-    "boxes",
-    "labels",
-    "masks",
-    "iscrowd",
-    "area",
-)  # what has a row for each object; other keys stay as they are
+# what has a row for each object; other keys stay as they are
+ROWS = ("boxes", "labels", "masks", "iscrowd", "area")
 
 # An object of which a change leaves less than this share of its pixels, or fewer than these pixels,
 # is dropped: nobody could tell from such a sliver what it is. One that no border and no other

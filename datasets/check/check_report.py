@@ -35,12 +35,10 @@ class Report:
 
     problems: list[Problem]
     splits: dict[str, Summary]
-    proposal: dict[
-        str, list[int]
-    ]  # anchor_sizes, min_size, max_size; empty where there are no objects
-    limits: dict[str, dict[str, int]] = field(
-        default_factory=dict
-    )  # sections of settings that let all objects through
+    # anchor_sizes, min_size, max_size; empty where there are no objects
+    proposal: dict[str, list[int]]
+    # sections of settings that let all objects through
+    limits: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Problem]:
@@ -67,9 +65,8 @@ class Report:
             parts.append(
                 "Settings that suit these sizes:\n\n" + config_lines(self.proposal, self.limits)
             )
-        return (
-            "\n\n".join(parts).encode("utf-8", "backslashreplace").decode()
-        )  # names of files may be no text
+        # names of files may be no text
+        return "\n\n".join(parts).encode("utf-8", "backslashreplace").decode()
 
 
 def summarize(table: Table) -> Summary:

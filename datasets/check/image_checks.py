@@ -21,10 +21,8 @@ CUT = 0.9  # of all pixels: with so many beyond 0 and 1, hardly anything is left
 # of an image's pixels: so many at either end do not count, as cameras have pixels that are always
 # lit
 STRAY = 1e-4
-HEADS, DECODED = (
-    64,
-    8,
-)  # images that training looks at before it begins, and how many of them it decodes
+# images that training looks at before it begins, and how many of them it decodes
+HEADS, DECODED = (64, 8)
 OTHER = {"exif": "stored", "stored": "exif"}
 CLEARLY = 3  # times as many objects that fit one way as fit the other
 

@@ -17,10 +17,8 @@ from .mask_pixels import Stored, read_stored
 from .pieces import border, soft_edges
 
 BRIGHT = 128  # in a lossy file of one object: from here on a pixel is the object's
-DARK, WHITE = (
-    32,
-    224,
-)  # of 255: a colour below the one is black to the eye, and from the other on white
+# of 255: a colour below the one is black to the eye, and from the other on white
+DARK, WHITE = (32, 224)
 OFTEN = 0.75  # of the border, which background is likely to have
 MAIN = 0.2  # of an object's pixels, which have its own value where the others are a smoothed edge
 FEW = 16  # values: an object that was cut out of its image has more

@@ -9,15 +9,11 @@ import numpy as np
 from .pieces import border, crumbled, find_pieces, parts
 
 SPECK = 2  # pixels of an object at most, which hardly is one
-MANY_SPECKS, LEAST_SPECKS = (
-    0.1,
-    5,
-)  # the share of a split's objects, and the number, above which they are reported
+# the share of a split's objects, and the number, above which they are reported
+MANY_SPECKS, LEAST_SPECKS = (0.1, 5)
 IN_PARTS = 0.5  # of a split's objects: from here on it is not that something hides their middle
-SINGLE, SINGLE_IN_PARTS = (
-    0.05,
-    0.2,
-)  # where so few files are of several objects, this share of files is enough
+# where so few files are of several objects, this share of files is enough
+SINGLE, SINGLE_IN_PARTS = (0.05, 0.2)
 AROUND, WITHIN = 0.9, 0.1  # of the border that an object has, and that background has at most
 SHOWN = 3  # files in a message
 

@@ -38,9 +38,8 @@ def read_stored(path: Path, orientation: str = "exif") -> Stored:
                 "grey PNG"
             )
         if lossy:
-            image.draft(
-                "L", image.size
-            )  # a JPEG decoder then skips the colours: four times as fast
+            # a JPEG decoder then skips the colours: four times as fast
+            image.draft("L", image.size)
         bands, _ = turned(image, orientation, lambda image: _bands(image, form, bool(lossy)))
         palette = _palette(image)
     values, opaque = (

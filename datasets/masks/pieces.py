@@ -27,14 +27,11 @@ def find_pieces(plane: np.ndarray) -> Pieces:
     used = [np.flatnonzero(plane.any(axis)) for axis in (1, 0)]
     if not used[0].size:
         return Pieces(plane[:0, 0], np.zeros(0, np.int64), np.zeros(0, bool))
-    plane = plane[
-        used[0][0] : used[0][-1] + 1, used[1][0] : used[1][-1] + 1
-    ]  # most masks fill a corner
+    # most masks fill a corner
+    plane = plane[used[0][0] : used[0][-1] + 1, used[1][0] : used[1][-1] + 1]
     width = plane.shape[1]
-    first, last = (
-        np.ones(plane.shape, bool),
-        np.ones(plane.shape, bool),
-    )  # pixels of runs along the rows
+    # pixels of runs along the rows
+    first, last = (np.ones(plane.shape, bool), np.ones(plane.shape, bool))
     first[:, 1:] = last[:, :-1] = plane[:, 1:] != plane[:, :-1]
     inside = plane != 0
     starts, ends = np.flatnonzero(first & inside), np.flatnonzero(last & inside) + 1

@@ -81,9 +81,8 @@ def make_table(
         ValueError: no class at all; and what `problems` raises.
     """
     names = list(class_names or _classes(folder, sheets, problems))
-    only = (
-        names[0] if class_names and len(names) == 1 else None
-    )  # of objects that do not say which class they are
+    # of objects that do not say which class they are
+    only = names[0] if class_names and len(names) == 1 else None
     builder = TableBuilder(names, None, folder)
     seen: set[str] = set()
     others: Counter[str] = Counter()  # objects of classes that were not asked for

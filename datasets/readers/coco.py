@@ -93,9 +93,8 @@ def _parse(path: Path, masks: bool) -> dict[str, list]:
     """The file's content, with annotations encoded as they are met."""
     content = read_json(path, functools.partial(encode, masks=masks))
     if isinstance(content, dict) and isinstance(content.get("images"), list):
-        content.setdefault(
-            "annotations", []
-        )  # COCO's files of test images, image_info_*.json, have none
+        # COCO's files of test images, image_info_*.json, have none
+        content.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(

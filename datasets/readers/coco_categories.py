@@ -16,9 +16,8 @@ class Categories:
     names: list[str]  # of labels 1..K
     ids: list[Id]  # of labels 1..K, as the file writes them
     labels: dict[Id, int]  # by id; 0 for categories that are none of the classes
-    notes: list[tuple[str, str]] = field(
-        default_factory=list
-    )  # what is odd: the kind and a message
+    # what is odd: the kind and a message
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_categories(
@@ -58,9 +57,8 @@ def read_categories(
                 f"{path} has no category {listed(missing)}; it has {listed(list(chosen))}"
             )
     labels = {name: label for label, name in enumerate(names, 1)}
-    unused = (
-        max((number for number in named if isinstance(number, int)), default=0) + 1
-    )  # of classes it does not have
+    # of classes it does not have
+    unused = max((number for number in named if isinstance(number, int)), default=0) + 1
     ids = [
         written[chosen[name]] if name in chosen else unused + label
         for name, label in labels.items()

@@ -279,9 +279,8 @@ def generate(
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
     with _temporary_folder(target) as temporary:
-        finished = (
-            Path(temporary) / target.name
-        )  # inside, as the temporary folder is readable by its owner only
+        # inside, as the temporary folder is readable by its owner only
+        finished = Path(temporary) / target.name
         _write_set(finished, sizes, seed, progress or (lambda done, total: None))
         with suppress(OSError):
             target.rmdir()  # if empty; only POSIX replaces it by a rename
@@ -305,9 +304,8 @@ def _temporary_folder(target: Path) -> Iterator[str]:
             return
         lock(handle)
         try:
-            Path(folder).mkdir(
-                exist_ok=True
-            )  # where another process took it for a leftover, before it was locked
+            # where another process took it for a leftover, before it was locked
+            Path(folder).mkdir(exist_ok=True)
             yield folder
         finally:
             os.close(handle)
@@ -338,17 +336,15 @@ def _write_set(folder: Path, sizes: dict[str, int], seed: int, progress: Callabl
     rows = {split: [",".join(COLUMNS)] for split in SIZES}
     keys = [(split, (seed, s, i)) for s, split in enumerate(SIZES) for i in range(sizes[split])]
     jobs = [(folder / split, f"cst-{n}", key) for n, (split, key) in enumerate(keys)]
-    pool = (
-        ThreadPoolExecutor()
-    )  # not processes: encoding releases the GIL, and threads need no __main__ guard
+    # not processes: encoding releases the GIL, and threads need no __main__ guard
+    pool = ThreadPoolExecutor()
     try:
         for n, ((split, _), new) in enumerate(zip(keys, pool.map(_write_image, *zip(*jobs))), 1):
             rows[split] += new
             progress(n, len(jobs))
     finally:
-        pool.shutdown(
-            cancel_futures=True
-        )  # waits for the images begun, before the caller removes the folder
+        # waits for the images begun, before the caller removes the folder
+        pool.shutdown(cancel_futures=True)
     (folder / "annotation").mkdir()
     for split in SIZES:
         (folder / "annotation" / f"anno-{split}.csv").write_text(
@@ -405,9 +401,8 @@ def _draw(kind: str, x: float, y: float, diameter: float) -> tuple[int, int, Ima
         inner = round(2 * inner) / 2
         x, y, inner = round(x - inner) + inner, round(y - inner) + inner, inner + RIM
     left, top, side = int(x - diameter / 2) - 3, int(y - diameter / 2) - 3, int(diameter) + 8
-    outer = (inner * SUPERSAMPLE - 0.5) / math.cos(
-        math.pi / n
-    )  # Pillow fills half a pixel beyond its polygons
+    # Pillow fills half a pixel beyond its polygons
+    outer = (inner * SUPERSAMPLE - 0.5) / math.cos(math.pi / n)
     canvas = Image.new("L", (side * SUPERSAMPLE, side * SUPERSAMPLE))
     ImageDraw.Draw(canvas).regular_polygon(
         ((x - left) * SUPERSAMPLE, (y - top) * SUPERSAMPLE, outer), n, fill=255

@@ -26,16 +26,11 @@ from .labels import label_of
 from .polygon_shapes import TooFewCorners, corners, ellipse, polygon, rectangle
 
 IGNORED, BACKGROUND = "__ignore__", "_background_"  # LabelMe's own labels
-FOUR_CORNERS = (
-    "rotation",
-    "oriented_rectangle",
-    "quadrilateral",
-)  # X-AnyLabeling's, LabelMe's, X-AnyLabeling's
+# X-AnyLabeling's, LabelMe's, X-AnyLabeling's
+FOUR_CORNERS = ("rotation", "oriented_rectangle", "quadrilateral")
 LARGEST = (2**13, 2**13)  # height and width of a mask in a file that says nothing of its image's
-IN_PARTS, FEWEST = (
-    0.5,
-    3,
-)  # of the objects, and at least: where more are of several shapes, something else is meant
+# of the objects, and at least: where more are of several shapes, something else is meant
+IN_PARTS, FEWEST = (0.5, 3)
 KINDS = ("polygon", "rectangle", *FOUR_CORNERS, "circle")  # that have an area, besides masks
 
 

@@ -46,9 +46,8 @@ class Seen:
     """What an item is."""
 
     size: tuple[int, int] = (0, 0)  # height and width
-    masks: list[tuple[str, bytes | Fault]] = field(
-        default_factory=list
-    )  # names, and each mask or what is wrong
+    # names, and each mask or what is wrong
+    masks: list[tuple[str, bytes | Fault]] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)  # of the mask files
     fault: Fault | None = None  # what is wrong with all
 

@@ -17,12 +17,8 @@ from .labels import label_of
 from .polygon_shapes import corners, ellipse, polygon, rectangle
 
 FILE = "via_region_data.json"
-CLASS = (
-    "class",
-    "label",
-    "name",
-    "category",
-)  # names of the attribute that is the class, where there are several
+# names of the attribute that is the class, where there are several
+CLASS = ("class", "label", "name", "category")
 
 
 def read_via(

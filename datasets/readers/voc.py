@@ -119,9 +119,8 @@ def read_voc(
     find_flat(images)
     classes = {name: label for label, name in enumerate(names, 1)}
     others: Counter[str] = Counter()  # objects of classes that were not asked for
-    painted: Counter[tuple[int, bool]] = (
-        Counter()
-    )  # by label, and whether SegmentationClass has that at its pixels
+    # by label, and whether SegmentationClass has that at its pixels
+    painted: Counter[tuple[int, bool]] = Counter()
     odd: list[tuple[int, Object, Path, str]] = []  # where it has another
     for image, (size, objects, faults) in zip(
         images, in_threads(lambda one: _read(one, classes, options), images)
@@ -153,9 +152,8 @@ def read_voc(
             else:
                 odd.append((number, o, source, file))
     for number, o, source, file in odd:
-        if (
-            painted[o.label, False] > painted[o.label, True]
-        ):  # the set counts its classes in another order
+        # the set counts its classes in another order
+        if painted[o.label, False] > painted[o.label, True]:
             _add(builder, number, o, options)
             continue
         there = names[o.painted - 1] if o.painted <= len(names) else o.painted

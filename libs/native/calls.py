@@ -13,9 +13,8 @@ def call(module: Any, name: str, *arguments: object) -> int | None:
 
     def converted(argument: object) -> object:
         if isinstance(argument, Tensor):
-            return ffi.cast(
-                "void *", argument.data_ptr()
-            )  # void, as C converts it to whatever is expected
+            # void, as C converts it to whatever is expected
+            return ffi.cast("void *", argument.data_ptr())
         if isinstance(argument, list):
             alive.append(ffi.new("void *[]", [converted(tensor) for tensor in argument]))
             return ffi.cast("void *", alive[-1])

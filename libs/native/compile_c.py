@@ -35,9 +35,8 @@ class Module:
 
     sources: tuple[str, ...]
     declarations: str
-    options: list[
-        list[str]
-    ]  # to try one after the other: not every compiler knows OpenMP and all levels of x86
+    # to try one after the other: not every compiler knows OpenMP and all levels of x86
+    options: list[list[str]]
 
 
 # Each function once for float and once for double.

@@ -244,9 +244,8 @@ def compile_and_keep(architecture: int) -> bytes:
     """Compile the kernels for an architecture into the user's cache. Raises BuildError as
     `compile_cubin` does."""
     compiled = compile_cubin(architecture)
-    with contextlib.suppress(
-        OSError
-    ):  # a home that cannot be written to: the next process compiles anew
+    # a home that cannot be written to: the next process compiles anew
+    with contextlib.suppress(OSError):
         write(cubin_path(architecture, cache_folder()), compiled)
     return compiled
 

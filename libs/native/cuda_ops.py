@@ -281,9 +281,8 @@ def _pool(
 @functools.lru_cache(maxsize=256)
 def _numbers(values: tuple, dtype: torch.dtype) -> Tensor:
     """Numbers for the launcher to read, on the CPU; kept, as they are the same in most calls."""
-    return torch.tensor(
-        values, dtype=dtype, device="cpu"
-    )  # whatever the default device is at the first call
+    # whatever the default device is at the first call
+    return torch.tensor(values, dtype=dtype, device="cpu")
 
 
 def crop_masks(

@@ -90,13 +90,11 @@ def nms(compare: Callable, device: str, count: int) -> None:
         return kept[scores[kept].argsort(descending=True, stable=True)]
 
     mine, other = set(ours().tolist()), set(torchvision.ops.nms(boxes, scores, 0.5).tolist())
-    if (
-        len(mine ^ other) > len(other) / 1000
-    ):  # one may round an IoU of just the threshold differently
+    # one may round an IoU of just the threshold differently
+    if len(mine ^ other) > len(other) / 1000:
         raise RuntimeError("the two keep different boxes: the comparison would be of no use")
-    bits = (
-        count * count // 8 if device == "cuda" else 0
-    )  # of which overlap which, half of them written and read
+    # of which overlap which, half of them written and read
+    bits = count * count // 8 if device == "cuda" else 0
     moved = size(boxes, scores) + bits
     compare(
         f"NMS of {count} boxes, a mask",

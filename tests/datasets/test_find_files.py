@@ -90,10 +90,8 @@ def test_no_file_is_that_of_two_names(tmp_path):
     assert "day2/a.png" in first[1]
     exact, other = find(tmp_path, "a.png", "day2/a.png")
     assert (exact, other[0]) == ("a.png", "ambiguous image")
-    assert find(tmp_path, "day1/a.png", "day1/a.png") == [
-        "a.png",
-        "a.png",
-    ]  # twice: which the reader tells of
+    # twice: which the reader tells of
+    assert find(tmp_path, "day1/a.png", "day1/a.png") == ["a.png", "a.png"]
     several = find(tmp_path, "b.png")[0]
     assert several[0] == "ambiguous image"
     assert "B.png" in several[1]

@@ -97,9 +97,8 @@ def config(work, monkeypatch):
     """The configuration of a good run. Training ends where its loop would begin."""
     monkeypatch.chdir(work)  # relative paths of damaged configurations
     monkeypatch.setattr(train, "fit", _end)
-    monkeypatch.setattr(
-        train, "prepare_data", lambda cfg: None
-    )  # no damaged format has the CST-Dataset generated
+    # no damaged format has the CST-Dataset generated
+    monkeypatch.setattr(train, "prepare_data", lambda cfg: None)
     splits = {
         split: [folder, f"{folder}.json"]
         for split, folder in (("train", "train"), ("val", "val"), ("test", "val"))

@@ -239,9 +239,8 @@ def test_a_run_that_cannot_go_on_keeps_its_metrics(data, whole, tmp_path):
     with pytest.raises(ValueError, match="cannot be resumed with other data"):
         train(settings(other, run, epochs=4), resume=True)
     (run / "best.pt").write_bytes(b"half")
-    with pytest.raises(
-        ValueError, match=r"best\.pt is no readable checkpoint"
-    ):  # not only when it is to be tested
+    # not only when it is to be tested
+    with pytest.raises(ValueError, match=r"best\.pt is no readable checkpoint"):
         train(settings(data, run, epochs=4), resume=True)
     assert read_metrics(run) == pytest.approx(read_metrics(whole), nan_ok=True)
 

@@ -134,13 +134,8 @@ def test_accumulating_is_the_mean_of_the_passes(data, tmp_path):
     assert all(torch.isfinite(value).all() for value in weights(tmp_path / "four").values())
 
 
-STEP = (
-    "fit",
-    "train_epoch",
-    "train_step",
-    "train_pass",
-    "add",
-)  # what runs in each step of a training
+# what runs in each step of a training
+STEP = ("fit", "train_epoch", "train_step", "train_pass", "add")
 
 
 def test_losses_are_read_once_a_pass(data, tmp_path, monkeypatch):

@@ -171,9 +171,8 @@ def test_crowd_is_neither_right_nor_wrong():
         got = figures((target, found(*hits, masks=filled(*hits))))
         assert got["box_AP"] == got["mask_AP"] == 1, hits
     got = figures((target | {"iscrowd": torch.tensor([False, False])}, found(inside, SQUARE)))
-    assert got["box_AP"] == pytest.approx(
-        51 / 101 / 2
-    )  # now a miss, and a false alarm before the hit
+    # now a miss, and a false alarm before the hit
+    assert got["box_AP"] == pytest.approx(51 / 101 / 2)
     assert math.isnan(figures((truth(crowd, iscrowd=[1]), found(inside)))["box_AP"])
 
 
@@ -349,9 +348,8 @@ def test_boundaries_are_harder_than_masks():
     assert got["boundary_AP75"] == 0
 
 
-PERSON = (
-    np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
-)  # COCO's sigmas
+# COCO's sigmas
+PERSON = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
 
 
 @pytest.mark.parametrize("shift", [0.5, 2.0, 6.0, 9.0, 30.0])

@@ -47,9 +47,8 @@ def image(rng, objects, found):
     corner = rng.integers(0, 20, (objects + 1, 2))
     true = np.concatenate([corner, corner + rng.integers(8, 20, (objects + 1, 2))], axis=1)
     labels = rng.integers(1, 4, objects + 1)
-    near = rng.integers(
-        0, objects + 1, found
-    )  # the last is no object: what is near it is a false alarm
+    # the last is no object: what is near it is a false alarm
+    near = rng.integers(0, objects + 1, found)
     shown = (true[near] + rng.integers(-1, 2, (found, 4))).clip(0)
     sides = [
         {
@@ -71,9 +70,8 @@ def images():
 
 
 def every_figure(results):
-    return repr(
-        figures(results, ["coco", "boundary", "voc07", "voc"])
-    )  # all digits, and NaN is NaN
+    # all digits, and NaN is NaN
+    return repr(figures(results, ["coco", "boundary", "voc07", "voc"]))
 
 
 def test_shards_of_several_processes_give_the_same_bits(images):

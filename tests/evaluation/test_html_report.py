@@ -95,9 +95,8 @@ def test_f1_by_hand():
     assert curves[1].tolist() == pytest.approx([2 / 4, 2 / 4, 2 / 3, 2 / 3, 0])
     assert curves[2].tolist() == [0, 0, 0, 0, 0]
     assert curves[0].tolist() == pytest.approx([2 / 6, 2 / 6, 2 / 5, 2 / 4, 0])
-    assert best_threshold(match_detections(HAND)) == pytest.approx(
-        (0.81, 2 / 3)
-    )  # only the first detection
+    # only the first detection
+    assert best_threshold(match_detections(HAND)) == pytest.approx((0.81, 2 / 3))
 
 
 def test_no_objects():
@@ -114,11 +113,8 @@ def test_parts_of_a_crowd_are_left_out():
     results = collected(
         (([A, B], [1, 1], [0, 1]), ([part, A, part, part], [1, 1, 1, 2], [0.9, 0.8, 0.7, 0.6]))
     )
-    assert confusion_matrix(results, 0.0).tolist() == [
-        [0, 0, 1],
-        [0, 1, 0],
-        [0, 0, 0],
-    ]  # that of b is not b's crowd
+    # that of b is not b's crowd
+    assert confusion_matrix(results, 0.0).tolist() == [[0, 0, 1], [0, 1, 0], [0, 0, 0]]
     matches = match_detections(results)
     assert (matches.scores.tolist(), matches.right.tolist()) == ([0.8, 0.6], [True, False])
     assert matches.objects.tolist() == [1, 0]
@@ -331,9 +327,8 @@ def test_names_are_shown_letter_by_letter(tmp_path, name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         page = report(tmp_path / "report.html", results, title=name, score=0.5)
-    assert (
-        page.texts.count(name) >= 4
-    )  # title, heading, in the table of the classes, among those confused
+    # title, heading, in the table of the classes, among those confused
+    assert page.texts.count(name) >= 4
     assert "script" not in page.tags
     assert 'onerror="' not in (tmp_path / "report.html").read_text()
 

@@ -87,12 +87,8 @@ def test_difficult_objects_are_neither_right_nor_wrong():
 
 
 def test_iou_counts_from_the_threshold_on():
-    half = [
-        0,
-        0,
-        10,
-        5,
-    ]  # IoU 1/2; with the devkit's + 1, for coordinates that are inclusive, it would be 6/11
+    # IoU 1/2; with the devkit's + 1, for coordinates that are inclusive, it would be 6/11
+    half = [0, 0, 10, 5]
     assert figures((target(SQUARE), found(half)))["box_AP_voc"] == 1
     assert figures((target(SQUARE), found(half)), iou=0.51)["box_AP_voc"] == 0
 

@@ -56,9 +56,8 @@ def intact(kind, form):
         image = image.convert(mode)
     if options.get("save_all"):
         options["append_images"] = [image.transpose(Image.Transpose.ROTATE_180)]
-    if kind in WITH_EXIF and not (
-        kind == "avif" and "save_all" in options
-    ):  # which ends Pillow's process
+    # which ends Pillow's process
+    if kind in WITH_EXIF and not (kind == "avif" and "save_all" in options):
         options["exif"] = metadata()
     content = io.BytesIO()
     image.save(content, **options)

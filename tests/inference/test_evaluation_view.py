@@ -218,9 +218,8 @@ def test_a_module_in_two_places_stays_one():
 def test_hooks_and_the_casts_of_mixed_precision_reach_the_view():
     model = small_model().train()
     inner = model.forward
-    model.forward = functools.wraps(inner)(
-        lambda *arguments: inner(*arguments)
-    )  # as accelerate wraps it
+    # as accelerate wraps it
+    model.forward = functools.wraps(inner)(lambda *arguments: inner(*arguments))
     images = small_data()[0]
     before = snapshot(model)
     found = model.predict(images)

@@ -16,9 +16,8 @@ from maskrcnn.libs import build_libs
 from maskrcnn.libs.native import compile_cuda, cuda_ops
 
 COMPILERS = compile_cuda.find_compilers()
-HERE = (
-    COMPILERS[0].architectures[-1] if COMPILERS else 0
-)  # an architecture that can be built for here
+# an architecture that can be built for here
+HERE = COMPILERS[0].architectures[-1] if COMPILERS else 0
 needs_c = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 needs_nvrtc = pytest.mark.skipif(
     not COMPILERS, reason="no NVRTC on this machine: pip install nvidia-cuda-nvrtc"
@@ -320,9 +319,8 @@ def test_a_user_without_a_home(monkeypatch, tmp_path):
     """Nothing is kept, but a cubin that was built ahead serves, and others are compiled."""
     for name in ("HOME", "XDG_CACHE_HOME", "MASKRCNN_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(
-        os.path, "expanduser", lambda path: path
-    )  # as for a user that the system does not know
+    # as for a user that the system does not know
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     monkeypatch.setattr(compile_cuda, "HERE", tmp_path)
     assert compile_cuda.cache_folder() == tmp_path
 

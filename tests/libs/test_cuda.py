@@ -228,9 +228,8 @@ def test_every_16_bit_number_is_read_and_written_as_it_is(device, dtype):
 def test_gradient(device, deterministic, seed, count, channels, sampling_ratio, aligned, assigned):
     generator = torch.Generator().manual_seed(seed)
     boxes = adversarial(random_boxes(count, 120.0, generator), generator)
-    boxes = boxes[
-        ~(boxes.abs().amax(dim=1) > 1000)
-    ]  # far away, float32 is too coarse for a comparison
+    # far away, float32 is too coarse for a comparison
+    boxes = boxes[~(boxes.abs().amax(dim=1) > 1000)]
     count = len(boxes)
     image = torch.randint(0, 2, (count,), generator=generator)
     levels = None if assigned else torch.randint(0, 3, (count,), generator=generator)

@@ -321,9 +321,8 @@ def in_random_places(generator, count, images=2, extent=24.0):
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2, 3])
 def test_roi_align_is_torchvisions(sampling_ratio, aligned):
     places = dict(PLACES)
-    if (
-        sampling_ratio or not aligned
-    ):  # torchvision fails on aligned adaptive sampling of boxes without positive size
+    # torchvision fails on aligned adaptive sampling of boxes without positive size
+    if sampling_ratio or not aligned:
         places |= DEGENERATE
     boxes = torch.tensor(list(places.values()), dtype=DOUBLE)
     image_index = torch.arange(len(boxes)) % 2

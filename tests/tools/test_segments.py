@@ -43,9 +43,8 @@ def test_run_length_codes(mask):
     size = list(mask.shape)
     plain = segments.from_rle({"size": size, "counts": runs(mask)})
     assert plain == segments.from_mask(mask)
-    assert (
-        segments.from_rle({"size": size, "counts": plain[1:].decode()}) == plain
-    )  # as JSON has it
+    # as JSON has it
+    assert segments.from_rle({"size": size, "counts": plain[1:].decode()}) == plain
     assert segments.from_rle({"size": size, "counts": plain[1:]}) == plain
     assert segments.to_rle(plain, *size) == {"size": size, "counts": plain[1:]}
 

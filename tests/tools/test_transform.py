@@ -304,9 +304,8 @@ def test_each_image_by_its_own_pixels():
     torch.testing.assert_close(batch.images[1, :, :, :40], want)
     assert not batch.images[:2, :, :, 40:].any()
     assert batch.images[2].abs().max() < 1e-4
-    torch.testing.assert_close(
-        transform([dark]).images[0], batch.images[0]
-    )  # 40 columns become 64 with padding
+    # 40 columns become 64 with padding
+    torch.testing.assert_close(transform([dark]).images[0], batch.images[0])
     whole = (255 * bright).round().to(torch.uint8)
     torch.testing.assert_close(transform([whole]).images[0], transform([whole / 255]).images[0])
     with pytest.raises(ValueError, match=r"normalize = 'none'; choose fixed or image"):

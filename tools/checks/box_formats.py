@@ -19,17 +19,13 @@ CLOSE = (
     # pixels, and share of the mask's height or width, that sides of a box lie off its mask at most
     # ...
 )
-SAME, OTHER = (
-    0.85,
-    0.4,
-)  # ... and IoU from which on, and up to which, small boxes are its box and are not
+# ... and IoU from which on, and up to which, small boxes are its box and are not
+SAME, OTHER = (0.85, 0.4)
 WORSE = (
     0.67  # times the IoU of a box with an even margin, up to which another one is not of that mask
 )
-WRITTEN = {
-    "xywh": "x, y, width, height",
-    "xyxy": "x1, y1, x2, y2",
-}  # the two ways to give a box in files
+# the two ways to give a box in files
+WRITTEN = {"xywh": "x, y, width, height", "xyxy": "x1, y1, x2, y2"}
 EXACT = 1.0, 0.01  # the same, of a box that tells alone
 ENOUGH = 3  # boxes that tell together what none tells by itself
 SMALLEST = 8  # pixels of an image's height and width, for boxes within its first pixel to be odd
@@ -42,9 +38,8 @@ class Reading(NamedTuple):
 
     name: str
     advice: str
-    corners: Callable[
-        [float, float, float, float], tuple[float, float, float, float]
-    ]  # numbers -> xyxy
+    # numbers -> xyxy
+    corners: Callable[[float, float, float, float], tuple[float, float, float, float]]
     # the number that stands for the width or height of the image; 0 where numbers are pixels
     whole: float = 0.0
 

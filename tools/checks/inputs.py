@@ -77,9 +77,8 @@ def _check_dense(tensor: Tensor, name: str) -> None:
 
 
 def _check_range(image: Tensor, i: int) -> None:
-    if (
-        not image.is_floating_point() or image.device.type != "cpu"
-    ):  # elsewhere a look at the values would stall
+    # elsewhere a look at the values would stall
+    if not image.is_floating_point() or image.device.type != "cpu":
         return
     low, high = (float(v) for v in torch.aminmax(image.detach()))
     if not (low >= -0.01 and high <= 1.01):  # written so that NaN fails too

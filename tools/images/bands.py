@@ -34,9 +34,8 @@ def bands_of(image: Image.Image, channels: int) -> np.ndarray:
         )
         array = array.astype(kind)[:, :, None]
         tags = getattr(image, "tag_v2", {})
-        if (
-            mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
-        ):  # which Pillow minds up to 8 bits alone
+        # which Pillow minds up to 8 bits alone
+        if mode.startswith("I;16") and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
             array = np.uint16(2 ** tags.get(BITS, (16,))[0] - 1) - array
         return array
     if mode in ("La", "RGBa"):  # colours that are multiplied by their opacity

@@ -227,10 +227,8 @@ def size_of(image: Image.Image, orientation: str) -> tuple[int, int]:
     orientation says."""
     width, height = image.size
     if image.format == "TIFF":
-        width, height = (
-            int(_tiff_tag(image, 256)),
-            int(_tiff_tag(image, 257)),
-        )  # Pillow's size is turned already
+        # Pillow's size is turned already
+        width, height = (int(_tiff_tag(image, 256)), int(_tiff_tag(image, 257)))
     if orientation == "exif" and exif_orientation(image) in SWAPPED:
         return width, height
     return height, width

@@ -50,9 +50,8 @@ class ImageOptions:
 class Pixels:
     """An image as its file has it, before its values become 0..1."""
 
-    values: (
-        np.ndarray
-    )  # [h, w, 1 or channels], turned as asked for: uint8, uint16 or another real type
+    # [h, w, 1 or channels], turned as asked for: uint8, uint16 or another real type
+    values: np.ndarray
     stated: int  # its EXIF orientation
     transparent: bool = False  # some pixels are not opaque, and are read as if they were
     reduced: bool = False  # of more than 8 bits a colour, the upper 8 are read
@@ -96,9 +95,8 @@ def is_ordinary(path: str | os.PathLike) -> bool:
     orientation. Raises ValueError as `image_size` does."""
     with opened(path) as image:
         deep = image.mode in ("I", "F") or image.mode.startswith("I;16") or is_reduced(image)
-        hidden = (
-            image.format == "PNG" and "exif" not in image.info
-        )  # what stands behind the pixels is not looked for
+        # what stands behind the pixels is not looked for
+        hidden = image.format == "PNG" and "exif" not in image.info
         return not deep and (hidden or exif_orientation(image) == 1)
 
 
@@ -144,9 +142,8 @@ def read_plane(
 
     with opened(path, "{name} cannot be decoded ({reason})") as image:
         if mode:
-            image.draft(
-                mode, image.size
-            )  # a JPEG decoder then skips the colours: four times as fast
+            # a JPEG decoder then skips the colours: four times as fast
+            image.draft(mode, image.size)
         plane, _ = turned(image, orientation, convert)
     if plane.ndim != 2:
         raise ValueError(f"{path} has {plane.shape[2]} bands; expected one")

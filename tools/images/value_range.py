@@ -10,11 +10,8 @@ from maskrcnn.tools.text import shown
 CHOICES = ("dtype", "image")
 LIMITS = {np.dtype(np.uint8): (0.0, 255.0), np.dtype(np.uint16): (0.0, 65535.0)}
 SETTING = "[data] value_range"
-SMALLEST, LARGEST, RESOLVED = (
-    1e-30,
-    1e30,
-    1e-6,
-)  # of the difference of two values, the last as a share of these
+# of the difference of two values, the last as a share of these
+SMALLEST, LARGEST, RESOLVED = (1e-30, 1e30, 1e-6)
 MODES = {"float32": " (mode F)", "int32": " (mode I)"}  # Pillow's names
 
 ValueRange = str | tuple[float, float]  # dtype, image, or the values that become 0 and 1

@@ -102,9 +102,8 @@ def _is_lost(error: Exception, text: str) -> bool:
 def _first(text: str) -> str:
     """The line of a message that says what happened, without what stands before and behind it."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    if lines and lines[0].startswith(
-        "Caught "
-    ):  # in a process that loads images: the last line of its traceback
+    # in a process that loads images: the last line of its traceback
+    if lines and lines[0].startswith("Caught "):
         lines = lines[-1:]
     line = re.sub(r"^\[[^\]]*\]\s*[.:]?\s*", "", lines[0]) if lines else ""
     short = line.partition(" If reserved but unallocated")[0].partition(" GPU ")[0]

@@ -62,9 +62,8 @@ def draw(
     factor = math.ceil(MIN_SIDE / max(picture.size))
     picture = ImageOps.scale(picture, factor, Image.Resampling.BICUBIC)
     boxes = (boxes * factor).clamp(min=0).minimum(torch.tensor(picture.size * 2))
-    sides = (boxes[:, 2:] - boxes[:, :2]).amin(
-        1
-    )  # small instances get thin lines, which leave something to see
+    # small instances get thin lines, which leave something to see
+    sides = (boxes[:, 2:] - boxes[:, :2]).amin(1)
     thickness = (sides / 8).clamp(1, max(2, max(picture.size) / 400)).int().tolist()
     if masks is not None:
         canvas = as_pixels(picture).float()
@@ -140,16 +139,14 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
         val/mask_AP; where one is missing, None or NaN, the epochs before and after are joined.
     The file is replaced as a whole, so that it can be watched while training.
     """
-    from matplotlib.backends.backend_agg import (
-        FigureCanvasAgg,
-    )  # here: drawing instances does not need matplotlib
+    # here: drawing instances does not need matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 4), dpi=110)
-    figure.subplots_adjust(
-        0.05, 0.13, 0.985, 0.92, 0.13
-    )  # a layout that is computed takes longer than the picture
+    # a layout that is computed takes longer than the picture
+    figure.subplots_adjust(0.05, 0.13, 0.985, 0.92, 0.13)
     canvas = FigureCanvasAgg(figure)  # no pyplot: the caller's figures and backend stay as they are
     panels = {
         "loss": ("train/loss", "val/loss"),
@@ -184,9 +181,8 @@ def as_pixels(image: Any) -> Tensor:
         raise ValueError(
             f"image must be a tensor [3, h, w], or an array [h, w, 3], got {list(pixels.shape)}"
         )
-    if (
-        pixels.is_floating_point() and -0.01 <= pixels.min() <= pixels.max() <= 1.01
-    ):  # resizing may overshoot a little
+    # resizing may overshoot a little
+    if pixels.is_floating_point() and -0.01 <= pixels.min() <= pixels.max() <= 1.01:
         pixels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
     if pixels.dtype != torch.uint8:
         raise ValueError(

@@ -156,9 +156,8 @@ def _sheet(
 ) -> tuple["Figure", list["Axes"]]:
     """The pictures in rows of so many, with `room` inches for text at each; and the axes of
     each."""
-    from matplotlib.backends.backend_agg import (
-        FigureCanvasAgg,
-    )  # here: who only runs a model does not need matplotlib
+    # here: who only runs a model does not need matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = min(columns, len(shown))
@@ -178,9 +177,8 @@ def _sheet(
     if limits and maps:
         figure.colorbar(maps[0], ax=axes, fraction=0.02, pad=0.01).ax.tick_params(labelsize=8)
     for axis in axes:
-        axis.set(
-            xticks=[], yticks=[], autoscale_on=False
-        )  # the view stays on the picture: boxes may reach beyond it
+        # the view stays on the picture: boxes may reach beyond it
+        axis.set(xticks=[], yticks=[], autoscale_on=False)
         axis.spines[:].set_color("lightgrey")
     for axis in axes[len(shown) :]:
         axis.axis("off")

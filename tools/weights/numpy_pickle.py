@@ -61,9 +61,8 @@ class Array(StandIn):
         ):
             raise ValueError(f"an array of shape {sides} and dtype {dtype} has {len(data)} bytes")
         self.budget.charge(len(data))
-        data = (
-            data.encode("latin1") if isinstance(data, str) else data
-        )  # text is how Python 2 wrote bytes
+        # text is how Python 2 wrote bytes
+        data = data.encode("latin1") if isinstance(data, str) else data
         flat = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
         if shape is None:
             return flat[0]

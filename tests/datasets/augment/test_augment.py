@@ -505,9 +505,8 @@ def test_without_masks_boxes_are_clipped(changes):
         assert torch.equal(picture, same_picture)
         assert "masks" not in boxes
         for label, box in zip(found["labels"].tolist(), found["boxes"]):
-            around = boxes["boxes"][boxes["labels"] == label][
-                0
-            ]  # turned corners are further out than a mask
+            # turned corners are further out than a mask
+            around = boxes["boxes"][boxes["labels"] == label][0]
             assert (around[:2] <= box[:2] + 0.51).all()
             assert (around[2:] >= box[2:] - 0.51).all()
             if "rotation" not in changes:

@@ -138,9 +138,8 @@ def test_damaged_shapes(shapes, tmp_path):
     (root / "train" / rows[6][4]).write_bytes(b"none")
     Image.new("RGB", (512, 512)).save(root / "train" / rows[7][4])
     Image.new("RGB", (400, 512), "white").save(root / "train" / rows[8][4])
-    line = next(
-        n for n in range(12, 22) if min(box(n)[:2]) > 150
-    )  # of cst-1: x, y, width, height, as corners
+    # of cst-1: x, y, width, height, as corners
+    line = next(n for n in range(12, 22) if min(box(n)[:2]) > 150)
     x1, y1, x2, y2 = box(line)
     put(line, (x1, y1, x2 - x1, y2 - y1))
     rows[22][4], rows[25][4] = rows[25][4], rows[22][4]  # lines 23 and 26, of cst-2

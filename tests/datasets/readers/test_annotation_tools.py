@@ -375,9 +375,8 @@ def test_labelme_broken_masks(tmp_path, changes, message):
 
 def test_labelme_image_paths(tmp_path):
     write_labelme(tmp_path, [shape("a", POINTS)], imagePath="..\\images\\a.png")
-    assert (
-        opened(tmp_path, "labelme").file(0).resolve() == tmp_path / "train/a.png"
-    )  # beside it, as it was moved
+    # beside it, as it was moved
+    assert opened(tmp_path, "labelme").file(0).resolve() == tmp_path / "train/a.png"
     noise(tmp_path / "images/a.png", 60, 100, 8)
     assert opened(tmp_path, "labelme").file(0).resolve() == tmp_path / "images/a.png"
 
@@ -499,10 +498,8 @@ def test_labelme_ignored_regions(tmp_path, caplog):
             shape("a", far, group=1),
         ],
     )
-    for crowd in (
-        "ignore",
-        "objects",
-    ):  # which is for objects that an annotation tool marked by mistake
+    # which is for objects that an annotation tool marked by mistake
+    for crowd in ("ignore", "objects"):
         dataset = opened(tmp_path, "labelme", crowd=crowd)
         assert dataset.class_names == ["a", "b"]
         target = dataset[0][1]

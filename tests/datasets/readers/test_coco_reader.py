@@ -617,9 +617,8 @@ def test_classes_may_be_some_of_the_categories(tmp_path, caplog):
         ValueError, match=r"train.json has no category kind 9; it has kind 1, kind 2, kind 3"
     ):
         opened(tmp_path, classes=["kind 3", "kind 9"])
-    change(
-        content, 1001, segmentation=None
-    )  # what is wrong with objects of other classes is no matter
+    # what is wrong with objects of other classes is no matter
+    change(content, 1001, segmentation=None)
     save_coco(tmp_path, content)
     assert len(opened(tmp_path, classes=["kind 3", "kind 1"])) == 4
 

@@ -376,9 +376,8 @@ def test_layout(small):
 
 def test_same_seed_same_bytes(small, tmp_path, monkeypatch):
     executor = cst.ThreadPoolExecutor
-    monkeypatch.setattr(
-        cst, "ThreadPoolExecutor", lambda: executor(1)
-    )  # whatever the number of threads
+    # whatever the number of threads
+    monkeypatch.setattr(cst, "ThreadPoolExecutor", lambda: executor(1))
     assert files(generate(tmp_path / "again", SMALL, seed=0)) == files(small)
     other = files(generate(tmp_path / "other", SMALL, seed=1))
     assert all(other[name] != data for name, data in files(small).items())
@@ -500,9 +499,8 @@ def test_statistics_are_those_of_published_images(published, tmp_path):
         a, b = (s[0][s[1] == label] for s in (theirs, ours))
         for side in (0, 1):
             wa, wb = (np.percentile(x[:, side + 2] - x[:, side], [5, 50, 95]) for x in (a, b))
-            assert wa == pytest.approx(
-                wb, abs=15
-            )  # 60 of theirs: the standard error of a median is 3
+            # 60 of theirs: the standard error of a median is 3
+            assert wa == pytest.approx(wb, abs=15)
             assert wa[0] == pytest.approx(wb[0], abs=5)
         assert set(np.unique(ours[2][ours[1] == label])) <= {5, 6}
         assert theirs[2][theirs[1] == label].mean() == pytest.approx(

@@ -235,9 +235,8 @@ def train(config):
     outcome = outcome_of("train", config)
     faults = [line for line in outcome.text.splitlines() if line.startswith("maskrcnn train: ")]
     assert len(faults) == outcome.status, outcome.text
-    assert outcome.status == 0 or len(outcome.text.splitlines()) <= MOST_LINES, (
-        outcome.text
-    )  # otherwise metrics follow
+    # otherwise metrics follow
+    assert outcome.status == 0 or len(outcome.text.splitlines()) <= MOST_LINES, outcome.text
     return outcome.status
 
 

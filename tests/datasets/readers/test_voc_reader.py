@@ -273,9 +273,8 @@ def test_names_with_folders(tmp_path):
         folder / f"JPEGImages/day{k}/a.jpg" for k in (1, 2)
     ]
     assert [target["labels"].tolist() for _, target in dataset] == [[1, 2], [2, 1]]
-    (folder / "Annotations/day1/a.xml").rename(
-        folder / "Annotations/a.xml"
-    )  # it may be that of either
+    # it may be that of either
+    (folder / "Annotations/day1/a.xml").rename(folder / "Annotations/a.xml")
     (folder / "SegmentationObject/day1/a.png").rename(folder / "SegmentationObject/a.png")
     table, problems = problems_of(tmp_path)
     assert len(table) == 1

@@ -322,9 +322,8 @@ def test_an_error_is_told_once(trained, arguments, message):
 def test_an_error_of_one_process_of_an_evaluation(data, trained, tmp_path):
     """The other one does not wait for it, and is silent."""
     shutil.copytree(data, tmp_path / "data")
-    broken = sorted(tmp_path.glob("data/test/*/*.jpg"))[
-        2
-    ]  # of the second batch, which is the second process's
+    # of the second batch, which is the second process's
+    broken = sorted(tmp_path.glob("data/test/*/*.jpg"))[2]
     broken.write_bytes(broken.read_bytes()[:3000])
     run = trained[2] / "two"
     arguments = (
@@ -376,9 +375,8 @@ def test_two_processes_train_on_images_without_objects(tmp_path):
         )
     both = launch(tmp_path, "empty", settings(root, tmp_path / "empty", epochs=1, batch_size=2), 2)
     losses = zip(*(each["losses"] for each in both))
-    assert (
-        sum(all(loss["loss_mask"] == 0 for loss in step) for step in losses) == 1
-    )  # a step without any
+    # a step without any
+    assert sum(all(loss["loss_mask"] == 0 for loss in step) for step in losses) == 1
     assert all(math.isfinite(value) for losses in both[0]["losses"] for value in losses.values())
 
 

@@ -191,10 +191,8 @@ def test_a_folder_is_not_made_again(tmp_path):
         pass
     small_model().save(tmp_path / "mine" / "here" / "a.pt")  # where nobody expects it to be there
     assert MaskRCNN.load(tmp_path / "mine" / "here" / "a.pt").num_classes == 3
-    with (
-        pytest.raises(FileNotFoundError, match=r"other\.txt"),
-        atomic(tmp_path / "a.txt"),
-    ):  # of another file
+    # of another file
+    with pytest.raises(FileNotFoundError, match=r"other\.txt"), atomic(tmp_path / "a.txt"):
         (tmp_path / "other.txt").read_text()
 
 

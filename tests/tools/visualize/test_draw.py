@@ -341,9 +341,8 @@ def test_history_becomes_a_png(history, tmp_path, recwarn):
 def test_history_shows_both_panels(tmp_path):
     def darkness(history):
         plot_history(history, tmp_path / "plot.png")
-        shown = (
-            pixels(Image.open(tmp_path / "plot.png").convert("HSV"))[:, :, 1] > 128
-        )  # colours: the curves alone
+        # colours: the curves alone
+        shown = pixels(Image.open(tmp_path / "plot.png").convert("HSV"))[:, :, 1] > 128
         return shown[:, : shown.shape[1] // 2].sum() > 50, shown[
             :, shown.shape[1] // 2 :
         ].sum() > 50

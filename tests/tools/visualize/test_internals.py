@@ -27,9 +27,8 @@ def color_at(figure, axis, x, y):
     """What is drawn at a point of a picture, given in pixels of it, where 0, 0 is the corner of the
     first one."""
     pixels = rendered(figure)
-    column, row = axis.transData.transform(
-        (x - 0.5, y - 0.5)
-    )  # imshow puts the first pixel's centre at 0, 0
+    # imshow puts the first pixel's centre at 0, 0
+    column, row = axis.transData.transform((x - 0.5, y - 0.5))
     return pixels[len(pixels) - 1 - int(row), int(column)]
 
 
