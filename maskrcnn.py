@@ -330,7 +330,9 @@ class MaskRCNN(nn.Module):
             raise ValueError(
                 f"predict: batch_size = {shown(batch_size)} should be an integer of at least 1"
             )
-        results, view, reached = [], evaluation_view(self), Reached.of(self)
+        results = []
+        view = evaluation_view(self)
+        reached = Reached.of(self)
         with torch.no_grad():
             for start in range(0, len(images), batch_size):
                 chunk = [

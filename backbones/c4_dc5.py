@@ -16,8 +16,10 @@ class C4(nn.Module):
     def __init__(self, trunk: Any) -> None:
         super().__init__()
         self.trunk = trunk
-        self.channels, self.strides = trunk.channels[2:3], trunk.strides[2:3]
-        self.roi_channels, self.roi_stride = trunk.channels[3], 2
+        self.channels = trunk.channels[2:3]
+        self.strides = trunk.strides[2:3]
+        self.roi_channels = trunk.channels[3]
+        self.roi_stride = 2
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> one map [N, C, H / 16, W / 16]"""
@@ -35,7 +37,8 @@ class DC5(nn.Module):
     def __init__(self, trunk: Any) -> None:
         super().__init__()
         self.trunk = trunk
-        self.channels, self.strides = trunk.channels[3:], trunk.strides[3:]
+        self.channels = trunk.channels[3:]
+        self.strides = trunk.strides[3:]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> one map [N, C, H / 16, W / 16]"""

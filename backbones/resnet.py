@@ -68,7 +68,8 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, width: int, stride: int, norm: Norm, shape: Shape) -> None:
         super().__init__()
-        inner, d = int(width * shape.inner), shape.dilation
+        inner = int(width * shape.inner)
+        d = shape.dilation
         strides = (stride, 1) if shape.stride_in_1x1 else (1, stride)
         self.conv1 = StridedConv(in_channels, inner, 1, bias=False, step=strides[0])
         self.bn1 = norm(inner)
@@ -190,7 +191,8 @@ class ResNet(Trunk):
         stages = []
         channels = width
         for i, count in enumerate(blocks):
-            stage, dilate = [], dilated and i == 3
+            stage = []
+            dilate = dilated and i == 3
             for j in range(count):
                 # The first block of a dilated stage takes the place of its stride, those behind it
                 # are dilated: of torchvision's. detectron2 dilates them all.

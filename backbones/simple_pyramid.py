@@ -46,7 +46,8 @@ class SimplePyramid(nn.Module):
             )
             for width in widths
         )
-        self.channels, self.strides = (channels,) * 5, (4, 8, 16, 32, 64)
+        self.channels = (channels,) * 5
+        self.strides = (4, 8, 16, 32, 64)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, 3, H, W] -> 5 maps [N, channels, H / s, W / s], finest first"""
@@ -66,5 +67,6 @@ def _scale(channels: int, stride: int, wanted: int) -> nn.Module:
     while stride > wanted:
         layers += [LayerNorm(channels, eps=1e-6), nn.GELU()] if layers else []
         layers.append(nn.ConvTranspose2d(channels, channels // 2, 2, 2))
-        channels, stride = channels // 2, stride // 2
+        channels = channels // 2
+        stride = stride // 2
     return nn.Sequential(*layers) if len(layers) > 1 else layers[0]

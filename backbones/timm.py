@@ -57,7 +57,8 @@ class Timm(Trunk):
             raise ValueError(
                 f"timm/{name} has norms of its own: choose norm frozen, batch or sync, not {norm!r}"
             )
-        self.name, self.in_channels = name, in_channels
+        self.name = name
+        self.in_channels = in_channels
         self.asked: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         self.model = create_model(name, in_channels, **self.asked)
         info = self.model.feature_info
@@ -73,7 +74,8 @@ class Timm(Trunk):
         if self.chosen[-1] < len(info.reduction()) - 1:
             self.asked["out_indices"] = [info.out_indices[i] for i in self.chosen]
             self.model = create_model(name, in_channels, **self.asked)
-            info, self.chosen = self.model.feature_info, list(range(len(self.chosen)))
+            info = self.model.feature_info
+            self.chosen = list(range(len(self.chosen)))
         if hasattr(getattr(self.model, "hooks", None), "_feature_outputs"):
             self.model.hooks._feature_outputs = PerThread()
         self.channels = tuple(info.channels()[i] for i in self.chosen)
@@ -143,7 +145,8 @@ class Timm(Trunk):
         import timm
 
         whole = timm.create_model(self.name, in_chans=self.in_channels)
-        own, settings = whole.state_dict(), timm.get_pretrained_cfg(self.name)
+        own = whole.state_dict()
+        settings = timm.get_pretrained_cfg(self.name)
         names = getattr(settings, "classifier", None) or ()
         heads = tuple(f"{head}." for head in ([names] if isinstance(names, str) else names))
         state = {

@@ -44,12 +44,14 @@ class VGG16(Trunk):
             self.ends.append(len(layers))
             layers.append(nn.MaxPool2d(2, 2))
         self.features = nn.Sequential(*layers)
-        self.channels, self.strides = (4 * width, 8 * width, 8 * width, 8 * width), (4, 8, 16, 32)
+        self.channels = (4 * width, 8 * width, 8 * width, 8 * width)
+        self.strides = (4, 8, 16, 32)
         self.freeze(self.features[: self.ends[freeze_at - 1]] if freeze_at else ())
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, in_channels, H, W] -> 4 maps [N, C, H / s, W / s]"""
-        outputs, x = [], images
+        outputs = []
+        x = images
         for i, layer in enumerate(self.features, 1):
             x = layer(x)
             if i in self.ends[2:] or i == len(self.features):

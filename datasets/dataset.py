@@ -49,7 +49,10 @@ class Instances(torch.utils.data.Dataset):
     def __init__(
         self, table: Table, problems: Problems, options: ImageOptions = DEFAULT, cache: bool = False
     ) -> None:
-        self.table, self.problems, self.options, self.cache = table, problems, options, cache
+        self.table = table
+        self.problems = problems
+        self.options = options
+        self.cache = cache
         # The caches: of images; and of masks, y, x and a piece that holds all their pixels.
         self.images: dict[int, Tensor] = {}
         self.pieces: dict[int, list[tuple[int, int, np.ndarray]]] = {}
@@ -90,9 +93,12 @@ class Instances(torch.utils.data.Dataset):
         i = range(len(self))[i]
         table = self.table
         height, width = (int(side) for side in table.sizes[i])
-        image, objects = self._image(i), np.arange(table.first[i], table.first[i + 1])
+        image = self._image(i)
+        objects = np.arange(table.first[i], table.first[i + 1])
         if image is None:
-            height, width, objects = min(height, BLACK), min(width, BLACK), objects[:0]
+            height = min(height, BLACK)
+            width = min(width, BLACK)
+            objects = objects[:0]
             image = torch.zeros(self.options.channels, height, width, dtype=torch.uint8)
         masks = self._masks(i, objects, height, width)
         empty = ~masks.any((1, 2))
@@ -107,7 +113,8 @@ class Instances(torch.utils.data.Dataset):
                     f"{len(self.without_mask)} of {len(table.labels)} objects of {table.root} have "
                     "an empty mask; `maskrcnn check` lists them"
                 )
-            objects, masks = objects[~empty], masks[~empty]
+            objects = objects[~empty]
+            masks = masks[~empty]
         return image, {
             "boxes": torch.from_numpy(table.boxes[objects]),
             "labels": torch.from_numpy(table.labels[objects].astype(np.int64)),

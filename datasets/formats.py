@@ -90,7 +90,8 @@ def open_dataset(
         ValueError: an unknown format or split, or files that break the format.
     """
     problems = problems or Problems(data.broken)
-    before, where = len(problems.all), f"{data.root}, {split} split"
+    before = len(problems.all)
+    where = f"{data.root}, {split} split"
     table = read_table(data, split, problems, class_names)
     if not len(table):
         raise ValueError(
@@ -98,7 +99,9 @@ def open_dataset(
             "images" + (f", after {problems.summary()} were left out" if problems.summary() else "")
         )
     found = problems.all[before:]
-    errors, of_single, of_all = [p for p in found if p.error], [], []
+    errors = [p for p in found if p.error]
+    of_single = []
+    of_all = []
     for problem in (p for p in found if not p.error):
         (of_single if problem.image else of_all).append(problem)
     if errors:

@@ -86,14 +86,13 @@ class Passes(Sampler[list[Item]]):
                 f"[train] batch_size = {batch_size} does not divide into {processes} processes "
                 f"with accumulate = {accumulate} passes each"
             )
-        self.count, self.batch_size, self.processes, self.seed, self.sizes = (
-            count,
-            batch_size,
-            processes,
-            seed,
-            sizes,
-        )
-        self.epoch, self.start = 1, 0
+        self.count = count
+        self.batch_size = batch_size
+        self.processes = processes
+        self.seed = seed
+        self.sizes = sizes
+        self.epoch = 1
+        self.start = 0
 
     def steps(self) -> list[list[int]]:
         """Of the whole epoch and all processes."""

@@ -41,7 +41,8 @@ class Blobs:
         """The strings at these places, in this order."""
         starts = np.concatenate([[0], self.ends[:-1]]) if len(self) else self.ends
         # indices of all bytes at once would take 8 times their memory
-        old, new = (memoryview(self.data), bytearray())
+        old = memoryview(self.data)
+        new = bytearray()
         for start, end in zip(starts[order].tolist(), self.ends[order].tolist()):
             new += old[start:end]
         return Blobs(new, np.cumsum((self.ends - starts)[order]))
@@ -118,22 +119,25 @@ class TableBuilder:
         boxes_as: str = "",
         crowd_as: str = "",
     ) -> None:
-        self.class_names, self.root = list(class_names), Path(root)
-        self.boxes_as, self.crowd_as = boxes_as, crowd_as
+        self.class_names = list(class_names)
+        self.root = Path(root)
+        self.boxes_as = boxes_as
+        self.crowd_as = crowd_as
         self.category_ids = (
             list(category_ids) if category_ids is not None else list(range(1, len(class_names) + 1))
         )
         self.rows: dict[Id, int] = {}  # image id -> row
         self.files: list[bytes] = []
-        self.sizes, self.image_ids = array("i"), array("q")
-        self.boxes, self.areas = array("f"), array("f")
-        self.labels, self.crowd, self.ids, self.images = (
-            array("i"),
-            array("b"),
-            array("q"),
-            array("q"),
-        )
-        self.masks, self.ends = bytearray(), array("q")
+        self.sizes = array("i")
+        self.image_ids = array("q")
+        self.boxes = array("f")
+        self.areas = array("f")
+        self.labels = array("i")
+        self.crowd = array("b")
+        self.ids = array("q")
+        self.images = array("q")
+        self.masks = bytearray()
+        self.ends = array("q")
         self.source = str(source)
         self.sources: list[bytes] = []
         self.names: list[bytes] = []

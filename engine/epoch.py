@@ -46,12 +46,17 @@ class Loop:
 
 def train_epoch(loop: Loop) -> float:
     """Train from where the epoch is to its end; returns the learning rate of its last step."""
-    state, settings, steps = loop.state, loop.cfg.train, loop.steps
-    progress, several = state.progress, rank_and_count()[1] > 1
+    state = loop.state
+    settings = loop.cfg.train
+    steps = loop.steps
+    progress = state.progress
+    several = rank_and_count()[1] > 1
     loop.net.train()
-    loop.passes.epoch, loop.passes.start = progress.epoch, progress.step
+    loop.passes.epoch = progress.epoch
+    loop.passes.start = progress.step
     before = (progress.epoch - 1) * steps
-    batches, began = begin(loop.loader), time.perf_counter() - progress.seconds
+    batches = begin(loop.loader)
+    began = time.perf_counter() - progress.seconds
     with (
         progress_bar(
             steps * settings.batch_size,
@@ -83,8 +88,12 @@ def train_epoch(loop: Loop) -> float:
 
 def train_step(loop: Loop, step: int, batches: Iterator[tuple]) -> float:
     """Update the weights once; returns the loss of the last pass."""
-    state, settings, model = loop.state, loop.cfg.train, loop.state.model
-    before, state.files, losses = state.files, [], {}
+    state = loop.state
+    settings = loop.cfg.train
+    model = loop.state.model
+    before = state.files
+    state.files = []
+    losses = {}
     for number, (images, targets, files) in zip(range(settings.accumulate), batches):
         state.files += files
         torch.manual_seed(
@@ -154,7 +163,8 @@ def keep(loop: Loop) -> str:
     """Save what a training that has been asked to stop has done, and say what that is. No process
     waits for another
     here: they have shared their state behind the last step."""
-    progress, last = loop.state.progress, loop.run / "last.pt"
+    progress = loop.state.progress
+    last = loop.run / "last.pt"
     if progress.step:
         loop.state.write(loop.run, best_metric(loop.cfg))
         return f"saved epoch {progress.epoch}, step {progress.step} of {loop.steps}, in {last}"

@@ -119,7 +119,8 @@ def fit(
 
     `saved` is the content of last.pt, to go on from.
     """
-    settings, accelerator = cfg.train, accelerator or make_accelerator(cfg)
+    settings = cfg.train
+    accelerator = accelerator or make_accelerator(cfg)
     loader, passes = make_loader(train_set, cfg)
     prepare_model(model.to(accelerator.device), settings)
     average = make_average(model, settings)
@@ -142,7 +143,8 @@ def fit(
 
 def finish_epoch(loop: Loop, val_set: Dataset, rate: float) -> None:
     """Validate, where that is due, and write the state and the record of an epoch."""
-    state, images = loop.state, loop.steps * loop.cfg.train.batch_size
+    state = loop.state
+    images = loop.steps * loop.cfg.train.batch_size
     record = {
         "epoch": state.progress.epoch,
         "lr": rate,
@@ -168,14 +170,16 @@ def conclude(
 
     On a GPU, train/memory_MB is the most that tensors took of the first process's.
     """
-    trained, first = time.perf_counter(), accelerator.is_main_process
+    trained = time.perf_counter()
+    first = accelerator.is_main_process
     used = torch.cuda.max_memory_allocated() / 2**20 if accelerator.device.type == "cuda" else None
     from_first(lambda: check_folder(run))
     model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
     from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
     test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test", warn=True)
     metrics = {f"test/{name}": value for name, value in test.items()}
-    seconds, tested = sum(record["train/seconds"] for record in history), time.perf_counter()
+    seconds = sum(record["train/seconds"] for record in history)
+    tested = time.perf_counter()
     metrics |= {
         "best_epoch": best_epoch(history, best_metric(cfg)),
         "train/seconds": seconds,
@@ -202,7 +206,9 @@ def end_epoch(state: State, val_set: Dataset, cfg: EasyDict, images: int) -> dic
     """The record of an epoch of so many images: its losses and, where due, those and the metrics of
     the validation split. Raises TrainingError where the state, or a validation loss, is not
     finite."""
-    totals, seconds, epoch = state.share(), state.progress.seconds, state.progress.epoch
+    totals = state.share()
+    seconds = state.progress.seconds
+    epoch = state.progress.epoch
     from_first(state.check)
     due = epoch % cfg.evaluate.every == 0 or epoch == cfg.train.epochs
     validation = (
@@ -292,7 +298,8 @@ def make_parts(cfg: EasyDict) -> tuple[dict[str, Dataset], MaskRCNN]:
 
 def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
     """The training split, and the others, which have its classes."""
-    channels, limits = len(cfg.transform.mean), limits_of(cfg)
+    channels = len(cfg.transform.mean)
+    limits = limits_of(cfg)
     splits = {"train": open_dataset(cfg.data, "train", channels, limits=limits)}
     for split in ("val", "test"):
         splits[split] = open_dataset(

@@ -41,7 +41,10 @@ class Progress:
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Keep the record of an epoch, and turn to the next one."""
         self.history.append(record)
-        self.epoch, self.step, self.totals, self.seconds = self.epoch + 1, 0, {}, 0.0
+        self.epoch = self.epoch + 1
+        self.step = 0
+        self.totals = {}
+        self.seconds = 0.0
 
 
 @dataclass
@@ -109,7 +112,8 @@ class State:
             return
         self.check()
         check_folder(run)
-        progress, scaler = self.progress, self.accelerator.scaler
+        progress = self.progress
+        scaler = self.accelerator.scaler
         ended = len(progress.history)
         # of fewer epochs, whose last.pt is about to be replaced
         (run / "metrics.json").unlink(missing_ok=True)

@@ -93,7 +93,8 @@ def best_metric(cfg: EasyDict) -> str:
 def exhausted(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
     """Whether [train] patience ends training: so many validated epochs since the metric last
     grew."""
-    best, since = -math.inf, 0
+    best = -math.inf
+    since = 0
     scores = (record.get(f"val/{best_metric(cfg)}", math.nan) for record in history)
     for score in (score for score in scores if not math.isnan(score)):
         best, since = (score, 0) if score > best else (best, since + 1)

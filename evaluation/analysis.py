@@ -122,14 +122,17 @@ def confusions(
     size = len(results.class_names) + 1
     places = [np.zeros(0, np.int64)]  # row by row
     for record in records_of(results, kind):
-        truths, crowds = record.truths["labels"], record.truths["iscrowd"]
+        truths = record.truths["labels"]
+        crowds = record.truths["iscrowd"]
         order = np.argsort(-record.found["scores"], kind="stable")
         order = order[record.found["scores"][order] >= score]
         found = record.found["labels"][order]
         same = found[:, None] == truths
         ious = np.where(same | ~crowds, overlaps(record, kind)[order], -1)
 
-        rows, counted, missed = np.zeros(len(found), int), np.full(len(found), True), ~crowds
+        rows = np.zeros(len(found), int)
+        counted = np.full(len(found), True)
+        missed = ~crowds
         for i, j, _ in take_objects(
             ious, crowds, (~crowds).astype(int).tolist(), np.array([iou]), preferred=same
         ):

@@ -21,9 +21,11 @@ def boundary_overlaps(record: Record) -> np.ndarray:
     have to be found, and it takes time.
     """
     ious = overlaps(record, "mask")
-    truths, found = record.truths, record.found
+    truths = record.truths
+    found = record.found
     near = (ious >= LEAST) & ~truths["iscrowd"] & (found["labels"][:, None] == truths["labels"])
-    rows, columns = np.flatnonzero(near.any(1)), np.flatnonzero(near.any(0))
+    rows = np.flatnonzero(near.any(1))
+    columns = np.flatnonzero(near.any(0))
     if len(rows):
         shown, true = (
             [boundary(side["masks"][i], record.size) for i in chosen]

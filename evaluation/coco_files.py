@@ -48,8 +48,10 @@ class ResultsWriter:
     def __init__(
         self, path: str | os.PathLike, category_ids: Sequence[int | str] | None = None
     ) -> None:
-        self.path, self.category_ids = Path(path), category_ids
-        self._stack, self._separator = ExitStack(), "[\n"
+        self.path = Path(path)
+        self.category_ids = category_ids
+        self._stack = ExitStack()
+        self._separator = "[\n"
         self._file: TextIO | None = None  # in the block
         self._images: set[int | str] = set()
 
@@ -134,7 +136,8 @@ def read_results(annotations: str | os.PathLike, results: str | os.PathLike) -> 
     of their ids. Raises ValueError for files that are none such or do not fit, naming file and
     entry.
     """
-    content, entries = _load(annotations), _load(results)
+    content = _load(annotations)
+    entries = _load(results)
     if not isinstance(content, dict) or {"images", "annotations", "categories"} - set(content):
         raise ValueError(
             f"{annotations} is no COCO annotation file: it needs images, annotations and categories"
@@ -237,11 +240,9 @@ def _by_image(
 def _converted(entry: dict, where: str, size: tuple[int, int]) -> dict[str, Any]:
     """An entry with its mask as RLE, its keypoints [n, 3], and a box xyxy."""
     try:
-        mask, box, points = (
-            None,
-            entry.get("bbox"),
-            np.array(entry.get("keypoints") or [], float).reshape(-1, 3),
-        )
+        mask = None
+        box = entry.get("bbox")
+        points = np.array(entry.get("keypoints") or [], float).reshape(-1, 3)
         if entry.get("segmentation"):
             polygons = isinstance(entry["segmentation"], list)
             code = (segments.from_polygons if polygons else segments.from_rle)(

@@ -123,7 +123,8 @@ def _compared(
     """How similar [D, M] detections and objects are, -1 for other classes; area [D] of the
     detections; and which objects, [M], count. The area is that of what is evaluated; COCO's own
     loadRes takes the box's even for masks, where a result has both."""
-    truths, found = record.truths, record.found
+    truths = record.truths
+    found = record.found
     counting = ~truths["iscrowd"]
     if kind == "keypoints":
         similar = keypoint_similarity(
@@ -133,7 +134,8 @@ def _compared(
         points = found["keypoints"][:, :, :2]
         areas = (points.max(1, initial=-np.inf) - points.min(1, initial=np.inf)).prod(1)
     elif kind == "box":
-        similar, areas = overlaps(record), xywh(found["boxes"])[:, 2:].prod(1)
+        similar = overlaps(record)
+        areas = xywh(found["boxes"])[:, 2:].prod(1)
     else:
         similar = boundary_overlaps(record) if kind == "boundary" else overlaps(record, "mask")
         areas = np.asarray(rle.area(as_rle(found["masks"], record.size)), float)

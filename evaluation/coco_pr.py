@@ -11,7 +11,10 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 RECALLS = np.linspace(0, 1, 101)
 # Least and greatest area in pixels, both inclusive, of what counts as of any size, small, medium
 # and large.
-ALL, SMALL, MEDIUM, LARGE = (0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)
+ALL = (0, 1e10)
+SMALL = (0, 32**2)
+MEDIUM = (32**2, 96**2)
+LARGE = (96**2, 1e10)
 
 
 def coco_curves(
@@ -36,7 +39,8 @@ def coco_curves(
         for t in range(len(THRESHOLDS)):
             bit = 1 << a * len(THRESHOLDS) + t
             counted = rows["counted"] & bit != 0
-            right, rank = rows["right"][counted] & bit != 0, rows["rank"][counted]
+            right = rows["right"][counted] & bit != 0
+            rank = rows["rank"][counted]
             for m, limit in enumerate(most):
                 hits = np.cumsum(right[rank < limit])
                 recall[t, k, a, m] = hits[-1] / objects[k, a] if len(hits) else 0

@@ -76,7 +76,8 @@ class Records:
 
     def extend(self, records: Iterable[Record]) -> None:
         """Add these, or, where the iteration raises, none."""
-        places, end = {}, self._file.seek(0, os.SEEK_END)
+        places = {}
+        end = self._file.seek(0, os.SEEK_END)
         try:
             for record in records:
                 places[record.number] = self._write(pickle.dumps(tuple(record)))
@@ -247,7 +248,8 @@ def xywh(boxes: Any) -> np.ndarray:
 
 
 def _record(number: int, target: Mapping[str, Any], detections: Mapping[str, Any]) -> Record:
-    sides, sizes = [], []
+    sides = []
+    sizes = []
     for name, side in (("target", target), ("detections", detections)):
         side = dict(side)
         if "masks" in side:

@@ -122,7 +122,8 @@ def _opened(
             f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "
             f"{len(dataset.class_names)}: {listed(dataset.class_names)}"
         )
-    learnt, asked = model.config.data.value_range, cfg.data.value_range
+    learnt = model.config.data.value_range
+    asked = cfg.data.value_range
     if learnt != asked:
         log.warning(
             "%s learnt with [data] value_range = %s, and is evaluated with %s: unless these "

@@ -206,7 +206,8 @@ def _classes(
 def _matrix(confused: Confusions, class_names: Sequence[str]) -> str:
     """The confusion matrix as a picture: of many classes, that of those with the most errors."""
     rows, columns, counts = confused
-    size, said = len(class_names) + 1, ""
+    size = len(class_names) + 1
+    said = ""
     shown = np.arange(size)
     if len(class_names) > MANY:
         wrong = rows != columns
@@ -231,7 +232,9 @@ def _worst(confused: Confusions, class_names: Sequence[str]) -> str:
     """The pairs of classes that are confused most."""
     rows, columns, counts = confused
     between = (rows > 0) & (columns > 0) & (rows != columns)
-    rows, columns, counts = rows[between], columns[between], counts[between]
+    rows = rows[between]
+    columns = columns[between]
+    counts = counts[between]
     order = np.argsort(-counts, kind="stable")[:WORST].tolist()
     lines = [(class_names[rows[k] - 1], class_names[columns[k] - 1], str(counts[k])) for k in order]
     return (
@@ -244,7 +247,9 @@ def _worst(confused: Confusions, class_names: Sequence[str]) -> str:
 def _plot_precision(matches: Matches, class_names: Sequence[str], iou: float) -> Figure:
     """Interpolated precision over recall: the classes, and their mean."""
     figure, axes = _axes("recall", "precision", f"precision at IoU {iou:g}")
-    recall, curves, drawn = np.linspace(0, 1, 101), [], _drawn(matches)
+    recall = np.linspace(0, 1, 101)
+    curves = []
+    drawn = _drawn(matches)
     for name, objects, draw, found in zip(
         class_names, matches.objects, drawn, precision_recall_of_all(matches)
     ):
@@ -312,7 +317,8 @@ def _plot(axes: Any, x: np.ndarray, y: np.ndarray, label: str, classes: int) -> 
 def _plot_matrix(matrix: np.ndarray, totals: np.ndarray, class_names: Sequence[str]) -> Figure:
     """The matrix with background last, its colours the share of a row's total; with numbers where
     there are few classes."""
-    matrix, totals = np.roll(matrix, -1, axis=(0, 1)), np.roll(totals, -1)
+    matrix = np.roll(matrix, -1, axis=(0, 1))
+    totals = np.roll(totals, -1)
     names = [_label(name) for name in [*class_names, "background"]]
     few = len(class_names) <= FEW
     side = max(4.0, 2 + 0.7 * len(names)) if few else 10.0

@@ -96,10 +96,12 @@ def area_under(right: np.ndarray, precision: np.ndarray, objects: int) -> float:
 
 def _candidates(results: Results, kind: str) -> tuple[_Candidates, np.ndarray]:
     """All detections; and how many objects, without the difficult ones, each class has, [K]."""
-    parts, first = [], 0
+    parts = []
+    first = 0
     counts = np.zeros(len(results.class_names), int)
     for record in records_of(results, kind):
-        truths, found = record.truths, record.found
+        truths = record.truths
+        found = record.found
         counts += np.bincount(truths["labels"][~truths["iscrowd"]] - 1, minlength=len(counts))
         ious = np.where(
             found["labels"][:, None] == truths["labels"], overlaps(record, kind, crowds=False), 0

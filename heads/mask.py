@@ -61,7 +61,9 @@ class MaskHead(nn.Module):
         x = F.relu(self.upsample(x))
         k = (labels - 1).clamp(min=0)
         # The 1x1 convolution to K classes, for the one row that each RoI needs.
-        weight, bias = self.logits.weight.flatten(1)[k], self.logits.bias[k]  # type: ignore[index]
+        # type: ignore[index]
+        weight = self.logits.weight.flatten(1)[k]
+        bias = self.logits.bias[k]
         return (weight[:, None] @ x.flatten(2)).unflatten(2, x.shape[2:])[:, 0] + bias[
             :, None, None
         ]

@@ -45,12 +45,11 @@ class RoISampler:
         crowd_overlap: float = 0.5,
     ) -> None:
         check_thresholds("box head", positive_iou, negative_iou)
-        self.samples, self.positive_fraction = samples, positive_fraction
-        self.positive_iou, self.negative_iou, self.crowd_overlap = (
-            positive_iou,
-            negative_iou,
-            crowd_overlap,
-        )
+        self.samples = samples
+        self.positive_fraction = positive_fraction
+        self.positive_iou = positive_iou
+        self.negative_iou = negative_iou
+        self.crowd_overlap = crowd_overlap
 
     def __call__(self, boxes: Tensor, valid: Tensor, truth: Truth) -> Samples:
         """Proposals boxes [N, P, 4], valid [N, P] -> Samples"""

@@ -146,7 +146,8 @@ class _View:
 
     def _mapping(self, mapping: Any, objects: bool) -> Any:
         before = mapping.copy()
-        keys, values = self._all(before.keys(), objects), self._all(before.values(), objects)
+        keys = self._all(before.keys(), objects)
+        values = self._all(before.values(), objects)
         if keys is None and values is None:
             return mapping
         pairs = list(zip(keys or before.keys(), values or before.values()))

@@ -67,7 +67,8 @@ def predict(
     reached = Reached.of(model)
     ids = model.category_ids or list(range(1, model.num_classes + 1))
     failures: dict[str, str] = {}
-    count, listed = 0, []
+    count = 0
+    listed = []
     with (
         progress_bar(len(images), "predict") as bar,
         ResultsWriter(output / "results.json", ids) as results,

@@ -164,7 +164,8 @@ def check_index(name: str, index: Tensor, count: int) -> None:
     """
     # Elsewhere than on the CPU a look at the values would stall the device.
     if index.device.type == "cpu" and index.numel():
-        low, high = int(index.min()), int(index.max())
+        low = int(index.min())
+        high = int(index.max())
         if low < 0 or high >= count:
             raise ValueError(f"{name} has values in {low}..{high}, expected 0..{count - 1}")
 

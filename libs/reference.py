@@ -72,7 +72,8 @@ def nms(
         alive = torch.ones_like(scores, dtype=torch.bool)
     if valid is not None and boxes.device.type == "cpu":
         longest = int(alive.sum(1).max()) if alive.numel() else 0
-        order, alive = order[:, :longest], alive[:, :longest]
+        order = order[:, :longest]
+        alive = alive[:, :longest]
     ranked = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
     ranked_groups = None if groups is None else groups.gather(1, order)
     keep = _greedy(ranked, alive, iou_threshold, ranked_groups)
@@ -201,7 +202,8 @@ def roi_align(
         first.append(first[-1] + m.shape[0] * m.shape[2] * m.shape[3])
     start = torch.tensor(first, device=boxes.device)[levels] + image_index.long() * side_y * side_x
     cells = boxes.detach() * boxes.new_tensor(factors)[levels][:, None] - (0.5 if aligned else 0.0)
-    low, length = cells[:, :2], cells[:, 2:] - cells[:, :2]
+    low = cells[:, :2]
+    length = cells[:, 2:] - cells[:, :2]
     if not aligned:
         length = length.clamp(min=1.0)
 

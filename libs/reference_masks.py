@@ -108,7 +108,8 @@ def bordered(
     grid = F.pad(probabilities, (1, 1, 1, 1))
     center = (boxes[:, :2] + boxes[:, 2:]) * 0.5
     half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * (grid.shape[-1] / probabilities.shape[-1])
-    low, high = center - half, center + half
+    low = center - half
+    high = center + half
     if whole_pixels:
         # Truncation, and the last pixel counted in: the box then covers high - low + 1 pixels, at
         # least one.
@@ -119,7 +120,8 @@ def bordered(
 def _window(low: Tensor, high: Tensor, pixels: int) -> Tensor:
     """[D, n] consecutive pixels along one axis, inside the image, that cover low..high [D]; n is
     the same for all."""
-    low, high = low.nan_to_num(nan=0.0), high.nan_to_num(nan=0.0)
+    low = low.nan_to_num(nan=0.0)
+    high = high.nan_to_num(nan=0.0)
     first = low.floor().clamp(0, pixels - 1).long()
     longest = int((high.ceil().clamp(1, pixels).long() - first).max().clamp(min=1))
     return first.clamp(max=pixels - longest)[:, None] + torch.arange(longest, device=low.device)

@@ -30,8 +30,10 @@ class RoIAlign(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        self.output_size, self.strides = output_size, tuple(strides)
-        self.sampling_ratio, self.aligned = sampling_ratio, aligned
+        self.output_size = output_size
+        self.strides = tuple(strides)
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
         self.level_areas = level_areas(self.strides, canonical_size, canonical_level)
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class RoIPool(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        self.output_size, self.strides = output_size, tuple(strides)
+        self.output_size = output_size
+        self.strides = tuple(strides)
         self.level_areas = level_areas(self.strides, canonical_size, canonical_level)
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:

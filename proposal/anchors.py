@@ -46,11 +46,9 @@ class Anchors(nn.Module):
                 f"[rpn] anchor_sizes {tuple(sizes)} and anchor_ratios {tuple(ratios)} must be "
                 "positive"
             )
-        self.strides, self.centered, self.stride_measured = (
-            tuple(strides),
-            centered,
-            stride_measured,
-        )
+        self.strides = tuple(strides)
+        self.centered = centered
+        self.stride_measured = stride_measured
         levels = [[size] for size in sizes] if len(strides) > 1 else [list(sizes)]
         for i, level in enumerate(levels):
             shapes = _shapes(level, ratios)
@@ -72,7 +70,8 @@ class Anchors(nn.Module):
             shapes = getattr(self, f"shapes{i}")
             stride_y = stride_x = self.strides[i]
             if self.stride_measured:
-                stride_y, stride_x = image_size[0] // height, image_size[1] // width
+                stride_y = image_size[0] // height
+                stride_x = image_size[1] // width
             offset = 0.5 if self.centered else 0.0
             y = (torch.arange(height, device=shapes.device, dtype=shapes.dtype) + offset) * stride_y
             x = (torch.arange(width, device=shapes.device, dtype=shapes.dtype) + offset) * stride_x

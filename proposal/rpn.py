@@ -70,18 +70,16 @@ class RPN(nn.Module):
         )
         self.objectness = nn.Conv2d(channels, anchors.per_cell, 1)
         self.regression = nn.Conv2d(channels, anchors.per_cell * 4, 1)
-        self.pre_nms, self.post_nms = tuple(pre_nms), tuple(post_nms)
-        self.nms_iou, self.min_size = nms_iou, min_size
-        self.positive_iou, self.negative_iou, self.crowd_overlap = (
-            positive_iou,
-            negative_iou,
-            crowd_overlap,
-        )
-        self.samples, self.positive_fraction, self.smooth_l1_beta = (
-            samples,
-            positive_fraction,
-            smooth_l1_beta,
-        )
+        self.pre_nms = tuple(pre_nms)
+        self.post_nms = tuple(post_nms)
+        self.nms_iou = nms_iou
+        self.min_size = min_size
+        self.positive_iou = positive_iou
+        self.negative_iou = negative_iou
+        self.crowd_overlap = crowd_overlap
+        self.samples = samples
+        self.positive_fraction = positive_fraction
+        self.smooth_l1_beta = smooth_l1_beta
         for conv in [*self.convs, self.objectness, self.regression]:
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)
@@ -143,18 +141,23 @@ class RPN(nn.Module):
         """Per level the best anchors, decoded, clipped and thinned out by NMS; then the best of all
         levels."""
         mode = 0 if self.training else 1
-        n, levels = logits[0].shape[0], len(logits)
+        n = logits[0].shape[0]
+        levels = len(logits)
         most = max(min(self.pre_nms[mode], logit.shape[1]) for logit in logits)
         # Of each level the best `most`: their scores, and their places among the anchors of all
         # levels. Levels with fewer are padded.
-        scores, places, first = [], [], 0
+        scores = []
+        places = []
+        first = 0
         for logit in logits:
             score, index = logit.topk(min(most, logit.shape[1]), dim=1)
             padding = most - score.shape[1]
             scores.append(F.pad(score, (0, padding), value=-torch.inf))
             places.append(F.pad(index + first, (0, padding)))
             first += logit.shape[1]
-        score, place = torch.cat(scores, dim=1), torch.cat(places, dim=1)  # [N, L most]
+        # [N, L most]
+        score = torch.cat(scores, dim=1)
+        place = torch.cat(places, dim=1)
         box = clip(decode(take(deltas, place), anchors[place]), sizes)
         usable = larger_than(box, self.min_size) & (score > -torch.inf)
         # Levels do not suppress each other: each is a set of its own to NMS, [N L, most].

@@ -49,7 +49,8 @@ def atomic(path: str | os.PathLike, make_folder: bool = True) -> Iterator[Path]:
     target = Path(path)
     if make_folder:
         target.parent.mkdir(parents=True, exist_ok=True)
-    part, handle = None, -1
+    part = None
+    handle = -1
     try:
         part, handle = _temporary(target)
         yield part

@@ -73,11 +73,13 @@ def decode(
     dx, dy, dw, dh = (d / w for d, w in zip(deltas.unbind(-1), weights))
     half_w = 0.5 * wa * torch.exp(dw.clamp(max=MAX_LOG_SCALE))
     half_h = 0.5 * ha * torch.exp(dh.clamp(max=MAX_LOG_SCALE))
-    x, y = dx * wa + xa, dy * ha + ya
+    x = dx * wa + xa
+    y = dy * ha + ya
     return torch.stack([x - half_w, y - half_h, x + half_w, y + half_h], dim=-1)
 
 
 def _centers(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x1, y1, x2, y2 = boxes.unbind(-1)
-    w, h = x2 - x1, y2 - y1
+    w = x2 - x1
+    h = y2 - y1
     return x1 + 0.5 * w, y1 + 0.5 * h, w, h

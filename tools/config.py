@@ -223,12 +223,14 @@ def _overlay(
     config: dict[str, dict[str, Any]], source: str | os.PathLike | Mapping[str, Any]
 ) -> None:
     if isinstance(source, Mapping):
-        where, sections = "configuration mapping", source
+        where = "configuration mapping"
+        sections = source
     elif isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if not path.is_file():
             raise FileNotFoundError(f"no configuration file {path}")
-        where, sections = str(path), _read(path)
+        where = str(path)
+        sections = _read(path)
     else:
         raise ConfigError(
             f"a configuration is a file or a mapping of sections, not {type(source).__name__}"

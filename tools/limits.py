@@ -38,7 +38,8 @@ class Limit:
 
 def limits_of(config: Mapping[str, Any]) -> list[Limit]:
     """Return the limits of a configuration, from the last step of detection to the first."""
-    rpn, box = config["rpn"], config["box"]
+    rpn = config["rpn"]
+    box = config["box"]
     return [
         Limit("box", "max_detections", box["max_detections"], FEW_MORE),
         Limit("evaluate", "max_detections", config["evaluate"]["max_detections"], FEW_MORE),
@@ -113,7 +114,8 @@ class Reached:
         self.images += 1
         self.objects = max(self.objects, objects)
         scores = scores[scores >= self.least]
-        count, sure = len(scores), int((scores >= SURE).sum())
+        count = len(scores)
+        sure = int((scores >= SURE).sum())
         reached = [
             limit
             for limit in self.limits

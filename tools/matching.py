@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .boxes import area, intersection, iou
 
-POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
+POSITIVE = 1
+NEGATIVE = 0
+IGNORED = -1
 
 
 def match(

@@ -109,8 +109,10 @@ class _Paused:
         # Compiled models need no care: their backward pass repeats no writing. The number is that
         # of the backward pass that is under way, as torch.utils.checkpoint itself asks for it.
         if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            self.norm, self.kept = norm, (norm.momentum, norm.num_batches_tracked)
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+            self.norm = norm
+            self.kept = (norm.momentum, norm.num_batches_tracked)
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None
 
     def after(self, norm: nn.modules.batchnorm._BatchNorm, inputs: Any, output: Any) -> None:
         if norm is self.norm:  # and no view of it, which another thread predicts with meanwhile

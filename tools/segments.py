@@ -33,7 +33,8 @@ def from_mask(mask: np.ndarray) -> bytes:
     if not len(columns):
         return b"R" + rle.encode(np.zeros((height, width), np.uint8, order="F"))["counts"]
     # encoding those alone is several times as fast for small objects
-    first, last = (columns[0], columns[-1] + 1)
+    first = columns[0]
+    last = columns[-1] + 1
     runs = _runs(
         rle.encode(np.asfortranarray(mask[:, first:last] != 0, np.uint8))["counts"]
     ).tolist()
@@ -125,7 +126,10 @@ def rings(segmentation: Sequence[Any]) -> Rings:
     """
     if not isinstance(segmentation, (list, tuple)):
         raise ValueError(f"{shown(segmentation)} is no list of rings")
-    good, dropped, length, area = [], [], 0.0, 0.0
+    good = []
+    dropped = []
+    length = 0.0
+    area = 0.0
     left = top = math.inf
     right = bottom = -math.inf
     for part in _parts(segmentation):
@@ -134,8 +138,12 @@ def rings(segmentation: Sequence[Any]) -> Rings:
             dropped.append("a ring of fewer than 3 points")
             continue
         # Python's sums of so few are quicker than numpy's
-        xs, ys = (ring[::2].tolist(), ring[1::2].tolist())
-        x1, y1, x2, y2 = min(xs), min(ys), max(xs), max(ys)
+        xs = ring[::2].tolist()
+        ys = ring[1::2].tolist()
+        x1 = min(xs)
+        y1 = min(ys)
+        x2 = max(xs)
+        y2 = max(ys)
         twice = (
             sum(map(mul, xs, ys[1:])) - sum(map(mul, xs[1:], ys)) + xs[-1] * ys[0] - xs[0] * ys[-1]
         )
@@ -148,7 +156,10 @@ def rings(segmentation: Sequence[Any]) -> Rings:
         good.append(ring)
         area += inside
         length += len(ring) * (x2 - x1 + y2 - y1)  # at most, and often by far
-        left, top, right, bottom = min(left, x1), min(top, y1), max(right, x2), max(bottom, y2)
+        left = min(left, x1)
+        top = min(top, y1)
+        right = max(right, x2)
+        bottom = max(bottom, y2)
     if not good:
         kind = NoArea if FLAT_RING in dropped else ValueError
         raise kind(
@@ -192,7 +203,8 @@ def _ring(part: Any) -> np.ndarray:
 def surface(ring: np.ndarray) -> float:
     """Return the pixels that a ring [x1, y1, x2, y2, ...] goes around, 0 where all of its points
     lie on a line. Of one that crosses itself, some number above 0."""
-    x, y = ring[::2] - ring[0], ring[1::2] - ring[1]
+    x = ring[::2] - ring[0]
+    y = ring[1::2] - ring[1]
     # the last edge ends at 0, 0, and adds nothing
     area = abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
     if area > FLAT:
@@ -234,7 +246,8 @@ def corner_box(polygon: Sequence[np.ndarray]) -> tuple[float, float, float, floa
     """xyxy around the corners of rings [x1, y1, ...]: without drawing them, and so wherever the
     image ends."""
     every = np.concatenate(polygon)
-    xs, ys = every[::2], every[1::2]
+    xs = every[::2]
+    ys = every[1::2]
     return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
 
 
@@ -260,10 +273,12 @@ def decode(codes: Sequence[bytes], height: int, width: int) -> np.ndarray:
 
 def piece(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
     """y, x and a copy of the part of a mask [h, w] that holds all its pixels."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
+    columns = np.flatnonzero(mask.any(0))
     if not rows.size:
         return 0, 0, mask[:0, :0].copy()
-    y, x = int(rows[0]), int(columns[0])
+    y = int(rows[0])
+    x = int(columns[0])
     return y, x, mask[y : rows[-1] + 1, x : columns[-1] + 1].copy()
 
 
@@ -276,7 +291,8 @@ def _fill(mask: np.ndarray, runs: np.ndarray) -> None:
     objects = len(runs) // 2  # runs of background and object in turn, from background
     if not objects:
         return
-    first, last = ends[0] // height, -(-ends[2 * objects - 1] // height)
+    first = ends[0] // height
+    last = -(-ends[2 * objects - 1] // height)
     lengths = runs[: 2 * objects].copy()
     lengths[0] -= first * height
     pixels = np.zeros((last - first) * height, bool)

@@ -112,15 +112,18 @@ class Transform(nn.Module):
             )
         if normalize not in ("fixed", "image"):
             raise ValueError(f"[transform] normalize = {normalize!r}; choose fixed or image")
-        self.min_size, self.max_size, self.size_divisor = tuple(min_size), max_size, size_divisor
-        self.resize_masks, self.mask_threshold = resize_masks, mask_threshold
-        self.whole_pixel_paste, self.round_size, self.scale = whole_pixel_paste, round_size, scale
-        self.mean, self.std, self.normalize, self.antialias = (
-            tuple(mean),
-            tuple(std),
-            normalize,
-            antialias,
-        )
+        self.min_size = tuple(min_size)
+        self.max_size = max_size
+        self.size_divisor = size_divisor
+        self.resize_masks = resize_masks
+        self.mask_threshold = mask_threshold
+        self.whole_pixel_paste = whole_pixel_paste
+        self.round_size = round_size
+        self.scale = scale
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.normalize = normalize
+        self.antialias = antialias
         # [2, C, 1, 1]. A buffer, so that the numbers lie on the model's device: sending them there
         # for every image would take longer than using them. And it knows that device, and the
         # model's dtype.
@@ -157,7 +160,8 @@ class Transform(nn.Module):
     def truth(self, targets: Sequence[dict[str, Any]], batch: Batch) -> Truth:
         """Targets that `maskrcnn.tools.checks.inputs` accepts, for the images of the batch ->
         padded ground truth."""
-        device, dtype = self.mean_std.device, self.mean_std.dtype
+        device = self.mean_std.device
+        dtype = self.mean_std.dtype
         counts = [len(target["boxes"]) for target in targets]
         longest = max(1, *counts)
         boxes = pad(
@@ -228,7 +232,8 @@ class Transform(nn.Module):
 
     def _prepare(self, image: Tensor, min_size: int) -> Tensor:
         """[C, h, w] uint8 or float -> resized and normalised [C, h', w']."""
-        device, dtype = self.mean_std.device, self.mean_std.dtype
+        device = self.mean_std.device
+        dtype = self.mean_std.dtype
         size = self._size(image.shape[1], image.shape[2], min_size)
         whole = image.dtype == torch.uint8
         least = _least_std(image) if self.normalize == "image" else None

@@ -79,7 +79,8 @@ class Augmented(torch.utils.data.Dataset):
     """
 
     def __init__(self, dataset: Dataset, settings: Augmentation) -> None:
-        self.dataset, self.settings = dataset, settings
+        self.dataset = dataset
+        self.settings = settings
         strengths = {
             key: getattr(settings, key) for key in ("brightness", "contrast", "saturation", "hue")
         }
@@ -125,10 +126,8 @@ class Augmented(torch.utils.data.Dataset):
             degrees = _between(-settings.rotation, settings.rotation)
             factor = _between(*settings.scale)
             height, width = frame or (None, None)
-            rows, columns = (
-                draw_span(image.shape[1], factor, height),
-                draw_span(image.shape[2], factor, width),
-            )
+            rows = draw_span(image.shape[1], factor, height)
+            columns = draw_span(image.shape[2], factor, width)
             if degrees or any(
                 span != (0, side, side, 0, side)
                 for span, side in zip((rows, columns), image.shape[1:])

@@ -27,7 +27,8 @@ def paste(
         return image, target
     over = pasted["masks"].bool().view(torch.uint8).amax(0).bool()
     masks = target["masks"].bool() & ~over
-    before, after = pixels(target["masks"]), pixels(masks)
+    before = pixels(target["masks"])
+    after = pixels(masks)
     cut = after < before
     rest = {
         **target,

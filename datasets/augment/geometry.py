@@ -35,7 +35,9 @@ class Span(NamedTuple):
 def mirror(image: Tensor, target: dict[str, Any], upside_down: bool = False) -> Item:
     """Image and target mirrored left to right, or upside down."""
     dim = 1 if upside_down else 2
-    low, high, side = target["boxes"][:, 2 - dim], target["boxes"][:, 4 - dim], image.shape[dim]
+    low = target["boxes"][:, 2 - dim]
+    high = target["boxes"][:, 4 - dim]
+    side = image.shape[dim]
     boxes = target["boxes"].clone()
     boxes[:, 2 - dim], boxes[:, 4 - dim] = side - high, side - low
     changed = {**target, "boxes": boxes}
@@ -178,8 +180,10 @@ def _rotate_boxes(boxes: Tensor, degrees: float, height: int, width: int) -> Ten
     image."""
     if not degrees:
         return boxes
-    sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
-    x, y = boxes[:, [0, 2, 2, 0]] - width / 2, boxes[:, [1, 1, 3, 3]] - height / 2
+    sine = math.sin(math.radians(degrees))
+    cosine = math.cos(math.radians(degrees))
+    x = boxes[:, [0, 2, 2, 0]] - width / 2
+    y = boxes[:, [1, 1, 3, 3]] - height / 2
     x, y = cosine * x + sine * y + width / 2, cosine * y - sine * x + height / 2  # y points down
     return torch.stack([x.amin(1), y.amin(1), x.amax(1), y.amax(1)], dim=1)
 
@@ -204,7 +208,9 @@ def _with_masks(
     become."""
     clipped, whole = _clip(moved, low, high)
     seen = ((clipped[:, 2:] - clipped[:, :2]) > 0).all(1).nonzero()[:, 0]
-    target, clipped, whole = select(target, seen), clipped[seen], whole[seen]
+    target = select(target, seen)
+    clipped = clipped[seen]
+    whole = whole[seen]
     masks = read(target["masks"].bool(), source)
     count = pixels(masks)
     enough = (count >= LEAST_PIXELS) & (count >= LEAST_SHARE * scale * pixels(target["masks"]))

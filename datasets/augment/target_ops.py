@@ -12,7 +12,8 @@ ROWS = ("boxes", "labels", "masks", "iscrowd", "area")
 # An object of which a change leaves less than this share of its pixels, or fewer than these pixels,
 # is dropped: nobody could tell from such a sliver what it is. One that no border and no other
 # object cuts stays, however small.
-LEAST_SHARE, LEAST_PIXELS = 0.01, 4
+LEAST_SHARE = 0.01
+LEAST_PIXELS = 4
 
 
 def select(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
@@ -38,6 +39,7 @@ def tight_boxes(masks: Tensor) -> Tensor:
     found = []
     for dim in (1, 2):  # columns, rows
         line = bits.amax(dim)
-        first, last = line.argmax(1), line.shape[1] - line.flip(1).argmax(1)
+        first = line.argmax(1)
+        last = line.shape[1] - line.flip(1).argmax(1)
         found.append(torch.stack([first, last], 1) * line.amax(1, keepdim=True))
     return torch.stack(found, 2).flatten(1).float()

@@ -104,7 +104,8 @@ def _check_images(
         for problem in one.found:
             problems.found(problem)
         outlines += one.outlines
-        digest, one.found = one.digest, []
+        digest = one.digest
+        one.found = []
         seen[i] = one
         here = (split, str(table.file(i)))
         first = contents.setdefault(digest, here) if digest else here
@@ -139,7 +140,8 @@ def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> Seen:
     height, width = (int(side) for side in table.sizes[i])
     try:
         seen, grey = look(table, i, options)
-        found, shape = seen.found, grey.shape
+        found = seen.found
+        shape = grey.shape
         seen.digest = hashlib.blake2b(table.file(i).read_bytes(), digest_size=16).digest()
         if shape != (height, width):
             turned = other_orientation(table.file(i), options.orientation, (height, width))
@@ -159,7 +161,8 @@ def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> Seen:
         found.append(table.problem("unreadable image", str(error), i))
     first: dict[tuple, int] = {}
     for k in range(int(table.first[i]), int(table.first[i + 1])):
-        code, box = table.masks[k], table.boxes[k].tolist()
+        code = table.masks[k]
+        box = table.boxes[k].tolist()
         found += _check_object(table, i, k, code, box)
         key = (int(table.labels[k]), *box, code)
         if key in first:
@@ -202,7 +205,9 @@ def _check_object(table: Table, i: int, k: int, code: bytes, box: list[float]) -
 
 def _proposal(tables: list[Table], anchors: int) -> dict[str, list[int]]:
     """Settings that suit all splits together."""
-    images, objects, owners = [np.zeros((0, 2))], [np.zeros((0, 2))], [np.zeros(0, np.int64)]
+    images = [np.zeros((0, 2))]
+    objects = [np.zeros((0, 2))]
+    owners = [np.zeros(0, np.int64)]
     for table in tables:
         counted = ~table.crowd
         rows = np.repeat(np.arange(len(table)), np.diff(table.first))[counted]

@@ -22,7 +22,8 @@ CUT = 0.9  # of all pixels: with so many beyond 0 and 1, hardly anything is left
 # lit
 STRAY = 1e-4
 # images that training looks at before it begins, and how many of them it decodes
-HEADS, DECODED = (64, 8)
+HEADS = 64
+DECODED = 8
 OTHER = {"exif": "stored", "stored": "exif"}
 CLEARLY = 3  # times as many objects that fit one way as fit the other
 
@@ -81,7 +82,8 @@ def masks_of(table: Table, i: int) -> Iterator[np.ndarray]:
 
 def value_span(values: np.ndarray) -> tuple[float, float]:
     """Return the lowest and the highest value, but for a few pixels at either end."""
-    low, high = float(values.min()), float(values.max())
+    low = float(values.min())
+    high = float(values.max())
     stray = int(STRAY * values.size)
     if values.dtype == np.uint8 or not stray:
         return low, high
@@ -167,7 +169,8 @@ def _range_faults(seen: Mapping[int, Seen], options: ImageOptions) -> Iterator[s
         return
     for kind in sorted({one.kind for one in seen.values()} - {""}):
         members = [one for one in seen.values() if one.kind == kind]
-        low, high = min(one.values[0] for one in members), max(one.values[1] for one in members)
+        low = min(one.values[0] for one in members)
+        high = max(one.values[1] for one in members)
         zero, unit = members[0].limits
         flat = [one for one in members if _is_flat(one.values, one.limits)]
         now = (

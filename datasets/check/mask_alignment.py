@@ -51,10 +51,14 @@ def contrasts(images: Sequence[np.ndarray], masks: Iterable[np.ndarray]) -> Iter
         for image in images
     ]
     for mask in masks:
-        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        ys = np.flatnonzero(mask.any(1))
+        xs = np.flatnonzero(mask.any(0))
         if not len(ys):
             continue
-        y1, y2, x1, x2 = max(0, ys[0] - 1), ys[-1] + 2, max(0, xs[0] - 1), xs[-1] + 2
+        y1 = max(0, ys[0] - 1)
+        y2 = ys[-1] + 2
+        x1 = max(0, xs[0] - 1)
+        x2 = xs[-1] + 2
         part = mask[y1:y2, x1:x2]
         edges = [np.diff(part, axis=axis) for axis in (0, 1)]
         yield [

@@ -12,7 +12,8 @@ from maskrcnn.tools.limits import Limit, as_settings, raised
 def check_counts(table: Table, split: str, limits: Sequence[Limit]) -> list[Problem]:
     """Return a warning where images of a split have more objects than these limits of a
     configuration let through."""
-    counts, limits = _counts(table), _limits_of(split, limits)
+    counts = _counts(table)
+    limits = _limits_of(split, limits)
     most = int(counts.max(initial=0))
     stopping = [limit for limit in limits if limit.stops(most)]
     if not stopping:

@@ -24,7 +24,8 @@ def propose(
     """
     if not len(images) or not len(objects):
         return {}
-    short, long = images.min(1).astype(float), images.max(1).astype(float)
+    short = images.min(1).astype(float)
+    long = images.max(1).astype(float)
     side = float(np.median(short))
     wanted = side * min(2.0, SMALL / float(np.percentile(_roots(objects), 10)))
     minimum = _rounded(float(np.clip(wanted, min(side, USUAL), max(side, USUAL))))
@@ -93,6 +94,7 @@ def _centres(logs: np.ndarray, count: int) -> np.ndarray:
             if len(logs) < 10_000
             else np.searchsorted((centres[1:] + centres[:-1]) / 2, logs)
         )
-        sums, counts = np.bincount(nearest, logs, count), np.bincount(nearest, minlength=count)
+        sums = np.bincount(nearest, logs, count)
+        counts = np.bincount(nearest, minlength=count)
         centres = np.sort(np.where(counts > 0, sums / np.maximum(counts, 1), centres))
     return centres

@@ -99,7 +99,8 @@ def _nothing_to_learn(table: Table, split: str, lost: int) -> Iterator[Problem]:
 
 
 def _much_crowd(table: Table, split: str) -> Iterator[Problem]:
-    crowd, objects = int(table.crowd.sum()), len(table.crowd)
+    crowd = int(table.crowd.sum())
+    objects = len(table.crowd)
     if table.crowd_as and MUCH * objects <= crowd < objects:
         yield _problem(
             table,

@@ -18,7 +18,8 @@ from .pieces import border, soft_edges
 
 BRIGHT = 128  # in a lossy file of one object: from here on a pixel is the object's
 # of 255: a colour below the one is black to the eye, and from the other on white
-DARK, WHITE = (32, 224)
+DARK = 32
+WHITE = 224
 OFTEN = 0.75  # of the border, which background is likely to have
 MAIN = 0.2  # of an object's pixels, which have its own value where the others are a smoothed edge
 FEW = 16  # values: an object that was cut out of its image has more
@@ -115,7 +116,8 @@ def read_places(path: Path, orientation: str = "exif", colors: bool = True) -> n
         )
     if stored.values.ndim == 2:
         return stored.values
-    palette, keys = _keys_of(voc_palette()), _keys(stored)
+    palette = _keys_of(voc_palette())
+    keys = _keys(stored)
     order = np.argsort(palette)
     found = order[np.searchsorted(palette, keys, sorter=order).clip(0, 255)]
     if not colors or (palette[found] != keys).any():
@@ -245,7 +247,8 @@ def _background(values: np.ndarray, palette: np.ndarray, path: Path) -> int:
     if palette[0].max() < DARK or palette[darkest].max() >= DARK:
         return 0
     edge = border(values)
-    often, dark = (edge == 0).mean(), (edge == darkest).mean()
+    often = (edge == 0).mean()
+    dark = (edge == darkest).mean()
     white = palette[0].min() >= WHITE
     if white and often >= OFTEN:
         return 0

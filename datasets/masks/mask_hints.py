@@ -10,11 +10,15 @@ from .pieces import border, crumbled, find_pieces, parts
 
 SPECK = 2  # pixels of an object at most, which hardly is one
 # the share of a split's objects, and the number, above which they are reported
-MANY_SPECKS, LEAST_SPECKS = (0.1, 5)
+MANY_SPECKS = 0.1
+LEAST_SPECKS = 5
 IN_PARTS = 0.5  # of a split's objects: from here on it is not that something hides their middle
 # where so few files are of several objects, this share of files is enough
-SINGLE, SINGLE_IN_PARTS = (0.05, 0.2)
-AROUND, WITHIN = 0.9, 0.1  # of the border that an object has, and that background has at most
+SINGLE = 0.05
+SINGLE_IN_PARTS = 0.2
+# of the border that an object has, and that background has at most
+AROUND = 0.9
+WITHIN = 0.1
 SHOWN = 3  # files in a message
 
 

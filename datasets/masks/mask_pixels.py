@@ -72,7 +72,8 @@ def _lossy(image: Image.Image, path: Path) -> str:
         return "JPEG" if "jpeg" in method else "WebP" if "webp" in method else ""
     if image.format == "WEBP":
         data = path.read_bytes()
-        lossy, lossless = data.find(b"VP8 "), data.find(b"VP8L")
+        lossy = data.find(b"VP8 ")
+        lossless = data.find(b"VP8L")
         return "WebP" if lossy >= 0 and not 0 <= lossless < lossy else ""
     return LOSSY.get(image.format or "", "")
 

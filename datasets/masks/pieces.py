@@ -31,12 +31,16 @@ def find_pieces(plane: np.ndarray) -> Pieces:
     plane = plane[used[0][0] : used[0][-1] + 1, used[1][0] : used[1][-1] + 1]
     width = plane.shape[1]
     # pixels of runs along the rows
-    first, last = (np.ones(plane.shape, bool), np.ones(plane.shape, bool))
+    first = np.ones(plane.shape, bool)
+    last = np.ones(plane.shape, bool)
     first[:, 1:] = last[:, :-1] = plane[:, 1:] != plane[:, :-1]
     inside = plane != 0
-    starts, ends = np.flatnonzero(first & inside), np.flatnonzero(last & inside) + 1
-    rows, indices = starts // width, plane.ravel()[starts]
-    starts, ends = starts - rows * width, ends - rows * width
+    starts = np.flatnonzero(first & inside)
+    ends = np.flatnonzero(last & inside) + 1
+    rows = starts // width
+    indices = plane.ravel()[starts]
+    starts = starts - rows * width
+    ends = ends - rows * width
     above, below = _neighbours(rows, starts, ends, width)
     same = indices[above] == indices[below]
     piece = _join(len(indices), above[same], below[same])
@@ -54,7 +58,8 @@ def _neighbours(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of runs that touch, one in the row below the other's."""
     step = width + 2  # so that the end of a row touches nothing in the next
-    begin, end = rows * step + starts, rows * step + ends
+    begin = rows * step + starts
+    end = rows * step + ends
     low = np.searchsorted(end, begin + step, "left")
     high = np.searchsorted(begin, end + step, "right")
     counts = np.maximum(high - low, 0)
@@ -68,7 +73,8 @@ def _join(count: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     group."""
     root = np.arange(count)
     while True:
-        low, high = np.minimum(root[a], root[b]), np.maximum(root[a], root[b])
+        low = np.minimum(root[a], root[b])
+        high = np.maximum(root[a], root[b])
         if (low == high).all():
             return root
         np.minimum.at(root, high, low)
@@ -105,8 +111,11 @@ def soft_edges(pixels: np.ndarray) -> bool:
     """
     soft = edges = 0
     for plane in (pixels, pixels.swapaxes(0, 1)):
-        before, here, after = plane[:, :-2], plane[:, 1:-1], plane[:, 2:]
-        off_before, off_after = (here != before).any(2), (here != after).any(2)
+        before = plane[:, :-2]
+        here = plane[:, 1:-1]
+        after = plane[:, 2:]
+        off_before = (here != before).any(2)
+        off_after = (here != after).any(2)
         between = (here >= np.minimum(before, after)) & (here <= np.maximum(before, after))
         soft += int((between.all(2) & off_before & off_after).sum())
         edges += int((off_before | off_after).sum())

@@ -67,7 +67,8 @@ def read_coco(
         ValueError: a file that is missing or no such JSON, or categories that do not fit; and what
             `problems` raises.
     """
-    path, folder = Path(annotations), Path(images)
+    path = Path(annotations)
+    folder = Path(images)
     if not path.is_file():
         raise ValueError(f"no annotation file {path}")
     if not folder.is_dir():
@@ -237,7 +238,8 @@ def _add_object(
         return "duplicate annotation id", f"annotation id {shown(entry.id)} is there twice"
     seen.add(entry.id)
     row = builder.rows[entry.image_id]
-    height, width = builder.sizes[2 * row], builder.sizes[2 * row + 1]
+    height = builder.sizes[2 * row]
+    width = builder.sizes[2 * row + 1]
     x, y, w, h = entry.bbox
     box = (x, y, x + w, y + h)
     if entry.size is not None and entry.size != (height, width):

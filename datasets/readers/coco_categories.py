@@ -78,7 +78,8 @@ def _parse(entries: Sequence[Any], path: str) -> tuple[dict[Id, Id], dict[Id, st
         if not isinstance(entry, dict):
             raise ValueError(f"{where} is {shown(entry)}; every category needs an id and a name")
         try:
-            number, name = identity(entry.get("id")), entry.get("name")
+            number = identity(entry.get("id"))
+            name = entry.get("name")
         except ValueError as error:
             raise ValueError(f"{where}: {error}; every category needs an id and a name") from error
         if type(name) is int:
@@ -125,7 +126,8 @@ def _by_name(
     ids: dict[str, list[Id]] = {}
     for number, name in named.items():
         ids.setdefault(name, []).append(number)
-    chosen, notes = {}, []
+    chosen = {}
+    notes = []
     for name, numbers in ids.items():
         busy = [number for number in numbers if used.get(number)]
         best = busy or [number for number in numbers if number not in roots] or numbers

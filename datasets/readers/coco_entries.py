@@ -57,7 +57,8 @@ def encode(entry: dict[str, Any], masks: bool = True) -> Any:
         segmentation = entry.get("segmentation")
         if not segmentation and masks:
             return broken(entry, "missing mask", "it has no segmentation")
-        size, dropped = None, ""
+        size = None
+        dropped = ""
         if isinstance(segmentation, dict):
             size = segments.rle_size(segmentation)
             mask = segments.from_rle(segmentation)

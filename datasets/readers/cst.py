@@ -51,9 +51,20 @@ COLUMNS = ["image_id", "object_id", "class", "bbox", "mask_path"]
 CLASSES = ["circle", "square", "triangle"]  # labels 1, 2, 3
 LABELS = {"c": 1, "s": 2, "t": 3}
 THRESHOLD = 128  # JPEG blurs the edges of masks
-SIDE, GREY, MARGIN, FAINT = 512, 128, 5, 50  # of `generate`: see the module docstring
-DIAMETERS, GAP, OUTLINE, RIM = (0.05 * SIDE, 0.2 * SIDE), 0.03 * SIDE, 0.7, 0.25  # pixels
-DARTS, OBJECTS, SUPERSAMPLE = 50, 10, 8  # circles tried and objects drawn at most, per image
+# of `generate`: see the module docstring
+SIDE = 512
+GREY = 128
+MARGIN = 5
+FAINT = 50
+# pixels
+DIAMETERS = (0.05 * SIDE, 0.2 * SIDE)
+GAP = 0.03 * SIDE
+OUTLINE = 0.7
+RIM = 0.25
+# circles tried and objects drawn at most, per image
+DARTS = 50
+OBJECTS = 10
+SUPERSAMPLE = 8
 CORNERS = {"c": 72, "s": 4, "t": 3}  # 72 corners are a circle to within 0.05 px
 
 
@@ -80,7 +91,8 @@ def read_cst(
         ValueError: a missing split folder or CSV file, or one without the columns; and what
             `problems` raises.
     """
-    folder, file = Path(root) / split, Path(root) / "annotation" / f"anno-{split}.csv"
+    folder = Path(root) / split
+    file = Path(root) / "annotation" / f"anno-{split}.csv"
     for path in (folder, file):
         if not path.exists():
             raise ValueError(
@@ -166,10 +178,8 @@ def _read_rows(file: Path, problems: Problems) -> dict[str, list[Row]]:
                 )
             for values in reader:
                 of_image = rows.setdefault(values["image_id"], [])
-                row, image = (
-                    _parse(values, reader.line_num),
-                    "{0}/{0}.jpg".format(values["image_id"]),
-                )
+                row = _parse(values, reader.line_num)
+                image = "{0}/{0}.jpg".format(values["image_id"])
                 number = values["object_id"]
                 if (
                     number
@@ -399,8 +409,12 @@ def _draw(kind: str, x: float, y: float, diameter: float) -> tuple[int, int, Ima
     inner = diameter / 2 * math.cos(math.pi / n) + OUTLINE  # radius of the circle inside
     if kind == "s":  # edges on whole pixels, and a faint rim
         inner = round(2 * inner) / 2
-        x, y, inner = round(x - inner) + inner, round(y - inner) + inner, inner + RIM
-    left, top, side = int(x - diameter / 2) - 3, int(y - diameter / 2) - 3, int(diameter) + 8
+        x = round(x - inner) + inner
+        y = round(y - inner) + inner
+        inner = inner + RIM
+    left = int(x - diameter / 2) - 3
+    top = int(y - diameter / 2) - 3
+    side = int(diameter) + 8
     # Pillow fills half a pixel beyond its polygons
     outer = (inner * SUPERSAMPLE - 0.5) / math.cos(math.pi / n)
     canvas = Image.new("L", (side * SUPERSAMPLE, side * SUPERSAMPLE))

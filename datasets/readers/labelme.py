@@ -25,12 +25,15 @@ from .json_files import read_json
 from .labels import label_of
 from .polygon_shapes import TooFewCorners, corners, ellipse, polygon, rectangle
 
-IGNORED, BACKGROUND = "__ignore__", "_background_"  # LabelMe's own labels
+# LabelMe's own labels
+IGNORED = "__ignore__"
+BACKGROUND = "_background_"
 # X-AnyLabeling's, LabelMe's, X-AnyLabeling's
 FOUR_CORNERS = ("rotation", "oriented_rectangle", "quadrilateral")
 LARGEST = (2**13, 2**13)  # height and width of a mask in a file that says nothing of its image's
 # of the objects, and at least: where more are of several shapes, something else is meant
-IN_PARTS, FEWEST = (0.5, 3)
+IN_PARTS = 0.5
+FEWEST = 3
 KINDS = ("polygon", "rectangle", *FOUR_CORNERS, "circle")  # that have an area, besides masks
 
 
@@ -58,7 +61,8 @@ def read_labelme(
     paths = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
     if not paths:
         raise ValueError(f"{folder} has no .json file; LabelMe writes one for each image")
-    sheets, unread = [], set()
+    sheets = []
+    unread = set()
     for path in paths:
         sheet = _read(path)
         if isinstance(sheet, Sheet):
@@ -149,7 +153,8 @@ def _read(path: Path) -> Sheet | Fault:
 
 def _drawn(shape: Any, place: int, size: tuple[int, int]) -> Drawn:
     """A shape of an image of this height and width, or what is wrong with it."""
-    name, label = f"shape {place}", None
+    name = f"shape {place}"
+    label = None
     try:
         if not isinstance(shape, dict):
             raise ValueError(f"it is {shown(shape)}; expected is an object with label and points")
@@ -185,7 +190,8 @@ def _draw(drawn: Drawn, shape: dict[str, Any], size: tuple[int, int]) -> None:
     """
     if "points" not in shape:
         raise ValueError("it has no points")
-    kind, points = shape.get("shape_type") or "polygon", corners(shape["points"])
+    kind = shape.get("shape_type") or "polygon"
+    points = corners(shape["points"])
     if kind == "mask":
         drawn.pieces.append(_piece(shape.get("mask"), points, size))
     elif kind not in KINDS:
@@ -273,7 +279,8 @@ def _merge(parts: list[Drawn]) -> Drawn:
         whole.pieces += part.pieces
         whole.corners &= part.corners
         if part.fault is not None and whole.fault is None:
-            whole.name, whole.fault = part.name, part.fault
+            whole.name = part.name
+            whole.fault = part.fault
     if whole.fault is None:
         whole.notes += [
             ("part without area", f"{part.name}, a part of it, is left out: {part.fault[1]}")

@@ -79,10 +79,8 @@ def read_folders(
     for item, seen in zip(
         items, in_threads(lambda item: _read(item, root, folder, options), items)
     ):
-        image, source = (
-            str(item.image.relative_to(folder)),
-            str(item.indices or item.image.parent.parent / "masks"),
-        )
+        image = str(item.image.relative_to(folder))
+        source = str(item.indices or item.image.parent.parent / "masks")
         if seen.fault is not None:
             problems.found(Problem(*seen.fault, source, image))
             continue

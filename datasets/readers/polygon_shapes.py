@@ -26,7 +26,8 @@ def ellipse(x: float, y: float, rx: float, ry: float, turned: float = 0.0) -> li
         raise ValueError(f"radii {rx:g} and {ry:g}; they should be above 0")
     ring = []
     for k in range(POINTS):
-        a, b = rx * math.cos(2 * math.pi * k / POINTS), ry * math.sin(2 * math.pi * k / POINTS)
+        a = rx * math.cos(2 * math.pi * k / POINTS)
+        b = ry * math.sin(2 * math.pi * k / POINTS)
         ring += [
             x + a * math.cos(turned) - b * math.sin(turned),
             y + a * math.sin(turned) + b * math.cos(turned),

@@ -184,7 +184,8 @@ def _corners(shape: dict[str, Any]) -> list[tuple[float, float]]:
     for key in ("all_points", "points"):
         if key in shape and "all_points_x" not in shape:
             return corners(shape[key])
-    xs, ys = shape["all_points_x"], shape.get("all_points_y")
+    xs = shape["all_points_x"]
+    ys = shape.get("all_points_y")
     if ys is None and isinstance(xs, list) and xs and isinstance(xs[0], list):
         return corners(xs)
     if not (isinstance(xs, list) and isinstance(ys, list)) or len(xs) != len(ys):

@@ -125,7 +125,8 @@ def read_voc(
     for image, (size, objects, faults) in zip(
         images, in_threads(lambda one: _read(one, classes, options), images)
     ):
-        source, file = image.annotation, str(image.path.relative_to(root))
+        source = image.annotation
+        file = str(image.path.relative_to(root))
         for kind, message, place in faults:
             unchosen = kind == UNKNOWN and class_names is not None
             problems.found(
@@ -187,11 +188,9 @@ Read = tuple[tuple[int, int] | None, list[Object], list[tuple[str, str, int]]]
 def _read(image: Image, classes: dict[str, int], options: ReadOptions) -> Read:
     """An image's height and width, or None where it has to be left out; its objects; and what is
     wrong: kind, message, and the object's place or 0."""
-    source, png, class_png = (
-        image.annotation,
-        image.mask("SegmentationObject"),
-        image.mask("SegmentationClass"),
-    )
+    source = image.annotation
+    png = image.mask("SegmentationObject")
+    class_png = image.mask("SegmentationClass")
     if not source.is_file():
         return (
             None,

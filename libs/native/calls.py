@@ -9,7 +9,9 @@ def call(module: Any, name: str, *arguments: object) -> int | None:
     """Call a function of a compiled module. Tensors become pointers to their first number, lists of
     tensors arrays of such pointers, None NULL: they must be contiguous and of the type that the
     function expects."""
-    ffi, alive = module.ffi, []  # the arrays live until the function returns
+    # the arrays live until the function returns
+    ffi = module.ffi
+    alive = []
 
     def converted(argument: object) -> object:
         if isinstance(argument, Tensor):

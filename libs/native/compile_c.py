@@ -117,7 +117,8 @@ def build(name: str, folder: Path = HERE) -> Path:
         from cffi import FFI
     except ImportError:
         raise BuildError("cffi is not installed: pip install cffi") from None
-    module, errors = MODULES[name], []
+    module = MODULES[name]
+    errors = []
     ffi = FFI()
     ffi.cdef("const char *source_hash(void);" + module.declarations)
     carried = f'static const char *source_hash(void) {{ return "{source_hash(name)}"; }}'
@@ -157,7 +158,8 @@ def _compile(ffi: Any, scratch: Path, name: str, flags: list[str]) -> Path:
             raise BuildError(
                 f"{error} (setuptools, which finds it, is needed too: pip install setuptools)"
             ) from error
-    source, built = scratch / f"_{name}.c", scratch / _file_name(name)
+    source = scratch / f"_{name}.c"
+    built = scratch / _file_name(name)
     with contextlib.redirect_stdout(io.StringIO()):  # it says what it writes
         ffi.emit_c_code(str(source))
     usual = [shlex.split(sysconfig.get_config_var("CC") or ""), ["cc"], ["gcc"], ["clang"]]

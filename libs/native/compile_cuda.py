@@ -99,7 +99,9 @@ def find_compilers() -> list[Compiler]:
     for path in _candidates():
         try:
             lib = ffi.dlopen(path)
-            major, minor, count = ffi.new("int *"), ffi.new("int *"), ffi.new("int *")
+            major = ffi.new("int *")
+            minor = ffi.new("int *")
+            count = ffi.new("int *")
             failed = lib.nvrtcVersion(major, minor) or lib.nvrtcGetNumSupportedArchs(count)
             architectures = ffi.new("int[]", count[0])
             failed = failed or lib.nvrtcGetSupportedArchs(architectures) or not count[0]
@@ -165,7 +167,8 @@ def compile_cubin(architecture: int) -> bytes:
 
 
 def _compiled(compiler: Compiler, architecture: int) -> bytes:
-    ffi, lib = compiler.ffi, compiler.lib
+    ffi = compiler.ffi
+    lib = compiler.lib
     parts = _open_parts(compiler)
     options = [
         f"--gpu-architecture=sm_{architecture}",
@@ -174,7 +177,8 @@ def _compiled(compiler: Compiler, architecture: int) -> bytes:
         *OPTIONS,
     ]
     texts = [ffi.new("char[]", option.encode()) for option in options]
-    program, size = ffi.new("nvrtcProgram *"), ffi.new("size_t *")
+    program = ffi.new("nvrtcProgram *")
+    size = ffi.new("size_t *")
     lib.nvrtcCreateProgram(
         program, (HERE / "cuda.cu").read_bytes(), b"cuda.cu", 0, ffi.NULL, ffi.NULL
     )
@@ -197,7 +201,8 @@ def _open_parts(compiler: Compiler) -> list[Any]:
     """NVRTC opens a part of itself by name alone, and not all of its versions then look where they
     lie themselves: the system does not look in Python's packages, but finds what is open
     already."""
-    folder, parts = Path(compiler.path).parent, []
+    folder = Path(compiler.path).parent
+    parts = []
     for file in [*folder.glob("libnvrtc-builtins.so*"), *folder.glob("nvrtc-builtins*.dll")]:
         with contextlib.suppress(OSError):
             parts.append(compiler.ffi.dlopen(str(file)))
@@ -292,10 +297,8 @@ def _candidates() -> list[str]:
         *glob.glob("/usr/local/cuda*"),
     ]
     if sys.platform == "win32":
-        inside, names = (
-            ["nvidia/*/bin", "nvidia/*/bin/x86_64", "torch/lib", "bin", "bin/x64"],
-            ["nvrtc64_*.dll"],
-        )
+        inside = ["nvidia/*/bin", "nvidia/*/bin/x86_64", "torch/lib", "bin", "bin/x64"]
+        names = ["nvrtc64_*.dll"]
         system = ["nvrtc64_130_0.dll", "nvrtc64_120_0.dll", "nvrtc64_112_0.dll"]
     else:
         inside = ["nvidia/*/lib", "torch/lib", "lib", "lib64", "targets/*/lib"]

@@ -81,7 +81,8 @@ def _load(number: int) -> Any:
     anew."""
     module = launcher()
     major, minor = torch.cuda.get_device_capability(number)
-    handle, error = module.ffi.new("struct kernels **"), 0
+    handle = module.ffi.new("struct kernels **")
+    error = 0
     for find in (compile_cuda.cubin, compile_cuda.compile_and_keep):
         try:
             error = module.lib.load_kernels(number, find(10 * major + minor), handle)
@@ -111,7 +112,8 @@ def nms(
     keep = torch.empty_like(scores, dtype=torch.bool, memory_format=torch.contiguous_format)
     if scores.numel() == 0:
         return keep
-    images, words = scores.numel() // count, math.ceil(count / 64)
+    images = scores.numel() // count
+    words = math.ceil(count / 64)
     rows = 64 * max(1, min(words, NMS_ROOM // (images * words * 8 * 64)))
     valid = None if valid is None else valid.contiguous()
     order = _ranks(scores, valid, images, count)
@@ -171,7 +173,8 @@ def roi_align(
             f"roi_align on CUDA needs features of one dtype, got {[m.dtype for m in maps]}"
         )
     cells = [m.contiguous(memory_format=torch.channels_last) for m in maps]
-    dtype, channels = maps[0].dtype, maps[0].shape[1]
+    dtype = maps[0].dtype
+    channels = maps[0].shape[1]
     pooled = maps[0].new_empty(len(boxes), output_size, output_size, channels)
     wide = channels % WIDTHS[dtype] == 0 and all(m.data_ptr() % 16 == 0 for m in cells)
     _pool(

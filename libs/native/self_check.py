@@ -34,7 +34,8 @@ def differences(device: str) -> list[str]:
         pooled = version.roi_align(maps, boxes, image, 7, [0.25, 0.125], None, 2, True, [1000.0])
         return [pooled, *torch.autograd.grad(pooled, maps, gradient)]
 
-    scores, groups = random(200), (random(200) * 3).long()
+    scores = random(200)
+    groups = (random(200) * 3).long()
     compare(
         "nms", ops.nms(boxes, scores, 0.5, groups), reference.nms(boxes, scores, 0.5, groups), 0.01
     )

@@ -20,7 +20,8 @@ CLOSE = (
     # ...
 )
 # ... and IoU from which on, and up to which, small boxes are its box and are not
-SAME, OTHER = (0.85, 0.4)
+SAME = 0.85
+OTHER = 0.4
 WORSE = (
     0.67  # times the IoU of a box with an even margin, up to which another one is not of that mask
 )
@@ -88,7 +89,8 @@ for whole in WHOLES:
 
 def iou(a: Numbers, b: Numbers) -> float:
     """Return the intersection over union of two boxes, 0 where one has no size."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
     both = max(0.0, width) * max(0.0, height)
     either = sum(max(0.0, x2 - x1) * max(0.0, y2 - y1) for x1, y1, x2, y2 in (a, b)) - both
     return both / either if either > 0 else 0.0
@@ -155,7 +157,8 @@ def _fits(reading: Reading, one: Object) -> bool:
     other = _read(reading, one)
     if not agree(other, one.tight):
         return False
-    before, after = iou(one.box, one.tight), iou(other, one.tight)
+    before = iou(one.box, one.tight)
+    after = iou(other, one.tight)
     if agree(one.box, one.tight):  # also where it is smaller than the margin that boxes may have
         return before <= OTHER and after >= SAME and _close(other, one.tight)
     return _close(other, one.tight) or (before <= WORSE * after and _centred(other, one.tight))

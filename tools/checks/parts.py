@@ -68,7 +68,8 @@ def check_backbone(backbone: Any) -> tuple[int, tuple[int, ...]]:
         ValueError: it declares none, or channels that differ.
     """
     try:
-        channels, strides = tuple(backbone.channels), tuple(backbone.strides)
+        channels = tuple(backbone.channels)
+        strides = tuple(backbone.strides)
     except (AttributeError, TypeError):
         raise ValueError(
             f"backbone {type(backbone).__name__} must declare `channels` and `strides`, "
@@ -104,7 +105,8 @@ def check_features(features: Any, backbone: Any, height: int, width: int) -> Non
     Raises:
         ValueError: saying which map is not.
     """
-    name, want = type(backbone).__name__, len(backbone.strides)
+    name = type(backbone).__name__
+    want = len(backbone.strides)
     if not isinstance(features, (list, tuple)) or len(features) != want:
         got = len(features) if isinstance(features, (list, tuple)) else type(features).__name__
         raise ValueError(

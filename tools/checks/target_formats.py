@@ -72,11 +72,13 @@ def _objects(target: dict[str, Any], image: int, size: tuple[int, int]) -> list[
     regions."""
     if "masks" not in target or target["masks"].device.type != "cpu":
         return []
-    boxes, masks = target["boxes"][:OBJECTS].tolist(), target["masks"][:OBJECTS].numpy()
+    boxes = target["boxes"][:OBJECTS].tolist()
+    masks = target["masks"][:OBJECTS].numpy()
     crowd = target["iscrowd"].tolist() if "iscrowd" in target else [0] * len(boxes)
     objects = []
     for k, (box, mask) in enumerate(zip(boxes, masks)):
-        rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+        rows = mask.any(1).nonzero()[0]
+        columns = mask.any(0).nonzero()[0]
         if len(rows) and not crowd[k]:
             tight = [float(side) for side in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
             objects.append(Object(image, k, box, tight, size))

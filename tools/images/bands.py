@@ -10,7 +10,10 @@ from PIL import Image
 from .files import exif_orientation
 
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, as Pillow's grey has them
-PHOTOMETRIC, WHITE_IS_ZERO, BITS = 262, 0, 258  # of TIFF's tags
+# of TIFF's tags
+PHOTOMETRIC = 262
+WHITE_IS_ZERO = 0
+BITS = 258
 HEAD = 4096  # bytes of a file in which it is said how deep its colours are
 # of an image's pixels: so many need not be opaque, as drawing programs leave such at edges
 FEW = 1e-3

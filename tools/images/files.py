@@ -228,7 +228,8 @@ def size_of(image: Image.Image, orientation: str) -> tuple[int, int]:
     width, height = image.size
     if image.format == "TIFF":
         # Pillow's size is turned already
-        width, height = (int(_tiff_tag(image, 256)), int(_tiff_tag(image, 257)))
+        width = int(_tiff_tag(image, 256))
+        height = int(_tiff_tag(image, 257))
     if orientation == "exif" and exif_orientation(image) in SWAPPED:
         return width, height
     return height, width
@@ -243,7 +244,8 @@ def turned(
     if image.format == "TIFF":
         # Pillow maps a file that it knows by name into memory; of one that lies on a side, with the
         # wrong width.
-        name, image.filename = image.filename, ""
+        name = image.filename
+        image.filename = ""
         image.load()
         image.filename = name
     else:

@@ -11,7 +11,9 @@ CHOICES = ("dtype", "image")
 LIMITS = {np.dtype(np.uint8): (0.0, 255.0), np.dtype(np.uint16): (0.0, 65535.0)}
 SETTING = "[data] value_range"
 # of the difference of two values, the last as a share of these
-SMALLEST, LARGEST, RESOLVED = (1e-30, 1e30, 1e-6)
+SMALLEST = 1e-30
+LARGEST = 1e30
+RESOLVED = 1e-6
 MODES = {"float32": " (mode F)", "int32": " (mode I)"}  # Pillow's names
 
 ValueRange = str | tuple[float, float]  # dtype, image, or the values that become 0 and 1
@@ -108,7 +110,8 @@ def limits_of(pixels: np.ndarray, value_range: ValueRange) -> tuple[float, float
         return value_range
     if value_range == "dtype" and pixels.dtype in LIMITS:
         return LIMITS[pixels.dtype]
-    low, high = float(pixels.min()), float(pixels.max())
+    low = float(pixels.min())
+    high = float(pixels.max())
     if value_range == "dtype":
         kind = f"{pixels.dtype}{MODES.get(pixels.dtype.name, '')}"
         example = range_text(proposed_range(low, high))

@@ -56,7 +56,8 @@ def explained(less_memory: str, workers: int) -> Iterator[None]:
 
 def _reason(error: Exception, less_memory: str, workers: int) -> str | None:
     """What a system's error means and what to do, or None for any other error."""
-    text, number = str(error), getattr(error, "errno", None)
+    text = str(error)
+    number = getattr(error, "errno", None)
     fewer = f"Lower [data] workers (now {workers}; with 0 the process itself loads the images)"
     if SHARED.search(text) and (workers or "DataLoader" in text):
         return (

@@ -64,7 +64,8 @@ class Watch:
         os.set_blocking(self.writing, False)
         self.before_wakeup = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
         self.before = {number: signal.signal(number, self.received) for number in SIGNALS}
-        self.before_hook, sys.unraisablehook = sys.unraisablehook, self.swallowed
+        self.before_hook = sys.unraisablehook
+        sys.unraisablehook = self.swallowed
         # Python runs handlers in the main thread, between two of its instructions: a second signal,
         # and the end of the time, must not have to wait for that.
         threading.Thread(target=self._guard, daemon=True).start()
@@ -105,7 +106,9 @@ class Watch:
             os.write(2, f"\nmaskrcnn {self.command}: {text}\n".encode())
 
     def _guard(self) -> None:
-        first, number, end = 0.0, 0, None
+        first = 0.0
+        number = 0
+        end = None
         while True:
             left = None if end is None else max(0.0, end - time.monotonic())
             if not select.select([self.reading], [], [], left)[0]:
@@ -123,7 +126,8 @@ class Watch:
             if number and not (self.several and time.monotonic() - first < SAME):
                 os._exit(128 + received[0])
             if not number:
-                first, number = time.monotonic(), received[0]
+                first = time.monotonic()
+                number = received[0]
                 end = first + GRACE if self.several else None
 
     def close(self) -> None:
@@ -163,7 +167,8 @@ def stoppable(command: str) -> Iterator[None]:
     try:
         yield
     finally:
-        watch, WATCH = WATCH, None
+        watch = WATCH
+        WATCH = None
         watch.close()
 
 

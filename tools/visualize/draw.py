@@ -267,7 +267,8 @@ def _annotate(
 ) -> None:
     """Draw boxes, in pixels of the picture, and each text at the first place by its box that none
     before has taken."""
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(max(15, max(picture.size) // 64))
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(max(15, max(picture.size) // 64))
     for (x1, y1, x2, y2), color, width in zip(boxes, palette, thickness):
         pen.rectangle([x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)], outline=color, width=width)
     high = sum(font.getmetrics()) + 2
@@ -283,7 +284,8 @@ def _annotate(
             (x2 - wide, y2 - high),
             (x1, y2),
         ):
-            x, y = max(0, min(x, picture.width - wide)), max(0, min(y, picture.height - high))
+            x = max(0, min(x, picture.width - wide))
+            y = max(0, min(y, picture.height - high))
             if all(
                 x >= right or x + wide <= left or y >= low or y + high <= top
                 for left, top, right, low in taken

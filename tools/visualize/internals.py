@@ -32,7 +32,9 @@ COLORS = (
     "tab:cyan",
 )
 DPI = 90
-TITLE, LINE = 0.3, 0.17  # inches that a title and a line of the legend take
+# inches that a title and a line of the legend take
+TITLE = 0.3
+LINE = 0.17
 
 
 def visible(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -110,7 +112,8 @@ def moves(picture: Any, before: Tensor, after: Tensor, side: float = 5.0) -> "Fi
         ValueError: a picture or boxes that do not fit, or not as many boxes after the step as
             before.
     """
-    before, after = _checked(before, "before"), _checked(after, "after")
+    before = _checked(before, "before")
+    after = _checked(after, "after")
     if len(before) != len(after):
         raise ValueError(
             f"moves needs a box after the step for every box before it, got {len(before)} before "

@@ -137,7 +137,9 @@ def check_checkpoint(content: Any, path: str | os.PathLike) -> None:
 
 def _wrong_part(content: Mapping[str, Any]) -> str:
     """What is wrong with the parts of a checkpoint, or nothing."""
-    count, state, config = content["num_classes"], content["model"], content["config"]
+    count = content["num_classes"]
+    state = content["model"]
+    config = content["config"]
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_CLASSES:
         return f"num_classes is {shown(count)}, not a number of classes, 1 to {MOST_CLASSES}"
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
@@ -212,7 +214,8 @@ def load_tensors(path: str | os.PathLike) -> Any:
     `load_checkpoint` does."""
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(f"a checkpoint is loaded by the path of its file, not by {shown(path)}")
-    file, name = Path(path), brief(os.fspath(path))
+    file = Path(path)
+    name = brief(os.fspath(path))
     try:
         if not file.exists():
             gone = (

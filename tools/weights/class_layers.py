@@ -42,7 +42,8 @@ def load_matching(
             if not key.removeprefix(UNUSED).startswith("mask_head.")
         }
     num_classes = len(class_names or []) if num_classes is None else num_classes
-    theirs, mine = class_names or [], model.class_names or []
+    theirs = class_names or []
+    mine = model.class_names or []
     if num_classes == model.num_classes and (not theirs or not mine or theirs == mine):
         load_state(model, state, source)
         if mine and not theirs:

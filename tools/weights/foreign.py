@@ -107,7 +107,8 @@ def find_state(content: Any, source: str) -> dict[str, Tensor]:
     Raises:
         ValueError: there is none.
     """
-    state, source = content, brief(source)
+    state = content
+    source = brief(source)
     for _ in range(4):
         inside = [
             key
@@ -310,7 +311,8 @@ class Foreign:
         """The configuration that computes what they learnt: a file of examples/coco/, and what
         differs from it."""
         if self.library == "torchvision":
-            file, changes = "torchvision.ini" if self.first else "torchvision-v2.ini", {}
+            file = "torchvision.ini" if self.first else "torchvision-v2.ini"
+            changes = {}
         else:
             file, changes = self._detectron2()
         if not any(key.startswith("roi_heads.mask_") for key in self.state):
@@ -336,21 +338,26 @@ class Foreign:
         )
         changes: dict[str, dict[str, Any]] = {}
         if "proposal_generator.rpn_head.conv.conv0.weight" in self.state:
-            file, trunk = "detectron2-r50-fpn-lsj.ini", "resnet50"
+            file = "detectron2-r50-fpn-lsj.ini"
+            trunk = "resnet50"
         elif any(key.startswith("roi_heads.res5.") for key in self.state):
-            file, trunk = "detectron2-r50-c4.ini", "resnet50"
+            file = "detectron2-r50-c4.ini"
+            trunk = "resnet50"
         elif "backbone.fpn_lateral2.weight" not in self.state:
-            file, trunk = "detectron2-r50-dc5.ini", "resnet50"
+            file = "detectron2-r50-dc5.ini"
+            trunk = "resnet50"
         elif (
             middle is not None and middle.dim() == 4 and middle.shape[1] < middle.shape[0]
         ):  # groups: ResNeXt
-            file, trunk = "detectron2-x101-fpn.ini", "resnext101_32x8d"
+            file = "detectron2-x101-fpn.ini"
+            trunk = "resnext101_32x8d"
         else:
             file = f"detectron2-r{101 if deep else 50}-fpn.ini"
             trunk = "resnet101" if deep else "resnet50"
         if deep and trunk == "resnet50":
             changes["backbone"] = {"name": "resnet101"}
-        mean, std = self._pixels("pixel_mean"), self._pixels("pixel_std")
+        mean = self._pixels("pixel_mean")
+        std = self._pixels("pixel_std")
         if mean is not None and std is not None and min(std) > 1e-3:
             step = 1 if self.channels() == "rgb" else -1
             changes["transform"] = {

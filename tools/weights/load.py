@@ -191,7 +191,8 @@ def load_detector(make: Callable[..., Any], weights: Foreign, config: Source = N
 def no_checkpoint(state: Mapping[str, Any], path: str | os.PathLike) -> ValueError:
     """The error for weights without the configuration that makes a model of them, which says what
     to do."""
-    library, name = library_of(state), brief(os.fspath(path))
+    library = library_of(state)
+    name = brief(os.fspath(path))
     if not library:
         refuse_others(state, os.fspath(path))
     parts = {"own": "the weights of a model", "trunk": "the weights of a trunk"}
@@ -217,7 +218,8 @@ def load_foreign(model: Any, weights: Foreign) -> None:
     """
     from .torchvision_coco import COCO_NAMES
 
-    source, first = weights.source, weights.library == "torchvision" and weights.first
+    source = weights.source
+    first = weights.library == "torchvision" and weights.first
     file, changes = weights.settings()
     try:
         state, count = _converted(weights, model.num_classes, model.config)
@@ -247,7 +249,8 @@ def load_foreign(model: Any, weights: Foreign) -> None:
         ) from error
     advice = (PUBLISHED if weights.published else ADVICE).format(file=described(file, changes))
     if weights.library == "detectron2":
-        asked, told = model.config.model.weights_channels, weights.channels()
+        asked = model.config.model.weights_channels
+        told = weights.channels()
         advice += CHANNELS.format(channels=told if asked == "auto" else asked)
         if weights.tells_channels and asked not in ("auto", told):
             log.warning(
@@ -279,13 +282,12 @@ def _differences(
 
 def _load_imagenet(model: Any, trunk: str) -> None:
     """The published weights of a trunk: timm's, or torchvision's."""
-    part, settings = _trunk(model), IMAGENET
+    part = _trunk(model)
+    settings = IMAGENET
     if hasattr(part, "published"):
-        state, source, settings = (
-            part.published(),
-            "timm's weights",
-            {"transform": part.normalisation()},
-        )
+        state = part.published()
+        source = "timm's weights"
+        settings = {"transform": part.normalisation()}
     else:
         from torchvision import models
 

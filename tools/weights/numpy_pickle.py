@@ -23,7 +23,8 @@ class _Type(StandIn):
     """Stands in for numpy.dtype."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.code, self.state = code, (3, "|", None, None, None)
+        self.code = code
+        self.state = (3, "|", None, None, None)
 
     def make(self) -> np.dtype:
         """The real one. Raises Refused where it is not of plain numbers."""

@@ -72,7 +72,9 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
         self, file: Any, stand_ins: Mapping[str, Any], refer: Callable[[Any], Any] | None
     ) -> None:
         super().__init__(file, encoding="latin1")
-        self.stand_ins, self.refer, self.steps = stand_ins, refer, 0
+        self.stand_ins = stand_ins
+        self.refer = refer
+        self.steps = 0
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -104,7 +106,8 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     dispatch[pickle.NEWOBJ[0]] = dispatch[pickle.NEWOBJ_EX[0]] = load_newobj
 
     def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
+        value = self.stack.pop()
+        key = self.stack.pop()
         _put(self.stack[-1], [key, value])
 
     dispatch[pickle.SETITEM[0]] = load_setitem

@@ -59,7 +59,9 @@ class _Storage(StandIn):
     def __init__(
         self, dtype: torch.dtype | None, count: int, read: Callable[[int], bytes | memoryview]
     ) -> None:
-        self.dtype, self.read = dtype, read  # None: bytes, of whatever dtype the tensor has
+        # None: bytes, of whatever dtype the tensor has
+        self.dtype = dtype
+        self.read = read
         self.size = count * (dtype.itemsize if dtype else 1)
         self.made: Tensor | None = None
 
@@ -88,8 +90,13 @@ class _Tensor(StandIn):
         dtype: torch.dtype | None,
         flags: Any,
     ) -> None:
-        self.budget, self.storage, self.flags = budget, storage, flags
-        self.offset, self.shape, self.strides, self.dtype = offset, shape, strides, dtype
+        self.budget = budget
+        self.storage = storage
+        self.flags = flags
+        self.offset = offset
+        self.shape = shape
+        self.strides = strides
+        self.dtype = dtype
 
     def make(self) -> Tensor:
         """The real one, a view of its storage. Raises ValueError where that does not hold it."""

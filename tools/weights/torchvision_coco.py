@@ -51,7 +51,8 @@ def select_classes(
     class."""
     selected = dict(state)
     for key in [key for key in state if key.startswith(layers)]:
-        first, numbers = int("classification" in key), 4 if "regression" in key else 1
+        first = int("classification" in key)
+        numbers = 4 if "regression" in key else 1
         classes = (
             state[key][first:].unflatten(0, (-1, numbers))[torch.tensor(rows) - 1].flatten(0, 1)
         )
