@@ -30,7 +30,6 @@ from maskrcnn.heads.losses import box_losses, mask_loss
 from maskrcnn.heads.mask import MaskHead
 from maskrcnn.heads.postprocess import select_detections
 from maskrcnn.heads.sampling import RoISampler
-from maskrcnn.inference.evaluation_view import evaluation_view
 from maskrcnn.pooling.build import choose_pool
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.proposal.rpn import RPN, Proposals
@@ -330,6 +329,8 @@ class MaskRCNN(nn.Module):
             raise ValueError(
                 f"predict: batch_size = {shown(batch_size)} should be an integer of at least 1"
             )
+        from maskrcnn.inference.evaluation_view import evaluation_view
+
         results = []
         view = evaluation_view(self)
         reached = Reached.of(self)

@@ -208,7 +208,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     from maskrcnn.datasets.check.check import check_dataset
-    from maskrcnn.evaluation.evaluate import progress_bar
+    from maskrcnn.tools.runtime.progress import progress_bar
 
     cfg = load_config(arguments.config, _overrides(arguments.settings))
     if arguments.json:

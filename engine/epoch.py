@@ -15,9 +15,9 @@ from easydict import EasyDict
 from torch.utils.data import DataLoader
 
 from maskrcnn.datasets.loader import Passes, begin, mixed
-from maskrcnn.evaluation.evaluate import progress_bar
 from maskrcnn.tools.runtime.distributed import highest, rank_and_count
 from maskrcnn.tools.runtime.failures import TrainingError
+from maskrcnn.tools.runtime.progress import progress_bar
 from maskrcnn.tools.runtime.signals import Stopped, asked, later, watched
 
 from .optim import set_rate

@@ -39,13 +39,6 @@ def log_to_terminal() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def in_notebook() -> bool:
-    """Return True in a Jupyter notebook and in IPython, which have handlers of their own and show
-    what is written."""
-    interactive = getattr(sys.modules.get("IPython"), "get_ipython", None)
-    return interactive is not None and interactive() is not None
-
-
 def put(text: str, stream: TextIO | None = None) -> None:
     """Print text whatever the encoding of the stream, standard output by default.
 

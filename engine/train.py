@@ -14,15 +14,17 @@ from accelerate.state import AcceleratorState
 from easydict import EasyDict
 
 from maskrcnn import MaskRCNN
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.datasets.formats import Dataset, open_dataset
 from maskrcnn.datasets.loader import make_loader
-from maskrcnn.datasets.readers import cst
-from maskrcnn.evaluation.evaluate import choose_device, evaluate_model, progress_bar
+from maskrcnn.evaluation.evaluate import evaluate_model
 from maskrcnn.tools.atomic import FullError, atomic
 from maskrcnn.tools.config import Source, load_config
 from maskrcnn.tools.limits import limits_of
+from maskrcnn.tools.runtime.devices import choose_device
 from maskrcnn.tools.runtime.distributed import from_first, rank_and_count, together
 from maskrcnn.tools.runtime.failures import TrainingError, explained, less_in_training
+from maskrcnn.tools.runtime.progress import progress_bar
 from maskrcnn.tools.runtime.signals import Stopped, later
 from maskrcnn.tools.text import brief
 from maskrcnn.tools.visualize.draw import compare, confident, grid

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,19 +11,19 @@ from accelerate import PartialState
 from easydict import EasyDict
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from maskrcnn import MaskRCNN
 from maskrcnn.datasets.formats import Dataset, open_dataset
 from maskrcnn.datasets.loader import Seeded, begin, quiet, transpose
-from maskrcnn.engine.terminal import in_notebook
 from maskrcnn.tools.atomic import check_writable
 from maskrcnn.tools.checks.outputs import check_apart
 from maskrcnn.tools.config import Source, load_config
 from maskrcnn.tools.limits import SURE, Reached
 from maskrcnn.tools.rle import as_rle
+from maskrcnn.tools.runtime.devices import choose_device
 from maskrcnn.tools.runtime.distributed import from_first, gather, rank_and_count, together
 from maskrcnn.tools.runtime.failures import TrainingError, explained, less_in_evaluation
+from maskrcnn.tools.runtime.progress import progress_bar
 from maskrcnn.tools.text import listed
 
 from .coco import check_metrics, figures
@@ -297,40 +296,3 @@ def mean_losses(batches: dict[int, tuple[int, dict[str, float]]]) -> dict[str, f
     images = max(1, sum(count for count, _ in batches.values()))
     means = {name: total / images for name, total in totals.items()}
     return {"loss": sum(means.values()), **means}
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one; otherwise the device of that name. Raises ValueError for
-    one not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device = {name!r}; choose auto, cpu, cuda, cuda:1 or mps") from None
-    if device.type not in ("cpu", "cuda", "mps") or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    ):
-        raise ValueError(
-            f"device = {name!r} is not there; choose auto, cpu, cuda, cuda:1 or (on a Mac) mps"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device = {name!r}, but this machine shows {torch.cuda.device_count()} CUDA devices"
-        )
-    return device
-
-
-def progress_bar(total: int, description: str | None, done: int = 0) -> tqdm:
-    """A bar over images, of the first process alone: to a terminal or notebook at once, into a log
-    file only now and then."""
-    interval = 0.2 if os.isatty(2) or in_notebook() else 20
-    return tqdm(
-        total=total,
-        desc=description,
-        unit="img",
-        mininterval=interval,
-        initial=done,
-        disable=description is None or sys.stderr is None or rank_and_count()[0] > 0,
-        dynamic_ncols=True,
-    )

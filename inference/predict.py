@@ -12,11 +12,12 @@ from torch import Tensor
 
 from maskrcnn import MaskRCNN
 from maskrcnn.evaluation.coco_files import ResultsWriter
-from maskrcnn.evaluation.evaluate import choose_device, progress_bar
 from maskrcnn.tools.atomic import atomic, check_writable
 from maskrcnn.tools.images.read import read_image
 from maskrcnn.tools.limits import Reached
+from maskrcnn.tools.runtime.devices import choose_device
 from maskrcnn.tools.runtime.failures import explained
+from maskrcnn.tools.runtime.progress import progress_bar
 from maskrcnn.tools.visualize.draw import confident, draw
 
 log = logging.getLogger("maskrcnn")

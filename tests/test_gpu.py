@@ -9,7 +9,7 @@ import torch
 from helpers.operators import calls
 from helpers.small import SMALL, small_data, small_model
 
-from maskrcnn.datasets.readers import cst
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.engine.train import train
 from maskrcnn.libs import ops
 

@@ -10,81 +10,127 @@ import textwrap
 import pytest
 from helpers.paths import ROOT
 
-# What each folder may import from: itself and these.
-ALLOWED = {
-    "libs": set(),
-    "tools": {"libs"},
-    "datasets": {"tools"},
-    "backbones": {"libs", "tools"},
-    "proposal": {"libs", "tools"},
-    "pooling": {"libs", "tools"},
-    "heads": {"libs", "tools"},
-    "engine": {
-        "libs",
-        "tools",
-        "datasets",
-        "backbones",
-        "proposal",
-        "pooling",
-        "heads",
-        "maskrcnn",
-    },
-}
+# What each floor may import from: itself and what stands below. Rooms of one floor know nothing of
+# each other.
+FLOORS = (
+    ("libs",),
+    ("tools",),
+    ("pooling", "datasets"),
+    ("backbones", "proposal", "heads"),
+    ("maskrcnn",),
+    ("evaluation",),
+    ("inference",),
+    ("deploy",),
+    ("engine",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+ROOMS = [room for room in FLOOR if (ROOT / room).is_dir()]
+# The model has no pixel reader and no data set in it.
+APART = {("maskrcnn", "datasets"), ("backbones", "datasets"), ("proposal", "datasets")}
+APART |= {("heads", "datasets")}
+# What is imported within a function although it stands above.
+LAZY = {("maskrcnn", "inference"), ("maskrcnn", "engine")}
+MOST_FILES = 15
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def files():
+    return list(_files())
+
+
+def _files():
+    yield ROOT / "maskrcnn.py"
+    for room in ROOMS:
+        yield from sorted((ROOT / room).rglob("*.py"))
 
 
 def imported(path):
-    """The folders of the library that a file imports from, and everything else's top-level
-    names."""
-    rooms, others = set(), set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """The modules that a file imports, and whether at once: those of the library without its name,
+    others by their top-level name."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) or _is_for_types(node) or _is_script(node)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [node.module]
         elif isinstance(node, ast.ImportFrom):
-            here = [path.parent.name] if node.level == 1 else []
-            module = [*here, *(node.module.split(".") if node.module else [])]
-            rooms |= {module[0]} if module else {alias.name for alias in node.names}
-            continue
+            module = node.module or ""
+            if node.level:
+                package = module_of(path).split(".")[: -node.level]
+                module = ".".join(["maskrcnn", *package, *([module] if module else [])])
+            inner = [f"{module}.{alias.name}" for alias in node.names]
+            folder = ROOT.joinpath(*module.split(".")[1:])
+            are_modules = module.startswith("maskrcnn.") and folder.is_dir()
+            names = inner if are_modules else [module]
         else:
             continue
         for name in names:
             first, _, rest = name.partition(".")
-            if first == "maskrcnn":
-                rooms.add(rest.split(".")[0] if rest else "maskrcnn")
-            else:
-                others.add(first)
-    return rooms, others
+            yield (rest or "maskrcnn") if first == "maskrcnn" else f"/{first}", node not in late
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_direction(room):
-    files = sorted((ROOT / room).glob("*.py"))
-    assert files
-    for path in files:
-        rooms, others = imported(path)
-        assert rooms <= ALLOWED[room] | {room}, path
-        assert not others & set(ALLOWED), (
-            f"{path} imports a folder as if it were a package of its own"
-        )
+def _is_for_types(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
-def test_the_model_knows_nothing_of_data_and_engine():
-    imports, _ = imported(ROOT / "maskrcnn.py")
-    assert imports - {"engine"} <= {"libs", "tools", "backbones", "proposal", "pooling", "heads"}
-    source = (ROOT / "maskrcnn.py").read_text()
-    assert source.count("maskrcnn.engine") == 1  # python -m maskrcnn hands over to the command line
-    assert source.index("maskrcnn.engine") > source.index('if __name__ == "__main__"')
+def _is_script(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test).startswith("__name__")
+
+
+def test_every_folder_has_a_floor():
+    source = {path.parent.name for path in ROOT.glob("*/*.py")}
+    assert source - {"tests", "examples"} == {room for room in ROOMS if room in source}
+
+
+@pytest.mark.parametrize("path", files(), ids=module_of)
+def test_direction(path):
+    room = module_of(path).split(".")[0]
+    for name, at_once in imported(path):
+        if name.startswith("/"):
+            assert name[1:] not in ROOMS, f"imports {name[1:]} as if it were a package of its own"
+            continue
+        other = name.split(".")[0]
+        below = FLOOR[other] < FLOOR[room] and (room, other) not in APART
+        assert other == room or below or ((room, other) in LAZY and not at_once), name
+
+
+def test_no_circle():
+    """No module needs itself to be imported."""
+    graph = {
+        module_of(path): {name for name, at_once in imported(path) if at_once and name[0] != "/"}
+        for path in files()
+    }
+    while graph:
+        leaves = [name for name, others in graph.items() if not others & set(graph)]
+        assert leaves, f"circle among {sorted(graph)}"
+        for name in leaves:
+            del graph[name]
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "tests", "examples"])
+def test_no_folder_has_too_many_files(room):
+    for folder in [ROOT / room, *(path for path in (ROOT / room).rglob("*") if path.is_dir())]:
+        if folder.name != "__pycache__":
+            names = [path.name for path in folder.iterdir() if path.is_file()]
+            shown = [name for name in names if not name.startswith(("_c", "."))]
+            assert len(shown) <= MOST_FILES, folder
 
 
 def test_setup_does_not_import_torch():
-    assert "torch" not in imported(ROOT / "setup.py")[1]
+    assert "/torch" not in dict(imported(ROOT / "setup.py"))
 
 
 def test_no_folder_is_a_top_level_package():
     """Without __init__.py, a folder on a user's path can never hide a package of theirs of the same
     name."""
-    assert not [room for room in ALLOWED if (ROOT / room / "__init__.py").exists()]
+    assert not [room for room in ROOMS if list((ROOT / room).rglob("__init__.py"))]
 
 
 def run(code, cwd, **environment):

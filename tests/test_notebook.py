@@ -13,7 +13,7 @@ import pytest
 from helpers.paths import ROOT
 from PIL import Image
 
-from maskrcnn.datasets.readers import cst
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.tools.config import load_config
 
 FOLDER = ROOT / "examples" / "cst-dataset"

@@ -19,8 +19,9 @@ from maskrcnn.datasets.formats import open_dataset
 from maskrcnn.datasets.loader import make_loader
 from maskrcnn.evaluation.coco import figures
 from maskrcnn.evaluation.collect import Results
-from maskrcnn.evaluation.evaluate import own_batches, progress_bar
+from maskrcnn.evaluation.evaluate import own_batches
 from maskrcnn.tools.config import load_config
+from maskrcnn.tools.runtime.progress import progress_bar
 
 # The figures to beat were reached by these: crops of 256 pixels at their own scale, 64 channels
 # everywhere.

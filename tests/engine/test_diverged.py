@@ -8,7 +8,7 @@ from helpers.runs import data, equal_runs, settings, whole  # noqa: F401  # fixt
 from helpers.small import small_model
 
 from maskrcnn import MaskRCNN
-from maskrcnn.datasets.readers import cst
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.engine import epoch
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main

@@ -13,7 +13,7 @@ from helpers.paths import ROOT
 from helpers.runs import content, data, equal_runs, same, settings, whole  # noqa: F401  # fixtures
 from helpers.small import overlay
 
-from maskrcnn.datasets.readers import cst
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.engine import train as training
 from maskrcnn.engine import train_state as state
 from maskrcnn.engine.cli import main
@@ -286,7 +286,7 @@ def test_workers_do_not_keep_the_lock(tmp_path):
     """Those that load data outlive a training that is killed, but do not keep it from being
     resumed."""
     script = (
-        "import multiprocessing, sys, time; from maskrcnn.engine.run import Hold; held = "
+        "import multiprocessing, sys, time; from maskrcnn.engine.run_folder import Hold; held = "
         "Hold(sys.argv[1]); multiprocessing.get_context('fork').Process(target=time.sleep, "
         "args=(30,)).start(); print('ready', flush=True); time.sleep(30)"
     )

@@ -11,17 +11,18 @@ from helpers.small import SMALL, small_model
 from PIL import Image
 
 from maskrcnn import MaskRCNN
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.datasets.formats import open_dataset
 from maskrcnn.datasets.loader import make_loader
-from maskrcnn.datasets.readers import cst
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
 from maskrcnn.engine.optim import make_optimizer, rate_factor
 from maskrcnn.engine.run_folder import best_epoch
 from maskrcnn.engine.train import TrainingError, train
-from maskrcnn.evaluation.evaluate import choose_device, evaluate, evaluate_model
+from maskrcnn.evaluation.evaluate import evaluate, evaluate_model
 from maskrcnn.inference.predict import predict, unique_names
 from maskrcnn.tools.config import dump_config, load_config
+from maskrcnn.tools.runtime.devices import choose_device
 
 PAIRS = load_config({"evaluate": {"batch_size": 2}}).evaluate
 

@@ -12,7 +12,7 @@ from helpers.made import coco_data, save_coco, write_coco
 from helpers.small import overlay
 
 from maskrcnn import MaskRCNN
-from maskrcnn.datasets.readers import cst
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
 from maskrcnn.engine.optim import learning_rate, make_average

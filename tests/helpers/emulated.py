@@ -42,7 +42,7 @@ def stand_in() -> tuple:
     flags = [
         *FLAGS,
         *os.environ.get("CXXFLAGS", "").split(),
-        f"-I{ROOT / 'libs'}",
+        f"-I{ROOT / 'libs' / 'native'}",
         "-o",
         str(folder / "driver.so"),
     ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.small import overlay
 
-from maskrcnn.datasets.readers import cst
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.engine.train import train
 
 

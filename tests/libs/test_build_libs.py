@@ -208,7 +208,7 @@ def test_the_architectures_of_this_machine(monkeypatch):
 
 
 FIRST_CALL = (
-    "import pathlib\nfrom maskrcnn.libs import compile_cuda\n"
+    "import pathlib\nfrom maskrcnn.libs.native import compile_cuda\n"
     f"cubin = compile_cuda.cubin({HERE}, pathlib.Path('nowhere'))\n"
     "print(len(cubin), compile_cuda.source_hash().encode() in cubin)"
 )

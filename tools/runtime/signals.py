@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from maskrcnn.engine.terminal import in_notebook
+from .progress import in_notebook
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE = 25.0  # seconds in which each of several processes has to end: torchrun kills them after 30

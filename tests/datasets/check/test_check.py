@@ -20,10 +20,10 @@ from helpers.made import (
 from helpers.paths import ROOT
 from PIL import Image
 
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.datasets.check.check import check_dataset
 from maskrcnn.datasets.check.mask_alignment import count_shown, unrelated
 from maskrcnn.datasets.check.suggest_settings import config_lines, propose
-from maskrcnn.datasets.readers import cst
 from maskrcnn.engine.cli import main
 from maskrcnn.tools.config import load_config
 

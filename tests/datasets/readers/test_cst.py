@@ -18,10 +18,11 @@ import torch
 from helpers.paths import ROOT
 from PIL import Image
 
+from maskrcnn.datasets import cst_generate as cst
+from maskrcnn.datasets.cst_generate import generate, is_complete
 from maskrcnn.datasets.dataset import Instances
 from maskrcnn.datasets.problems import Problems
-from maskrcnn.datasets.readers import cst
-from maskrcnn.datasets.readers.cst import generate, is_complete, read_cst
+from maskrcnn.datasets.readers.cst import read_cst
 
 SMALL = {"train": 6, "val": 2, "test": 2}
 PUBLISHED = ROOT / "../shared/data/cst-dataset-original.tar.gz"
@@ -638,7 +639,8 @@ def test_another_process_is_first(tmp_path):
 def test_two_scripts_at_once(small, tmp_path):
     """Scripts without a `__main__` guard, in processes of their own."""
     script = (
-        f"from maskrcnn.datasets.cst import generate; generate({str(tmp_path / 'cst')!r}, {SMALL})"
+        f"from maskrcnn.datasets.cst_generate import generate; generate({str(tmp_path / 'cst')!r}, "
+        f"{SMALL})"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     (tmp_path / "script.py").write_text(script)

@@ -14,8 +14,8 @@ import torch
 from helpers.paths import ROOT
 from helpers.small import overlay
 
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.datasets.loader import Passes, epoch_steps
-from maskrcnn.datasets.readers import cst
 from maskrcnn.engine.cli import main
 from maskrcnn.tools.config import dump_config, load_config
 

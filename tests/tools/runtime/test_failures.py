@@ -18,8 +18,8 @@ from helpers.small import SMALL, small_model
 from PIL import Image
 
 from maskrcnn import MaskRCNN
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.datasets.loader import Seeded
-from maskrcnn.datasets.readers import cst
 from maskrcnn.engine import epoch
 from maskrcnn.engine import train_state as state
 from maskrcnn.engine.cli import main
@@ -79,8 +79,8 @@ def test_every_kind_of_file_on_a_full_disk(tmp_path, suffix, write):
     done = limited(
         "import sys, torch\n"
         "from PIL import Image\n"
-        "from maskrcnn.tools.files import WriteError, atomic\n"
-        "from maskrcnn.tools.checkpoints import save_checkpoint\n"
+        "from maskrcnn.tools.atomic import WriteError, atomic\n"
+        "from maskrcnn.tools.weights.checkpoints import save_checkpoint\n"
         "path = sys.argv[1]\n"
         "def with_part(path, write):\n"
         "    with atomic(path) as part:\n"
@@ -376,7 +376,7 @@ def test_every_command_removes_them(data, whole, tmp_path):
 
 GENERATE = """
 import os, signal, sys
-from maskrcnn.datasets import cst
+from maskrcnn.datasets import cst_generate as cst
 def progress(done, total):
     if done == 2:
         print("half", flush=True)

@@ -14,9 +14,9 @@ import torch
 from helpers.paths import ROOT
 from helpers.runs import data, equal_runs, settings, whole  # noqa: F401  # fixtures
 
+from maskrcnn.datasets import cst_generate as cst
 from maskrcnn.datasets.check import check
 from maskrcnn.datasets.loader import Seeded
-from maskrcnn.datasets.readers import cst
 from maskrcnn.engine import epoch
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main

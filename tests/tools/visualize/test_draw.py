@@ -361,7 +361,7 @@ def test_matplotlib_is_neither_imported_for_drawing_nor_its_state_touched(tmp_pa
     code = f"""if True:
         import sys
         sys.path[:0] = {sys.path!r}
-        from maskrcnn.tools.visualize import plot_history
+        from maskrcnn.tools.visualize.draw import plot_history
         assert "matplotlib" not in sys.modules
         plot_history([{{"epoch": 1, "train/loss": 1.0}}], {str(tmp_path / "plot.png")!r})
         assert "matplotlib.pyplot" not in sys.modules

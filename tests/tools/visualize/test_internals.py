@@ -190,7 +190,7 @@ def test_neither_pyplot_nor_anything_given_is_touched():
     code = f"""if True:
         import sys
         sys.path[:0] = {sys.path!r}
-        from maskrcnn.tools.show import panels
+        from maskrcnn.tools.visualize.internals import panels
         import torch
         assert "matplotlib" not in sys.modules
         panels([torch.zeros(4, 4)])

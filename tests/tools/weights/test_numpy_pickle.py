@@ -138,9 +138,9 @@ def test_pointers_that_a_file_makes_up(tmp_path):
     """In a process of its own: where they were followed, it would die."""
     path = write(tmp_path / "bad.pkl", crafted())
     code = (
-        f"import sys; sys.path.append({str(ROOT)!r})\nfrom maskrcnn.tools.arrays import "
-        f"load_arrays\ntry:\n    print(load_arrays({str(path)!r}))\nexcept ValueError as error:\n  "
-        "  print(error)"
+        f"import sys; sys.path.append({str(ROOT)!r})\nfrom maskrcnn.tools.weights.numpy_pickle "
+        f"import load_arrays\ntry:\n    print(load_arrays({str(path)!r}))\nexcept ValueError as "
+        "error:\n    print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
