@@ -1,5 +1,8 @@
-"""Configuration: config.ini is the schema, the defaults and the documentation; files and mappings
-are laid over it."""
+"""Configuration: files and mappings, checked and laid over the defaults.
+
+The defaults live in `maskrcnn.tools.settings.schema`, which is generated from config.ini as it is
+shipped. The config.ini at the top of the checkout is the user's, who may edit or replace it.
+"""
 
 import configparser
 import difflib
@@ -7,98 +10,23 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-from easydict import EasyDict
-
-from maskrcnn.tools.images.value_range import parse_range, range_text
-
+from .images.value_range import parse_range, range_text
+from .settings.constraints import Constraint, Count, OneOf, Range
+from .settings.schema import Settings
 from .text import UNSAFE, brief, printable, shorten, shown
 
-DEFAULTS = Path(__file__).resolve().parent.parent / "config.ini"
-Source = str | os.PathLike | Mapping[str, Any] | None
+HOME = Path(__file__).resolve().parent.parent
+CONFIG = HOME / "config.ini"  # the user's own
+EXAMPLES = HOME / "examples"
+
+Source: TypeAlias = str | os.PathLike | Mapping[str, Any] | None
 
 LARGEST = 2**20  # characters of a configuration file
 LONGEST_TEXT = 4096  # characters of a text in it: no path is longer
-
-# No number of the configuration is negative. These are at least 1, those at most 1, and others at
-# most what a computer can do: a slip of a finger, or a damaged file, is told at once, and not after
-# an hour or with a full memory.
-AT_LEAST_ONE = {
-    "transform": ("min_size", "max_size", "size_divisor"),
-    "backbone": ("width",),
-    "fpn": ("channels",),
-    "rpn": ("pre_nms_train", "pre_nms_test", "post_nms_train", "post_nms_test", "samples"),
-    "pooling": ("levels", "canonical_size"),
-    "box": ("pool_size", "hidden", "conv_channels", "samples", "max_detections"),
-    "mask": ("pool_size", "channels"),
-    "train": ("epochs", "batch_size", "accumulate"),
-    "evaluate": ("every", "batch_size", "max_detections"),
-}
-AT_MOST_ONE = {
-    "rpn": ("positive_iou", "negative_iou", "crowd_overlap", "positive_fraction", "nms_iou"),
-    "box": (
-        "positive_iou",
-        "negative_iou",
-        "crowd_overlap",
-        "positive_fraction",
-        "nms_iou",
-        "score_threshold",
-    ),
-    "mask": ("threshold",),
-    "backbone": ("drop_path",),
-    "augment": (
-        "flip",
-        "flip_vertical",
-        "brightness",
-        "contrast",
-        "saturation",
-        "hue",
-        "copy_paste",
-    ),
-    "train": ("momentum", "gamma", "warmup_start_factor", "ema"),
-}
-
-AT_MOST = {
-    "transform": {"min_size": 20_000, "max_size": 20_000, "scale": 100, "size_divisor": 2048},
-    "backbone": {"width": 4096, "freeze_at": 5},
-    "fpn": {"channels": 16_384},
-    "rpn": {
-        "convs": 100,
-        "samples": 10**6,
-        "pre_nms_train": 10**6,
-        "pre_nms_test": 10**6,
-        "post_nms_train": 10**5,
-        "post_nms_test": 10**5,
-    },
-    "pooling": {
-        "levels": 100,
-        "canonical_size": 1e6,
-        "canonical_level": 100,
-        "sampling_ratio": 100,
-    },
-    "box": {
-        "pool_size": 256,
-        "layers": 100,
-        "hidden": 65_536,
-        "convs": 100,
-        "conv_channels": 16_384,
-        "samples": 10**6,
-        "pre_nms": 10**8,
-        "max_detections": 10**5,
-    },
-    "mask": {"pool_size": 256, "convs": 100, "channels": 16_384, "target_sampling_ratio": 100},
-    "data": {"workers": 1024},
-    "augment": {"crop": 20_000},
-    "train": {"epochs": 10**7, "batch_size": 10**6, "base_batch_size": 10**6, "accumulate": 10**6},
-    "evaluate": {"every": 10**7, "batch_size": 10**6, "max_detections": 10**5},
-}
-CHANNELS = ("auto", "bgr", "rgb")  # of weights of detectron2
-# of convolutions, in every section that has a norm
-NORMS = ("none", "frozen", "batch", "sync", "group", "layer")
-MOST_NUMBERS = 100  # of a list
-
 
 # Settings that came later, with the value that stands for what was done before.
 BEFORE = {"transform": {"antialias": False}}
@@ -109,34 +37,49 @@ class ConfigError(ValueError):
     right."""
 
 
-def load_config(*sources: Source) -> EasyDict:
-    """The defaults of config.ini with each source laid over the ones before it.
+def load_config(*sources: Source) -> Settings:
+    """Return the defaults with each source laid over the ones before it.
+
+    Where there is a file among the sources, or a whole configuration, the defaults are those that
+    are built in. Where there is none, the config.ini at the top of the checkout is laid over them
+    first.
 
     Args:
-        sources: paths of .ini files, or mappings {"section": {"key": value}}; None is skipped.
+        sources: paths of .ini files, names of examples such as "coco/torchvision", or mappings
+            {"section": {"key": value}}; None is skipped.
 
     Returns:
-        EasyDict of sections of values, e.g. `cfg.rpn.nms_iou`.
+        Sections of values, e.g. `cfg.rpn.nms_iou`; see `maskrcnn.tools.settings.schema`.
 
     Raises:
-        ConfigError: unknown section or key, or a value of another type than its default or out of
-            range.
+        ConfigError: unknown section or key, or a value of another type than its default, out of
+            range, or none of the choices.
         FileNotFoundError: a file that does not exist.
     """
-    config = {
-        section: {key: _guess(text) for key, text in keys.items()}
-        for section, keys in _read(DEFAULTS).items()
-    }
-    for source in sources:
-        if source is not None:
-            _overlay(config, source)
-    return EasyDict(config)
+    given = [source for source in sources if source is not None]
+    config = built_in()
+    of_itself = any(isinstance(source, (str, os.PathLike, Settings)) for source in given)
+    if not of_itself and CONFIG.is_file():
+        given.insert(0, CONFIG)
+    for source in given:
+        _overlay(config, source)
+    return config
 
 
-def load_saved(source: Source) -> EasyDict:
+def built_in() -> Settings:
+    """Return the defaults, whatever config.ini holds."""
+    sections = get_type_hints(Settings)
+    return Settings({name: section() for name, section in sections.items()})
+
+
+def load_saved(source: Source) -> Settings:
     """The configuration that a checkpoint or a run was saved with, all of it. What it lacks came
     later: it keeps the value that stands for what was done then. Raises as `load_config` does."""
-    return load_config(BEFORE, source)
+    config = built_in()
+    _overlay(config, BEFORE)
+    if source is not None:
+        _overlay(config, source)
+    return config
 
 
 def later_settings(path: Path) -> list[tuple[str, str]]:
@@ -219,16 +162,12 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     return {section: dict(parser[section]) for section in parser.sections()}
 
 
-def _overlay(
-    config: dict[str, dict[str, Any]], source: str | os.PathLike | Mapping[str, Any]
-) -> None:
+def _overlay(config: Settings, source: str | os.PathLike | Mapping[str, Any]) -> None:
     if isinstance(source, Mapping):
         where = "configuration mapping"
-        sections = source
+        sections: Mapping[str, Any] = source
     elif isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"no configuration file {path}")
+        path = find_config(source)
         where = str(path)
         sections = _read(path)
     else:
@@ -246,17 +185,72 @@ def _overlay(
             )
         for key, value in keys.items():
             if key not in config[section]:
-                elsewhere = [s for s in config if key in config[s]]
-                hint = f"; [{elsewhere[0]}] has that key" if elsewhere else ""
-                raise ConfigError(
-                    f"{where}: unknown key {shown(key)} in [{section}]; "
-                    f"{_nearest(key, config[section])}{hint}"
-                )
-            place = f"{where}: [{section}] {key}"
-            if (section, key) == ("data", "value_range"):
-                value = _value_range(value, where)
-            config[section][key] = _convert(value, config[section][key], place)
-            _check_range(config[section][key], section, key, place)
+                raise _unknown_key(config, section, key, where)
+            config[section][key] = _checked(value, section, key, where)
+
+
+def find_config(source: str | os.PathLike) -> Path:
+    """Return the configuration file of a path, or of the name of an example: "coco/torchvision".
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(source)
+    example = EXAMPLES / path
+    places = [path, HOME / path, example.with_name(f"{path.name}.ini"), example / "config.ini"]
+    for place in places:
+        if place.is_file():
+            return place
+    names = [each.relative_to(EXAMPLES).with_suffix("") for each in EXAMPLES.glob("*/*.ini")]
+    known = ", ".join(sorted(name.as_posix() for name in names))
+    raise FileNotFoundError(
+        f"no configuration file {path}; examples that are found by name: {known}"
+    )
+
+
+def _unknown_key(config: Settings, section: str, key: Any, where: str) -> ConfigError:
+    elsewhere = [other for other in config if key in config[other]]
+    hint = f"; [{elsewhere[0]}] has that key" if elsewhere else ""
+    near = _nearest(key, config[section])
+    return ConfigError(f"{where}: unknown key {shown(key)} in [{section}]; {near}{hint}")
+
+
+def _checked(value: Any, section: str, key: str, where: str) -> Any:
+    """Return a value in the type of its default, if it is one that the schema allows."""
+    place = f"{where}: [{section}] {key}"
+    default, constraints = _schema()[section][key]
+    if (section, key) == ("data", "value_range"):
+        value = _value_range(value, where)
+    converted = _convert(value, default, place)
+    values = converted if isinstance(converted, list) else [converted]
+    for constraint in constraints:
+        fault = constraint.fault(values)
+        if fault:
+            raise ConfigError(f"{place} = {brief(as_text(converted))} {fault}")
+    return converted
+
+
+@cache
+def _schema() -> dict[str, dict[str, tuple[Any, list[Constraint]]]]:
+    """Return the default and the constraints of every setting."""
+    found: dict[str, dict[str, tuple[Any, list[Constraint]]]] = {}
+    for name, section in built_in().items():
+        hints = get_type_hints(type(section), include_extras=True)
+        found[name] = {key: (section[key], _constraints(hints[key])) for key in section}
+    return found
+
+
+def _constraints(hint: Any) -> list[Constraint]:
+    """Return what an annotation of the schema asks for beyond the type."""
+    if get_origin(hint) is Literal:
+        return [OneOf(*get_args(hint))]
+    parts = [] if get_origin(hint) is None else list(get_args(hint))
+    parts += getattr(hint, "__metadata__", ())
+    found = []
+    for part in dict.fromkeys(parts):
+        is_limit = isinstance(part, (Range, OneOf, Count))
+        found += [part] if is_limit else _constraints(part)
+    return found
 
 
 def _value_range(value: Any, where: str) -> str:
@@ -268,91 +262,69 @@ def _value_range(value: Any, where: str) -> str:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _check_range(value: Any, section: str, key: str, place: str) -> None:
-    low = 1 if key in AT_LEAST_ONE.get(section, ()) else 0
-    share = key in AT_MOST_ONE.get(section, ())
-    high = 1 if share else AT_MOST.get(section, {}).get(key, math.inf)
-    numbers = value if isinstance(value, list) else [value]
-    if len(numbers) > MOST_NUMBERS and not isinstance(numbers[0], str):
-        raise ConfigError(f"{place} has {len(numbers)} numbers; give at most {MOST_NUMBERS}")
-    for number in numbers:
-        if key == "weights_channels" and number not in CHANNELS:
-            raise ConfigError(
-                f"{place} = {shown(number)}; choose {', '.join(CHANNELS[:-1])} or {CHANNELS[-1]}"
-            )
-        if key == "norm" and number not in NORMS:
-            raise ConfigError(f"{place} = {shown(number)}: unknown norm; choose {', '.join(NORMS)}")
-        if isinstance(number, (int, float)) and not low <= number <= high:
-            limit = (
-                f"between {low} and 1"
-                if share
-                else f"at least {low}"
-                if number < low
-                else f"at most {high}"
-            )
-            raise ConfigError(f"{place} = {brief(as_text(value))} should be {limit}")
-
-
 def _nearest(name: str, valid: Iterable[str]) -> str:
     names = list(valid)
     close = difflib.get_close_matches(str(name)[:100], names, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"valid names are {', '.join(names)}"
 
 
-def _guess(text: str) -> Any:
-    """The value of a default, with its type read off its form."""
-    if "," in text:
-        return [_guess(part.strip()) for part in text.split(",") if part.strip()]
-    if text in ("yes", "no"):
-        return text == "yes"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
-
-
 def _convert(value: Any, default: Any, place: str) -> Any:
-    """`value`, a Python value or the text of one, in the type of `default`."""
+    """Return `value`, a Python value or the text of one, in the type of `default`."""
     if isinstance(default, list):
-        parts = (
-            [p.strip() for p in value.split(",") if p.strip()] if isinstance(value, str) else value
-        )
-        if isinstance(parts, (int, float)) and not isinstance(parts, bool):
-            parts = [parts]
-        if not isinstance(parts, (list, tuple)) or not (parts or not default):
-            raise ConfigError(
-                f"{place} = {shown(value)} should be a list such as {as_text(default)}"
-            )
-        return [_convert(part, default[0] if default else "", place) for part in parts]
+        return _list(value, default, place)
     if isinstance(default, bool):
-        flags = {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in flags:
-            return flags[value.lower()]
-        raise ConfigError(f"{place} = {shown(value)} should be yes or no")
+        return _flag(value, place)
     if isinstance(default, (int, float)):
-        kind, name = (int, "an integer") if isinstance(default, int) else (float, "a number")
-        if not isinstance(value, bool):
-            try:
-                number = kind(value)
-                if math.isfinite(number) and (isinstance(value, str) or number == value):
-                    return number
-            except (TypeError, ValueError, OverflowError):
-                pass
-        raise ConfigError(f"{place} = {shown(value)} should be {name}, such as {default}")
+        return _number(value, default, place)
+    return _text(value, place)
+
+
+def _list(value: Any, default: list[Any], place: str) -> list[Any]:
+    parts = value
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        parts = [value]
+    is_list = isinstance(parts, (list, tuple))
+    if not is_list or (default and not parts):
+        raise ConfigError(f"{place} = {shown(value)} should be a list such as {as_text(default)}")
+    example = default[0] if default else ""
+    return [_convert(part, example, place) for part in parts]
+
+
+def _flag(value: Any, place: str) -> bool:
+    flags = {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in flags:
+        return flags[value.lower()]
+    raise ConfigError(f"{place} = {shown(value)} should be yes or no")
+
+
+def _number(value: Any, default: int | float, place: str) -> int | float:
+    kind = int if isinstance(default, int) else float
+    if not isinstance(value, bool):
+        try:
+            number = kind(value)
+            if math.isfinite(number) and (isinstance(value, str) or number == value):
+                return number
+        except (TypeError, ValueError, OverflowError):
+            pass
+    name = "an integer" if kind is int else "a number"
+    raise ConfigError(f"{place} = {shown(value)} should be {name}, such as {default}")
+
+
+def _text(value: Any, place: str) -> str:
     if value is None:
         return ""
-    if isinstance(value, (str, os.PathLike)):
-        text = os.fspath(value)
-        if not isinstance(text, str) or len(text) > LONGEST_TEXT:
-            raise ConfigError(
-                f"{place} = {shown(text)} should be text of at most {LONGEST_TEXT} characters"
-            )
-        return text
-    raise ConfigError(f"{place} = {shown(value)} should be text")
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(f"{place} = {shown(value)} should be text")
+    text = os.fspath(value)
+    if not isinstance(text, str) or len(text) > LONGEST_TEXT:
+        raise ConfigError(
+            f"{place} = {shown(text)} should be text of at most {LONGEST_TEXT} characters"
+        )
+    return text
 
 
 def as_text(value: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskrcnn.tools.config import DEFAULTS, as_text
+from maskrcnn.tools.config import EXAMPLES, as_text
 from maskrcnn.tools.text import brief, listed, shown
 
 from .conversion import NORM_EPS, from_detectron2, from_torchvision
@@ -20,7 +20,7 @@ from .conversion import NORM_EPS, from_detectron2, from_torchvision
 log = logging.getLogger("maskrcnn")
 
 # The files of examples/, which an installed package has too.
-FILES = DEFAULTS.parent / "examples" / "coco"
+FILES = EXAMPLES / "coco"
 # Entries that hold a state dict, the ones of a training first, and then those with averaged
 # weights.
 WRAPPERS = (
