@@ -226,7 +226,7 @@ def _checked(value: Any, section: str, key: str, where: str) -> Any:
     for constraint in constraints:
         fault = constraint.fault(values)
         if fault:
-            raise ConfigError(f"{place} = {brief(as_text(converted))} {fault}")
+            raise ConfigError(f"{place} = {brief(as_text(converted))}{fault}")
     return converted
 
 

@@ -30,14 +30,14 @@ class Range:
     below: bool = False
 
     def fault(self, values: Sequence[Any]) -> str:
-        """Return what is wrong with these numbers, or ""."""
+        """Return what is wrong with these numbers, to follow them in a message, or ""."""
         if len(values) > MOST_NUMBERS:
-            return f"has {len(values)} numbers; give at most {MOST_NUMBERS}"
+            return f" has {len(values)} numbers; give at most {MOST_NUMBERS}"
         for value in values:
             too_low = value <= self.low if self.above else value < self.low
             too_high = value >= self.high if self.below else value > self.high
             if too_low or too_high:
-                return f"should be {self._text(too_low)}"
+                return f" should be {self._text(too_low)}"
         return ""
 
     def _text(self, too_low: bool) -> str:
@@ -61,7 +61,8 @@ class OneOf:
         for value in values:
             if not any(fnmatchcase(value, choice) for choice in self.choices):
                 *others, last = self.choices
-                return f"has {shown(value)}; choose {', '.join(others)} or {last}"
+                what = f"{shown(value)} is none of the choices" if len(values) > 1 else "choose"
+                return f": {what} {', '.join(others)} or {last}"
         return ""
 
 
@@ -75,7 +76,7 @@ class Count:
         """Return what is wrong with the length of this list, or ""."""
         if len(values) == self.count:
             return ""
-        return f"has {len(values)} numbers; give {self.count}"
+        return f" has {len(values)} numbers; give {self.count}"
 
 
 Constraint = Range | OneOf | Count
