@@ -115,7 +115,7 @@ def _opened(
 ) -> tuple[MaskRCNN, Dataset]:
     """A model, and a split that has its classes."""
     model = MaskRCNN.load(weights, overrides)
-    dataset = open_dataset(cfg.data, split, len(model.transform.mean), model.class_names)
+    dataset = open_dataset(cfg.data, split, model.transform.channels, model.class_names)
     if model.num_classes != len(dataset.class_names):
         raise ValueError(
             f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "

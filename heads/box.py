@@ -1,5 +1,6 @@
 """Box head: pooled features to class logits and box deltas."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -17,13 +18,12 @@ class BoxHead(nn.Module):
 
     Args:
         channels: of the pooled features.
-        side: of the pooled features, in bins.
-        hidden: width of the fully connected layers.
+        size: of the pooled features, in bins.
         num_classes: K, foreground classes.
-        layers: number of fully connected layers. Without any, the mean over the bins takes their
-            place.
-        convs, conv_channels: number of convolutions, and their width.
-        norm: behind each convolution; see `conv_norm`.
+        layers: widths of the fully connected layers. Without any, the mean over the bins takes
+            their place.
+        convs: widths of the 3x3 convolutions before them.
+        norm: after each convolution; see `conv_norm`.
         class_agnostic: one box for all classes instead of one each.
 
     Raises:
@@ -33,27 +33,28 @@ class BoxHead(nn.Module):
     def __init__(
         self,
         channels: int,
-        side: int,
-        hidden: int,
+        size: int,
         num_classes: int,
-        layers: int = 2,
-        convs: int = 0,
-        conv_channels: int = 256,
+        *,
+        layers: Sequence[int] = (1024, 1024),
+        convs: Sequence[int] = (),
         norm: str = "none",
         class_agnostic: bool = False,
     ) -> None:
         super().__init__()
-        if norm != "none" and convs == 0:
+        if norm != "none" and not convs:
             raise ValueError(
                 f"[box] norm = {norm} has no effect without convolutions: set convs to at least 1, "
                 "or norm to none"
             )
-        widths = [channels] + [conv_channels] * convs
+        widths = [channels, *convs]
         self.convs = nn.ModuleList(conv_norm(a, b, 3, norm) for a, b in pairwise(widths))
-        sizes = [widths[-1] * (side**2 if layers else 1)] + [hidden] * layers
+        bins = size**2 if layers else 1
+        sizes = [widths[-1] * bins, *layers]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        boxes = 1 if class_agnostic else num_classes
         self.classification = nn.Linear(sizes[-1], num_classes + 1)
-        self.regression = nn.Linear(sizes[-1], (1 if class_agnostic else num_classes) * 4)
+        self.regression = nn.Linear(sizes[-1], boxes * 4)
         self.num_classes = num_classes
         for conv, _ in self.convs:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")

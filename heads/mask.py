@@ -27,6 +27,7 @@ class MaskHead(nn.Module):
         self,
         in_channels: int,
         num_classes: int,
+        *,
         convs: int = 4,
         channels: int = 256,
         norm: str = "none",

@@ -1,6 +1,7 @@
 """From the box head's outputs to detections."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,56 +9,56 @@ from torch import Tensor
 from maskrcnn.libs.ops import nms
 from maskrcnn.tools.boxes import clip, decode, larger_than
 from maskrcnn.tools.padding import take
-from maskrcnn.tools.transform import Detections
+from maskrcnn.tools.structures import Batch, DetectionBatch, Proposals
 
 
-def select_detections(
-    logits: Tensor,
-    deltas: Tensor,
-    boxes: Tensor,
-    valid: Tensor,
-    sizes: Tensor,
-    weights: Sequence[float],
-    score_threshold: float,
-    pre_nms: int,
-    nms_iou: float,
-    max_detections: int,
-    min_size: float,
-) -> Detections:
+@dataclass(frozen=True)
+class DetectionSelector:
     """Softmax, decode, clip, NMS within each class, and the best of each image (Fast R-CNN, section
-    3).
-
-    Every pair of a proposal and a class is a candidate of its own.
+    3). Every pair of a proposal and a class is a candidate of its own.
 
     Args:
-        logits: [N, P, 1 + K]. deltas: [N, P, K, 4]. boxes: [N, P, 4], the proposals, with valid [N,
-            P].
-        sizes: [N, 2], height and width of the images.
         weights: of the deltas.
         score_threshold: candidates must exceed it.
         pre_nms: of these, the best so many go into NMS; 0 for all.
-        nms_iou, max_detections: of NMS, and what is kept an image.
+        nms_iou: of two candidates of a class that overlap by more than this IoU, the better stays.
+        max_detections: what is kept an image.
         min_size: narrower or lower boxes are dropped, input pixels.
-
-    Returns:
-        Detections with D = min(max_detections, P K) slots.
     """
-    n, p, k = deltas.shape[:3]
-    scores = logits.softmax(dim=-1)[:, :, 1:].reshape(n, p * k)
-    candidates = clip(decode(deltas, boxes[:, :, None], weights), sizes).reshape(n, p * k, 4)
-    labels = torch.arange(1, k + 1, device=logits.device).repeat(p).expand(n, p * k)
-    usable = (
-        (scores > score_threshold)
-        & valid.repeat_interleave(k, dim=1)
-        & larger_than(candidates, min_size)
-    )
-    if 0 < pre_nms < p * k:
-        scores, index = scores.masked_fill(~usable, 0.0).topk(pre_nms, dim=1)
-        candidates, labels, usable = (take(x, index) for x in (candidates, labels, usable))
-    keep = nms(candidates, scores, nms_iou, labels, usable)
-    order = scores.masked_fill(~keep, -1.0).argsort(dim=1, descending=True, stable=True)[
-        :, :max_detections
-    ]
-    return Detections(
-        take(candidates, order), take(scores, order), take(labels, order), take(keep, order)
-    )
+
+    weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0)
+    score_threshold: float = 0.05
+    pre_nms: int = 5000
+    nms_iou: float = 0.5
+    max_detections: int = 100
+    min_size: float = 0.01
+
+    def __call__(
+        self, logits: Tensor, deltas: Tensor, proposals: Proposals, batch: Batch
+    ) -> DetectionBatch:
+        """Logits [N, P, 1 + K] and deltas [N, P, K, 4] of proposals -> D = min(max_detections, P K)
+        detections an image."""
+        n, p, k = deltas.shape[:3]
+        count = p * k
+        scores = logits.softmax(dim=-1)[:, :, 1:].reshape(n, count)
+        decoded = decode(deltas, proposals.boxes[:, :, None], self.weights)
+        candidates = clip(decoded, batch.sizes).reshape(n, count, 4)
+        labels = torch.arange(1, k + 1, device=logits.device).repeat(p).expand(n, count)
+        likely = scores > self.score_threshold
+        wide = larger_than(candidates, self.min_size)
+        usable = likely & proposals.valid.repeat_interleave(k, dim=1) & wide
+        if 0 < self.pre_nms < count:
+            scores, index = scores.masked_fill(~usable, 0.0).topk(self.pre_nms, dim=1)
+            candidates = take(candidates, index)
+            labels = take(labels, index)
+            usable = take(usable, index)
+        keep = nms(candidates, scores, self.nms_iou, labels, valid=usable)
+        # Stable, so that equal scores keep their order on every device.
+        ranked = scores.masked_fill(~keep, -1.0).argsort(dim=1, descending=True, stable=True)
+        order = ranked[:, : self.max_detections]
+        return DetectionBatch(
+            boxes=take(candidates, order),
+            scores=take(scores, order),
+            labels=take(labels, order),
+            valid=take(keep, order),
+        )

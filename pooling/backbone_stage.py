@@ -1,28 +1,44 @@
 """Pooling followed by a stage of the backbone."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+Stage = Callable[[Tensor], Tensor]
 
-class Staged(nn.Module):
-    """Pooled features sent through a stage that belongs to the backbone, as its last one does in
-    C4.
+
+@runtime_checkable
+class StagedBackbone(Protocol):
+    """A backbone that keeps its last stage for pooled features, as C4 does (Mask R-CNN, figure 4,
+    left)."""
+
+    channels: Sequence[int]
+    strides: Sequence[int]
+    roi_channels: int  # of what roi_stage makes of pooled features
+    roi_stride: int  # their bins for one of its cells
+
+    def roi_stage(self, pooled: Tensor) -> Tensor:
+        """[R, C, s, s] -> [R, roi_channels, s / roi_stride, s / roi_stride], rounded up."""
+        ...
+
+
+class BackboneStage(nn.Module):
+    """Pooled features sent through a stage that belongs to the backbone.
 
     Args:
         pool: features, boxes, image_index -> [R, C, s, s].
         stage: [R, C, s, s] -> [R, C', s', s']
     """
 
-    def __init__(self, pool: nn.Module, stage: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, pool: nn.Module, stage: Stage) -> None:
         super().__init__()
         self.pool = pool
-        self._stage = (
-            stage,
-        )  # in a tuple, so that a module is not registered here too: it is the backbone's
+        # In a tuple, so that a module is not registered here too: it is the backbone's.
+        self._stage = (stage,)
 
     @property
-    def stage(self) -> Callable[[Tensor], Tensor]:
+    def stage(self) -> Stage:
         """What pooled features are sent through."""
         return self._stage[0]
 

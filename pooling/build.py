@@ -1,38 +1,67 @@
-"""A pooling by name."""
+"""The pooling by its settings."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from .backbone_stage import Staged
+from maskrcnn.tools.settings.schema import PoolingSettings
+
+from .backbone_stage import BackboneStage, StagedBackbone
 from .roi_align import RoIAlign
 from .roi_pool import RoIPool
 
 
-def choose_pool(
-    output_size: int,
-    strides: Sequence[int],
-    kind: str,
-    levels: int,
-    canonical_size: int,
-    canonical_level: int,
-    sampling_ratio: int,
-    aligned: bool,
-    stage: Callable[[Tensor], Tensor] | None = None,
-) -> nn.Module:
-    """The pooling of this kind over the finest levels, and then the backbone's stage for RoIs,
-    where it has one. What the arguments mean stands in config.ini.
+@dataclass(frozen=True)
+class PoolBuilder:
+    """Make the pools of a model: of one backbone, with one size for each branch.
 
-    Raises:
-        ValueError: a kind that is not known.
+    Args:
+        settings: [pooling].
+        backbone: declares its channels and strides; where it is a `StagedBackbone`, such as C4,
+            pooled features go through its stage.
     """
-    if kind not in ("align", "max"):
-        raise ValueError(f"[pooling] kind = {kind!r}; choose align or max")
-    pool: nn.Module
-    if kind == "max":
-        pool = RoIPool(output_size, strides[:levels], canonical_size, canonical_level)
-    else:
-        pool = RoIAlign(
-            output_size, strides[:levels], sampling_ratio, aligned, canonical_size, canonical_level
-        )
-    return pool if stage is None else Staged(pool, stage)
+
+    settings: PoolingSettings
+    backbone: Any
+
+    def __call__(self, output_size: int) -> nn.Module:
+        """Return a pool of features of s x s bins: features, boxes, image_index -> [R, C, s, s].
+
+        Raises:
+            ValueError: strides of the backbone that have no order.
+        """
+        settings = self.settings
+        strides: Sequence[int] = self.backbone.strides[: settings.levels]
+        canonical = {
+            "canonical_size": settings.canonical_size,
+            "canonical_level": settings.canonical_level,
+        }
+        pool: nn.Module
+        if settings.kind == "max":
+            pool = RoIPool(output_size, strides, **canonical)
+        else:
+            pool = RoIAlign(
+                output_size,
+                strides,
+                sampling_ratio=settings.sampling_ratio,
+                aligned=settings.aligned,
+                **canonical,
+            )
+        if isinstance(self.backbone, StagedBackbone):
+            return BackboneStage(pool, self.backbone.roi_stage)
+        return pool
+
+    @property
+    def channels(self) -> int:
+        """C of the pooled features."""
+        if isinstance(self.backbone, StagedBackbone):
+            return self.backbone.roi_channels
+        return self.backbone.channels[0]
+
+    def size(self, output_size: int) -> int:
+        """Return the side of what comes out of a pool of so many bins."""
+        if isinstance(self.backbone, StagedBackbone):
+            return -(-output_size // self.backbone.roi_stride)
+        return output_size

@@ -31,6 +31,7 @@ class Anchors(nn.Module):
         sizes: Sequence[float],
         ratios: Sequence[float],
         strides: Sequence[int],
+        *,
         centered: bool = True,
         rounded: bool = False,
         stride_measured: bool = False,
@@ -52,9 +53,8 @@ class Anchors(nn.Module):
         levels = [[size] for size in sizes] if len(strides) > 1 else [list(sizes)]
         for i, level in enumerate(levels):
             shapes = _shapes(level, ratios)
-            self.register_buffer(
-                f"shapes{i}", shapes.round() if rounded else shapes, persistent=False
-            )
+            shapes = shapes.round() if rounded else shapes
+            self.register_buffer(f"shapes{i}", shapes, persistent=False)
         self.per_cell = len(levels[0]) * len(ratios)
 
     def forward(
@@ -75,9 +75,8 @@ class Anchors(nn.Module):
             offset = 0.5 if self.centered else 0.0
             y = (torch.arange(height, device=shapes.device, dtype=shapes.dtype) + offset) * stride_y
             x = (torch.arange(width, device=shapes.device, dtype=shapes.dtype) + offset) * stride_x
-            centers = (
-                torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flip(-1).repeat(1, 1, 2)
-            )
+            grid = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
+            centers = grid.flip(-1).repeat(1, 1, 2)
             anchors.append((centers[:, :, None] + shapes).reshape(-1, 4))
         return anchors
 

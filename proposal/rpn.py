@@ -9,24 +9,81 @@ from torch import Tensor, nn
 
 from maskrcnn.libs.ops import nms
 from maskrcnn.tools.boxes import clip, decode, encode, larger_than
-from maskrcnn.tools.matching import POSITIVE, check_thresholds, match, sample
+from maskrcnn.tools.matching import POSITIVE, Matcher, Sampler
 from maskrcnn.tools.padding import take
-from maskrcnn.tools.transform import Batch, Truth
+from maskrcnn.tools.structures import Batch, GroundTruth, Proposals
 
 from .anchors import Anchors
 
 
-@dataclass
-class Proposals:
-    """What the RPN hands on: boxes for the heads, and its raw outputs for its own losses. P slots,
-    best first."""
+@dataclass(frozen=True)
+class ProposalSelector:
+    """Per level the best anchors, decoded, clipped and thinned out by NMS; then the best of all
+    levels.
 
-    boxes: Tensor  # [N, P, 4], input pixels, without gradient
-    scores: Tensor  # [N, P], objectness logits, without gradient
-    valid: Tensor  # [N, P]
-    anchors: Tensor  # [T, 4], T anchors of all levels
-    logits: Tensor  # [N, T]
-    deltas: Tensor  # [N, T, 4]
+    Args:
+        pre_nms, post_nms: (training, evaluation) numbers of proposals that enter NMS, a level, and
+            leave it, in all.
+        nms_iou: proposals of one level suppress each other above this IoU.
+        min_size: narrower or lower proposals are dropped, input pixels.
+    """
+
+    pre_nms: tuple[int, int] = (2000, 1000)
+    post_nms: tuple[int, int] = (1000, 1000)
+    nms_iou: float = 0.7
+    min_size: float = 1e-3
+
+    def __call__(
+        self,
+        logits: Sequence[Tensor],
+        deltas: Tensor,
+        anchors: Tensor,
+        sizes: Tensor,
+        *,
+        training: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes [N, P, 4], scores [N, P] and valid [N, P].
+
+        Args:
+            logits: of each level [N, T_l].
+            deltas: of all levels [N, T, 4].
+            anchors: [T, 4].
+            sizes: [N, 2], height and width of the images.
+        """
+        mode = 0 if training else 1
+        n = logits[0].shape[0]
+        levels = len(logits)
+        most = max(min(self.pre_nms[mode], logit.shape[1]) for logit in logits)
+        score, place = _best(logits, most)
+        box = clip(decode(take(deltas, place), anchors[place]), sizes)
+        usable = larger_than(box, self.min_size) & (score > -torch.inf)
+        # Levels do not suppress each other: each is a set of its own to NMS, [N L, most].
+        of_level = n * levels, most
+        keep = nms(
+            box.view(*of_level, 4),
+            score.view(of_level),
+            self.nms_iou,
+            valid=usable.view(of_level),
+        ).view(n, levels * most)
+        # Stable, so that equal scores keep the order of the levels on every device.
+        ranked = score.masked_fill(~keep, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        order = ranked[:, : self.post_nms[mode]]
+        return take(box, order), take(score, order), take(keep, order)
+
+
+def _best(logits: Sequence[Tensor], most: int) -> tuple[Tensor, Tensor]:
+    """Return of each level the best `most`: their scores, and their places among the anchors of all
+    levels, [N, L most] each. Levels with fewer are padded."""
+    scores = []
+    places = []
+    first = 0
+    for logit in logits:
+        score, index = logit.topk(min(most, logit.shape[1]), dim=1)
+        padding = most - score.shape[1]
+        scores.append(F.pad(score, (0, padding), value=-torch.inf))
+        places.append(F.pad(index + first, (0, padding)))
+        first += logit.shape[1]
+    return torch.cat(scores, dim=1), torch.cat(places, dim=1)
 
 
 class RPN(nn.Module):
@@ -36,12 +93,8 @@ class RPN(nn.Module):
         channels: of every level.
         anchors: the anchors; their `per_cell` sets the number of outputs.
         convs: 3x3 convolutions before the two outputs.
-        pre_nms, post_nms: (training, evaluation) numbers of proposals that enter NMS, a level, and
-            leave it, in all.
-        nms_iou: proposals of one level suppress each other above this IoU.
-        min_size: narrower or lower proposals are dropped, input pixels.
-        positive_iou, negative_iou, crowd_overlap: see `maskrcnn.tools.matching.match`.
-        samples, positive_fraction: see `maskrcnn.tools.matching.sample`.
+        matcher, sampler: which anchors the losses are computed on.
+        selector: from the outputs to proposals.
         smooth_l1_beta: where the box loss turns from square to linear.
     """
 
@@ -51,63 +104,54 @@ class RPN(nn.Module):
         anchors: Anchors,
         *,
         convs: int = 1,
-        pre_nms: tuple[int, int] = (2000, 1000),
-        post_nms: tuple[int, int] = (1000, 1000),
-        nms_iou: float = 0.7,
-        min_size: float = 1e-3,
-        positive_iou: float = 0.7,
-        negative_iou: float = 0.3,
-        crowd_overlap: float = 0.5,
-        samples: int = 256,
-        positive_fraction: float = 0.5,
+        matcher: Matcher,
+        sampler: Sampler,
+        selector: ProposalSelector,
         smooth_l1_beta: float = 1 / 9,
     ) -> None:
         super().__init__()
-        check_thresholds("RPN", positive_iou, negative_iou)
         self.anchors = anchors
         self.convs = nn.ModuleList(
             nn.Conv2d(channels, channels, 3, padding=1) for _ in range(convs)
         )
         self.objectness = nn.Conv2d(channels, anchors.per_cell, 1)
         self.regression = nn.Conv2d(channels, anchors.per_cell * 4, 1)
-        self.pre_nms = tuple(pre_nms)
-        self.post_nms = tuple(post_nms)
-        self.nms_iou = nms_iou
-        self.min_size = min_size
-        self.positive_iou = positive_iou
-        self.negative_iou = negative_iou
-        self.crowd_overlap = crowd_overlap
-        self.samples = samples
-        self.positive_fraction = positive_fraction
+        self.matcher = matcher
+        self.sampler = sampler
+        self.selector = selector
         self.smooth_l1_beta = smooth_l1_beta
-        for conv in [*self.convs, self.objectness, self.regression]:
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+        for layer in (*self.convs, self.objectness, self.regression):
+            if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor], batch: Batch) -> Proposals:
         """L maps [N, C, H, W] -> Proposals of the batch's images."""
-        logits, deltas = zip(*(self._head(feature) for feature in features))
-        anchors = torch.cat(self.anchors([f.shape[-2:] for f in features], batch.images.shape[-2:]))
-        every_delta = torch.cat(deltas, dim=1)
+        outputs = [self._head(feature) for feature in features]
+        logits = [logit for logit, _ in outputs]
+        deltas = torch.cat([delta for _, delta in outputs], dim=1)
+        grids = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+        image_size = batch.images.shape[-2], batch.images.shape[-1]
+        anchors = torch.cat(self.anchors(grids, image_size))
         with torch.no_grad():
-            boxes, scores, valid = self._propose(logits, every_delta, anchors, batch.sizes)
-        return Proposals(boxes, scores, valid, anchors, torch.cat(logits, dim=1), every_delta)
+            boxes, scores, valid = self.selector(
+                logits, deltas, anchors, batch.sizes, training=self.training
+            )
+        return Proposals(
+            boxes=boxes,
+            scores=scores,
+            valid=valid,
+            anchors=anchors,
+            logits=torch.cat(logits, dim=1),
+            deltas=deltas,
+        )
 
-    def losses(self, proposals: Proposals, truth: Truth) -> dict[str, Tensor]:
+    def losses(self, proposals: Proposals, truth: GroundTruth) -> dict[str, Tensor]:
         """Objectness and box loss over a sample of anchors (section 3.1.2, equation 1, with the box
         loss averaged over all sampled anchors, so that the two need no balancing)."""
         anchors = proposals.anchors[None]
-        matched, label = match(
-            anchors,
-            truth.boxes,
-            truth.valid,
-            truth.crowd,
-            self.positive_iou,
-            self.negative_iou,
-            self.crowd_overlap,
-            low_quality=True,
-        )
-        index, valid = sample(label, self.samples, self.positive_fraction, truth.keys)
+        matched, label = self.matcher(anchors, truth.boxes, truth.valid, truth.crowd)
+        index, valid = self.sampler(label, truth.keys)
         positive = take(label, index) == POSITIVE
         count = valid.sum().clamp(min=1)
 
@@ -134,43 +178,6 @@ class RPN(nn.Module):
         logits = self.objectness(feature).permute(0, 2, 3, 1).reshape(n, -1)
         deltas = self.regression(feature).permute(0, 2, 3, 1).reshape(n, -1, 4)
         return logits, deltas
-
-    def _propose(
-        self, logits: Sequence[Tensor], deltas: Tensor, anchors: Tensor, sizes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Per level the best anchors, decoded, clipped and thinned out by NMS; then the best of all
-        levels."""
-        mode = 0 if self.training else 1
-        n = logits[0].shape[0]
-        levels = len(logits)
-        most = max(min(self.pre_nms[mode], logit.shape[1]) for logit in logits)
-        # Of each level the best `most`: their scores, and their places among the anchors of all
-        # levels. Levels with fewer are padded.
-        scores = []
-        places = []
-        first = 0
-        for logit in logits:
-            score, index = logit.topk(min(most, logit.shape[1]), dim=1)
-            padding = most - score.shape[1]
-            scores.append(F.pad(score, (0, padding), value=-torch.inf))
-            places.append(F.pad(index + first, (0, padding)))
-            first += logit.shape[1]
-        # [N, L most]
-        score = torch.cat(scores, dim=1)
-        place = torch.cat(places, dim=1)
-        box = clip(decode(take(deltas, place), anchors[place]), sizes)
-        usable = larger_than(box, self.min_size) & (score > -torch.inf)
-        # Levels do not suppress each other: each is a set of its own to NMS, [N L, most].
-        keep = nms(
-            box.view(n * levels, most, 4),
-            score.view(n * levels, most),
-            self.nms_iou,
-            valid=usable.view(n * levels, most),
-        ).view(n, levels * most)
-        # Stable, so that equal scores keep the order of the levels on every device.
-        order = score.masked_fill(~keep, -torch.inf).argsort(dim=1, descending=True, stable=True)
-        order = order[:, : self.post_nms[mode]]
-        return take(box, order), take(score, order), take(keep, order)
 
 
 def _mask_out(values: Tensor, keep: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ one than ours."""
 import math
 import pickle
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from helpers.paths import ROOT
 from helpers.small import overlay
 
 from maskrcnn import MaskRCNN
-from maskrcnn.heads.postprocess import select_detections
-from maskrcnn.pooling.build import choose_pool
+from maskrcnn.heads.postprocess import DetectionSelector
+from maskrcnn.pooling.build import PoolBuilder
 from maskrcnn.proposal.anchors import Anchors
 from maskrcnn.tools.boxes import decode, encode
 from maskrcnn.tools.config import load_config
-from maskrcnn.tools.matching import match
-from maskrcnn.tools.transform import Transform
+from maskrcnn.tools.matching import Matcher
+from maskrcnn.tools.transform import build_transform
 from maskrcnn.tools.weights.conversion import from_detectron2
 from maskrcnn.tools.weights.fitting import load_state
 from maskrcnn.tools.weights.foreign import Foreign
@@ -59,8 +60,10 @@ def test_a_file_of_the_model_zoo(tmp_path):
         model = MaskRCNN(80, COCO / "detectron2-r50-c4.ini", tmp_path / file)
         assert all(torch.equal(value, want[key]) for key, value in model.state_dict().items())
     few = MaskRCNN(3, COCO / "detectron2-r50-c4.ini", tmp_path / "zoo.pkl").state_dict()
-    assert torch.equal(few["mask_head.upsample.weight"], want["mask_head.upsample.weight"])
-    assert few["mask_head.logits.weight"].shape[0] == 3
+    assert torch.equal(
+        few["branches.mask.head.upsample.weight"], want["branches.mask.head.upsample.weight"]
+    )
+    assert few["branches.mask.head.logits.weight"].shape[0] == 3
 
 
 def test_unknown_keys_are_listed():
@@ -197,7 +200,7 @@ def test_the_setting_of_channels_is_told(tmp_path, caplog):
 def test_the_background_is_their_last_class():
     weight = torch.arange(4.0)[:, None]
     got = from_detectron2({"roi_heads.box_predictor.cls_score.weight": weight})[
-        "box_head.classification.weight"
+        "box.head.classification.weight"
     ]
     assert got.flatten().tolist() == [3, 0, 1, 2]
 
@@ -214,7 +217,11 @@ def test_their_anchors_go_by_size_and_then_by_ratio():
             h = ratio * w
             theirs.append([-w / 2, -h / 2, w / 2, h / 2])
     anchors = Anchors(
-        cfg.anchor_sizes, cfg.anchor_ratios, (16,), cfg.anchor_centered, cfg.anchor_rounded
+        cfg.anchor_sizes,
+        cfg.anchor_ratios,
+        (16,),
+        centered=cfg.anchor_centered,
+        rounded=cfg.anchor_rounded,
     )
     ours = anchors([(2, 2)], (32, 32))[0].view(2, 2, 15, 4)
     # Outputs that hold the number of the anchor they are for, in their order.
@@ -293,7 +300,7 @@ def test_settings(name):
 def test_sizes_are_rounded(height, width, want):
     """ResizeShortestEdge.get_output_shape: int(new + 0.5)."""
     cfg = load_config(COCO / "detectron2-r50-c4.ini")
-    batch = Transform(**cfg.transform).eval()([torch.rand(3, height, width)])
+    batch = build_transform(cfg.transform).eval()([torch.rand(3, height, width)])
     assert tuple(batch.images.shape[2:]) == want
 
 
@@ -363,7 +370,9 @@ def test_their_roi_align(name):
         ],
         dtype=torch.float64,
     )
-    got = choose_pool(7, strides, **cfg.pooling)(features, boxes, torch.zeros(len(boxes)).long())
+    got = PoolBuilder(cfg.pooling, SimpleNamespace(strides=strides))(7)(
+        features, boxes, torch.zeros(len(boxes)).long()
+    )
     for pooled, box in zip(got, boxes.tolist()):
         area = (box[2] - box[0]) * (box[3] - box[1])
         level = (
@@ -403,15 +412,8 @@ def test_their_thresholds_of_matching(stage, labels):
     # IoU with the whole square
     boxes = torch.tensor([[[0.0, 0.0, 100.0, 100 * overlap] for overlap in overlaps]])
     truth = torch.tensor([[[0.0, 0.0, 100.0, 100.0]]])
-    _, label = match(
-        boxes,
-        truth,
-        torch.ones(1, 1).bool(),
-        None,
-        cfg.positive_iou,
-        cfg.negative_iou,
-        cfg.crowd_overlap,
-    )
+    matcher = Matcher(cfg.positive_iou, cfg.negative_iou, cfg.crowd_overlap)
+    _, label = matcher(boxes, truth, torch.ones(1, 1).bool(), None)
     assert label[0].tolist() == labels
 
 
@@ -432,34 +434,26 @@ def test_their_thresholds_of_detections():
     boxes += [[8.0 * i, 500, 8.0 * i + 4, 504] for i in range(120)]
     scores += [0.5 - i / 1000 for i in range(120)]
     logits = torch.tensor([[math.log(1 - score), math.log(score)] for score in scores])[None]
-    found = select_detections(
-        logits,
-        torch.zeros(1, len(boxes), 1, 4),
-        torch.tensor([boxes]),
-        torch.ones(1, len(boxes)).bool(),
-        torch.tensor([[1000, 1000]]),
+    select = DetectionSelector(
         cfg.delta_weights,
-        cfg.score_threshold,
-        cfg.pre_nms,
-        cfg.nms_iou,
-        cfg.max_detections,
-        cfg.min_size,
+        score_threshold=cfg.score_threshold,
+        pre_nms=cfg.pre_nms,
+        nms_iou=cfg.nms_iou,
+        max_detections=cfg.max_detections,
+        min_size=cfg.min_size,
     )
+    batch = SimpleNamespace(sizes=torch.tensor([[1000, 1000]]))
+
+    def detections(count):
+        proposals = SimpleNamespace(
+            boxes=torch.tensor([boxes[:count]]), valid=torch.ones(1, count).bool()
+        )
+        return select(logits[:, :count], torch.zeros(1, count, 1, 4), proposals, batch)
+
+    found = detections(len(boxes))
     kept = [round(float(score), 4) for score in found.scores[found.valid]]
     # 0.8 overlaps the first by 0.51, 0.7 by 0.5
     want = sorted([0.9, 0.7, 0.6, *scores[6:]], reverse=True)[:100]
     assert kept == pytest.approx(want, abs=1e-4)
-    few = select_detections(
-        logits[:, :6],
-        torch.zeros(1, 6, 1, 4),
-        torch.tensor([boxes[:6]]),
-        torch.ones(1, 6).bool(),
-        torch.tensor([[1000, 1000]]),
-        cfg.delta_weights,
-        cfg.score_threshold,
-        cfg.pre_nms,
-        cfg.nms_iou,
-        cfg.max_detections,
-        cfg.min_size,
-    )
+    few = detections(6)
     assert [round(float(s), 3) for s in few.scores[few.valid]] == [0.9, 0.7, 0.6, 0.051]

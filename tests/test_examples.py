@@ -67,11 +67,11 @@ def test_a_swap_is_short_and_learns(section, marker, most):
     exec(block, space)
     torch.manual_seed(0)
     model = space["model"].train()
-    model.transform.min_size = (256,)
+    model.transform.resize.min_size = (256,)
     losses = model(*small_data())
     sum(losses.values()).backward()
     assert all(loss.isfinite() for loss in losses.values())
-    part = model.backbone.trunk if "backbone" in section else model.mask_head
+    part = model.backbone.trunk if "backbone" in section else model.branches["mask"].head
     assert all(
         parameter.grad.abs().sum() > 0 for parameter in part.parameters() if parameter.dim() > 1
     )

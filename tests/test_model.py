@@ -52,9 +52,9 @@ def test_training_step(counts):
             "backbone.trunk.conv1",
             "backbone.lateral.0.0",
             "proposal.convs.0",
-            "box_head.layers.0",
-            "mask_head.convs.0.0",
-            "mask_head.logits",
+            "box.head.layers.0",
+            "branches.mask.head.convs.0.0",
+            "branches.mask.head.logits",
         ):
             assert model.get_submodule(part).weight.grad.abs().sum() > 0, part
 
@@ -72,7 +72,8 @@ def test_padding_slots_change_nothing(counts, monkeypatch):
             return losses, model.eval()(images)
 
     losses, detections = run()
-    monkeypatch.setattr("maskrcnn.slots", every_slot)
+    monkeypatch.setattr("maskrcnn.heads.box_branch.slots", every_slot)
+    monkeypatch.setattr("maskrcnn.heads.mask_branch.slots", every_slot)
     all_losses, all_detections = run()
     for name, value in losses.items():
         assert torch.allclose(all_losses[name], value, rtol=1e-9), name
@@ -277,7 +278,7 @@ def test_predict_keeps_the_mode_of_every_part():
     model.backbone.eval()
     model.predict([small_data()[0][0]])
     assert model.training
-    assert model.mask_head.training
+    assert model.branches["mask"].head.training
     assert not model.backbone.training
 
 

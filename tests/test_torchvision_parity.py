@@ -162,10 +162,10 @@ def same_samples(monkeypatch):
     """Both libraries sample the same candidates: those that ours draws are handed to torchvision,
     in order."""
     drawn = []
-    original = matching.sample
+    original = matching.Sampler.__call__
 
-    def record(label, size, positive_fraction, keys):
-        index, valid = original(label, size, positive_fraction, keys)
+    def record(sampler, label, keys):
+        index, valid = original(sampler, label, keys)
         drawn.append((label, index, valid))
         return index, valid
 
@@ -190,8 +190,7 @@ def same_samples(monkeypatch):
         return positives, negatives
 
     replay.places, replay.next_places = None, None
-    monkeypatch.setattr("maskrcnn.proposal.rpn.sample", record)
-    monkeypatch.setattr("maskrcnn.heads.sampling.sample", record)
+    monkeypatch.setattr(matching.Sampler, "__call__", record)
     monkeypatch.setattr(tv_utils.BalancedPositiveNegativeSampler, "__call__", replay)
     return replay
 
@@ -200,20 +199,20 @@ def test_losses_and_gradients_in_float64(double_pair, same_samples, monkeypatch)
     ours, theirs = double_pair
     images, targets = make_images(torch.float64), make_targets(torch.float64)
     places = []
-    handle = ours.sample_rois
+    handle = ours.box.sampler
 
-    def sample_rois(boxes, valid, truth):
+    def sample_rois(proposals, truth):
         # Where each of our slots lies in torchvision's list of the image's proposals, ground truth
         # appended.
-        usable = torch.cat([valid, truth.valid], dim=1)
+        usable = torch.cat([proposals.valid, truth.valid], dim=1)
         places.extend(usable.cumsum(dim=1) - 1)
-        return handle(boxes, valid, truth)
+        return handle(proposals, truth)
 
-    ours.sample_rois = sample_rois
+    ours.box.sampler = sample_rois
     try:
         mine = fixed_norms(ours.train())(images, targets)
     finally:
-        ours.sample_rois = handle
+        ours.box.sampler = handle
     same_samples.next_places = places
     fixed_norms(theirs.train())
     # torchvision's anchor labels are float32 whatever the model is, which would round its

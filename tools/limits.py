@@ -10,6 +10,7 @@ log = logging.getLogger("maskrcnn")
 
 STEP = 50  # proposed values are multiples of it
 FEW_MORE = 1.25  # detections for each object of the fullest image, as others may be fuller
+PART_OF = {"rpn": "proposal", "box": "box"}  # whose settings these are
 SURE = 0.5  # score of detections that most likely are objects
 CANDIDATES = 4.0  # proposals for each object: several anchors find it, and some find nothing
 
@@ -103,7 +104,7 @@ class Reached:
             [
                 limit
                 for limit in limits
-                if limit.value and not (limit.section == "rpn" and "proposal" in model.replaced)
+                if limit.value and PART_OF.get(limit.section) not in model.replaced
             ],
             least,
         )

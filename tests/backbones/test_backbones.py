@@ -129,7 +129,7 @@ def test_stride_in_the_first_convolution():
 def test_the_last_stage_of_c4_is_in_the_heads_and_owned_by_the_backbone():
     model = small_model(changes=settings("resnet10", "c4"))
     assert not any("stage" in name for name, _ in model.named_parameters())
-    pooled = model.box_pool(
+    pooled = model.box.pool(
         model.backbone(torch.rand(1, 3, 64, 64)),
         torch.tensor([[0.0, 0, 32, 32]]),
         torch.zeros(1).long(),
@@ -158,7 +158,7 @@ class Staged(torch.nn.Module):
 def test_a_stage_for_rois_of_ones_own(tmp_path):
     model = small_model(backbone=Staged(), changes={"box": {"pool_size": 7}}).eval()
     assert sum("roi_stage" in key for key in model.state_dict()) == 2
-    assert not any("stage" in key for key in model.box_pool.state_dict())
+    assert not any("stage" in key for key in model.box.pool.state_dict())
     model.save(tmp_path / "own.safetensors")
     again = MaskRCNN.load(tmp_path / "own.safetensors", backbone=Staged())
     with torch.no_grad():
@@ -206,7 +206,11 @@ def frozen_share(name):
 def test_a_copy_of_c4_has_a_last_stage_of_its_own():
     model = small_model(changes=settings("resnet10", "c4"))
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert twin.box_pool.stage.__self__ is twin.mask_pool.stage.__self__ is twin.backbone
+        assert (
+            twin.box.pool.stage.__self__
+            is twin.branches["mask"].pool.stage.__self__
+            is twin.backbone
+        )
         assert twin.backbone is not model.backbone
 
 

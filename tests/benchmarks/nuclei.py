@@ -75,12 +75,13 @@ def main(root: Path, minutes: float, settings: dict) -> None:
     print(f"{passes.epoch - 1} epochs in {(time.monotonic() - began) / 60:.1f} minutes")
     model.eval()
     # Images at their own size, as in training; torchvision would resize them to min_size.
-    model.transform.min_size, model.transform.max_size = (256,), 2048
+    model.transform.resize.min_size = (256,)
+    model.transform.resize.max_size = 2048
     results, place = Results(["nucleus"]), 0
     with torch.inference_mode():
         for _, (images, targets) in own_batches(val_set, 1):
             size = min(images[0].shape[1:])
-            model.transform.min_size = (size,)
+            model.transform.resize.min_size = (size,)
             for found, target in zip(model([images[0].float() / 255]), targets):
                 found["masks"] = found["masks"][:, 0] > 0.5
                 results.add(target, found, place)

@@ -202,5 +202,5 @@ def test_names_of_what_is_not_finite():
     model = small_model()
     assert not_finite(model) == []
     with torch.no_grad():
-        model.box_head.layers[0].weight[0, 0] = -math.inf
-    assert not_finite(model) == ["box_head.layers.0.weight"]
+        model.box.head.layers[0].weight[0, 0] = -math.inf
+    assert not_finite(model) == ["box.head.layers.0.weight"]

@@ -141,7 +141,7 @@ def test_same_seed_same_weights(data, tmp_path):
     assert all(torch.equal(a[key], b[key]) for key in a)
     train(settings(data, tmp_path / "c", seed=1))
     c = torch.load(tmp_path / "c" / "last.pt", weights_only=True)["model"]
-    assert not torch.equal(a["box_head.layers.0.weight"], c["box_head.layers.0.weight"])
+    assert not torch.equal(a["box.head.layers.0.weight"], c["box.head.layers.0.weight"])
 
 
 def test_workers_change_nothing_but_speed(data, tmp_path):

@@ -96,7 +96,7 @@ def test_the_moving_average(data, plain, tmp_path):
     )
     saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["training"]["average"]
     kept = weights(tmp_path / "run", "best.pt")
-    key = "box_head.layers.0.weight"
+    key = "box.head.layers.0.weight"
     assert not torch.equal(kept[key], weights(tmp_path / "run")[key])
     if json.loads((tmp_path / "run" / "metrics.json").read_text())["best_epoch"] == 2:
         assert torch.equal(kept[key], saved[f"module.{key}"])

@@ -8,7 +8,7 @@ from helpers.small import small_data, small_model
 from torchvision.ops import MultiScaleRoIAlign, roi_pool
 
 from maskrcnn.heads.box import BoxHead
-from maskrcnn.heads.losses import box_losses
+from maskrcnn.heads.losses import BoxLoss
 from maskrcnn.pooling.roi_align import RoIAlign
 from maskrcnn.pooling.roi_pool import RoIPool
 from maskrcnn.tools.boxes import encode
@@ -54,9 +54,9 @@ def test_every_variant_trains_and_predicts(changes, counts):
         ({"pooling": {"kind": "crop"}}, "choose align or max"),
         (
             {"mask": {"norm": "instance"}},
-            r"\[mask\] norm = 'instance': unknown norm; choose none, frozen",
+            r"\[mask\] norm = instance: choose none, batch",
         ),
-        ({"box": {"norm": "frozen"}}, "identity"),
+        ({"box": {"norm": "frozen"}}, r"\[box\] norm = frozen: choose"),
     ],
 )
 def test_what_is_not_known(change, message):
@@ -87,16 +87,13 @@ def test_giou_loss():
     deltas = torch.zeros(6, 2, 4, dtype=torch.float64)
     deltas[torch.arange(6), (labels - 1).clamp(min=0)] = encode(predicted, boxes, weights)
     deltas.requires_grad_()
-    loss = box_losses(
+    loss = BoxLoss(weights, 0.0, "giou")(
         torch.zeros(6, 3, dtype=torch.float64),
         deltas,
-        labels,
-        valid,
-        boxes,
-        truth,
-        weights,
-        0.0,
-        "giou",
+        labels=labels,
+        valid=valid,
+        boxes=boxes,
+        truth=truth,
     )
     want = sum(1 - giou_of(predicted[i].tolist(), truth[i].tolist()) for i in (0, 2, 3, 4)) / 5
     assert abs(loss["loss_box_reg"].item() - want) < 1e-6
@@ -106,7 +103,7 @@ def test_giou_loss():
 
 
 def test_one_box_for_all_classes():
-    head = BoxHead(4, 3, 8, num_classes=5, class_agnostic=True)
+    head = BoxHead(4, 3, 5, layers=[8, 8], class_agnostic=True)
     logits, deltas = head(torch.rand(2, 4, 3, 3))
     assert (logits.shape, deltas.shape) == ((2, 6), (2, 5, 4))
     assert torch.equal(deltas[:, 0], deltas[:, 4])
@@ -156,8 +153,13 @@ def test_l1_loss():
     deltas, boxes = torch.rand(3, 2, 4), torch.tensor([[0.0, 0, 10, 20]]).expand(3, 4)
     truth = boxes + torch.tensor([1.0, 2, 3, -4])
     labels, weights = torch.tensor([1, 0, 2]), (10.0, 10.0, 5.0, 5.0)
-    got = box_losses(
-        torch.zeros(3, 3), deltas, labels, torch.ones(3).bool(), boxes, truth, weights, 1.0, "l1"
+    got = BoxLoss(weights, 1.0, "l1")(
+        torch.zeros(3, 3),
+        deltas,
+        labels=labels,
+        valid=torch.ones(3).bool(),
+        boxes=boxes,
+        truth=truth,
     )
     want = [10 * 2 / 10, 10 * -1 / 20, 5 * math.log(12 / 10), 5 * math.log(14 / 20)]
     total = sum(

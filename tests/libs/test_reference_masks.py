@@ -13,7 +13,8 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from maskrcnn.libs import ops as libs_ops
 from maskrcnn.libs import reference_masks as module
-from maskrcnn.tools.masks import crop, paste
+from maskrcnn.libs.ops import crop_masks as crop
+from maskrcnn.libs.ops import paste_masks as paste
 
 DOUBLE = torch.float64
 NAN, INF = math.nan, math.inf

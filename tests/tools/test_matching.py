@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision import ops
-from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection._utils import Matcher as TheirMatcher
 
-from maskrcnn.tools.matching import IGNORED, NEGATIVE, POSITIVE, match, noise, sample
+from maskrcnn.tools.matching import IGNORED, NEGATIVE, POSITIVE, Matcher, Sampler, noise
 from maskrcnn.tools.padding import every_slot, pad, slots, take
 
 DOUBLE = torch.float64
@@ -30,7 +30,8 @@ def match_one(candidates, boxes, valid=None, crowd=None, low_quality=False, **th
     if valid is None:
         valid = ~flags(count) if crowd is None else ~crowd
     thresholds = {"positive_iou": 0.7, "negative_iou": 0.3, "crowd_overlap": 0.5} | thresholds
-    index, label = match(candidates, boxes, valid, crowd, low_quality=low_quality, **thresholds)
+    matcher = Matcher(**thresholds, low_quality=low_quality)
+    index, label = matcher(candidates, boxes, valid, crowd)
     return index[0].tolist(), label[0].tolist()
 
 
@@ -49,18 +50,17 @@ def test_match_is_torchvisions(seed, candidates, objects, low_quality, threshold
         [low, low + 5 + torch.rand(low.shape, generator=generator, dtype=DOUBLE) * 10], dim=2
     )
     boxes, objects_of = boxes[:, :candidates], boxes[:, candidates:]
-    index, label = match(
-        boxes, objects_of, torch.ones(2, objects).bool(), None, *thresholds, 0.5, low_quality
-    )
-    matcher = Matcher(*thresholds, allow_low_quality_matches=low_quality)
+    ours = Matcher(*thresholds, 0.5, low_quality)
+    index, label = ours(boxes, objects_of, torch.ones(2, objects).bool(), None)
+    matcher = TheirMatcher(*thresholds, allow_low_quality_matches=low_quality)
     for i in range(2):
         overlaps = ops.box_iou(objects_of[i], boxes[i])
         if low_quality and (overlaps.max(dim=1).values == 0).any():
             continue  # torchvision then makes everything positive that overlaps nothing
         want = matcher(overlaps)
         state = want.clamp(max=0).where(want < 0, POSITIVE)
-        state = state.where(want != Matcher.BELOW_LOW_THRESHOLD, NEGATIVE)
-        state = state.where(want != Matcher.BETWEEN_THRESHOLDS, IGNORED)
+        state = state.where(want != TheirMatcher.BELOW_LOW_THRESHOLD, NEGATIVE)
+        state = state.where(want != TheirMatcher.BETWEEN_THRESHOLDS, IGNORED)
         assert torch.equal(label[i], state)
         assert torch.equal(index[i][want >= 0], want[want >= 0])
 
@@ -73,7 +73,7 @@ def test_thresholds_are_inclusive_above_and_exclusive_below():
 def test_one_set_of_candidates_serves_all_images():
     anchors = torch.tensor([[[0.0, 0, 10, 10], [20, 0, 30, 10]]])
     boxes = anchors.transpose(0, 1).contiguous()
-    _, label = match(anchors, boxes, torch.ones(2, 1).bool(), None, 0.7, 0.3, 0.5)
+    _, label = Matcher(0.7, 0.3, 0.5)(anchors, boxes, torch.ones(2, 1).bool(), None)
     assert label.tolist() == [[POSITIVE, NEGATIVE], [NEGATIVE, POSITIVE]]
 
 
@@ -159,7 +159,7 @@ def test_low_quality_takes_the_best_of_each_object_with_ties():
 def test_sample_keeps_its_promises(seed, images, candidates, size, fraction):
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(-1, 2, (images, candidates), generator=generator)
-    index, valid = sample(label, size, fraction, torch.arange(images) + seed)
+    index, valid = Sampler(size, fraction)(label, torch.arange(images) + seed)
     promised = int(size * fraction)
     assert index.shape == valid.shape == (images, min(size, candidates))
     for i in range(images):
@@ -195,14 +195,14 @@ def test_sample_fills_with_negatives(positives, negatives, want):
             torch.full((20,), IGNORED),
         ]
     )[None]
-    index, valid = sample(label, 16, 0.25, torch.tensor([7]))
+    index, valid = Sampler(16, 0.25)(label, torch.tensor([7]))
     drawn = label[0][index[0][valid[0]]]
     assert (int((drawn == POSITIVE).sum()), int((drawn == NEGATIVE).sum())) == want
 
 
 def test_every_candidate_is_drawn_about_equally_often():
     label = torch.tensor([1, 0, -1, 1, 0, 0, 1, -1, 0, 1]).expand(2000, -1)
-    index, valid = sample(label, 4, 0.5, torch.arange(2000))
+    index, valid = Sampler(4, 0.5)(label, torch.arange(2000))
     often = torch.zeros(10).index_add(0, index.flatten(), valid.flatten().float()) / 2000
     # Two of four positives and two of four negatives: each with a chance of 1/2, five standard
     # deviations wide.
@@ -213,10 +213,10 @@ def test_every_candidate_is_drawn_about_equally_often():
 def test_sample_follows_the_key():
     """Of its image alone, whatever the others in the batch."""
     label = torch.randint(-1, 2, (1, 100)).expand(3, -1)
-    index = sample(label, 20, 0.5, torch.tensor([5, 6, 5]))[0]
+    index = Sampler(20, 0.5)(label, torch.tensor([5, 6, 5]))[0]
     assert torch.equal(index[0], index[2])
     assert not torch.equal(index[0], index[1])
-    assert torch.equal(sample(label[:1], 20, 0.5, torch.tensor([6]))[0][0], index[1])
+    assert torch.equal(Sampler(20, 0.5)(label[:1], torch.tensor([6]))[0][0], index[1])
 
 
 def test_noise_is_splitmix64():

@@ -3,21 +3,25 @@ trip."""
 
 import pytest
 import torch
+from helpers.transforms import make_transform
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from maskrcnn.tools.masks import crop
-from maskrcnn.tools.transform import Detections, Transform
+from maskrcnn.heads.mask_branch import MaskBranch
+from maskrcnn.libs.ops import crop_masks as crop
+from maskrcnn.tools.structures import DetectionBatch
 
 DOUBLE = torch.float64
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 sides = st.integers(1, 90)
+MASKS = MaskBranch(pool=nn.Identity(), head=nn.Identity())
 
 
 def make(min_size=(40,), max_size=60, dtype=torch.float32, **options):
     options = {"mean": MEAN, "std": STD, "antialias": False} | options
-    return Transform(min_size, max_size, **options).to(dtype).eval()
+    return make_transform(min_size, max_size, **options).to(dtype).eval()
 
 
 def theirs(min_size=40, max_size=60, **options):
@@ -229,7 +233,9 @@ def test_boxes_come_back(shapes):
     transform = make()
     batch = transform([torch.rand(3, *shape) for shape in shapes])
     truth = transform.truth(targets, batch)
-    detections = Detections(truth.boxes, torch.rand(truth.labels.shape), truth.labels, truth.valid)
+    detections = DetectionBatch(
+        truth.boxes, torch.rand(truth.labels.shape), truth.labels, truth.valid
+    )
     for i, result in enumerate(transform.restore(detections, batch)):
         assert set(result) == {"boxes", "labels", "scores"}
         assert result["boxes"].shape == targets[i]["boxes"].shape
@@ -250,10 +256,14 @@ def test_masks_come_back_in_original_pixels():
     batch = transform([torch.rand(3, *shape) for shape in shapes])
     ratio = batch.sizes[0] / torch.tensor(shapes[0])
     boxes = torch.stack([wanted * ratio[[1, 0, 1, 0]], torch.ones(3, 4)])
-    detections = Detections(
-        boxes, torch.rand(2, 3), torch.ones(2, 3).long(), valid, torch.ones(2, 3, 28, 28)
+    detections = DetectionBatch(
+        boxes,
+        torch.rand(2, 3),
+        torch.ones(2, 3).long(),
+        valid,
+        {"masks": torch.ones(2, 3, 28, 28)},
     )
-    first, second = transform.restore(detections, batch)
+    first, second = transform.restore(detections, batch, [MASKS])
     assert first["masks"].dtype == second["masks"].dtype == torch.bool
     assert second["masks"].shape == (0, 40, 90)
     want = torch.zeros(2, 25, 20, dtype=torch.bool)
@@ -264,13 +274,16 @@ def test_masks_come_back_in_original_pixels():
 
 @pytest.mark.parametrize("threshold", [0.3, 0.7])
 def test_mask_threshold(threshold):
-    transform = make(mask_threshold=threshold)
+    transform = make()
+    branch = MaskBranch(pool=nn.Identity(), head=nn.Identity(), threshold=threshold)
     batch = transform([torch.rand(3, 40, 40)])
     ones = torch.ones(1, 2)
     probability = torch.tensor([0.25, 0.6])[:, None, None].expand(2, 28, 28)[None]
     boxes = torch.tensor([[[5.0, 5, 30, 30]]]).expand(1, 2, 4)
     masks = transform.restore(
-        Detections(boxes, ones, ones.long(), ones.bool(), probability), batch
+        DetectionBatch(boxes, ones, ones.long(), ones.bool(), {"masks": probability}),
+        batch,
+        [branch],
     )[0]["masks"]
     assert masks.any(dim=(1, 2)).tolist() == [False, threshold < 0.6]
 
@@ -285,7 +298,7 @@ def test_nothing_of_a_batch_is_kept_in_the_module():
 
 def test_images_of_one_magnification():
     """Every image by the same factor, as far as max_size lets it."""
-    transform = Transform([50], 300, [0.5] * 3, [0.5] * 3, size_divisor=1, scale=1.5)
+    transform = make_transform([50], 300, [0.5] * 3, [0.5] * 3, size_divisor=1, scale=1.5)
     for size, want in (((40, 60), (60, 90)), ((100, 120), (150, 180)), ((100, 400), (75, 300))):
         assert tuple(transform([torch.rand(3, *size)]).sizes[0].tolist()) == want
 
@@ -293,7 +306,7 @@ def test_images_of_one_magnification():
 def test_each_image_by_its_own_pixels():
     """Exposure, offset and the batch that an image is in make no difference; padding is zero; no
     empty image is NaN."""
-    transform = Transform([32], 64, MEAN, STD, normalize="image").eval()
+    transform = make_transform([32], 64, MEAN, STD, normalize="image").eval()
     dark = 0.2 * torch.rand(3, 32, 40)
     bright = dark * torch.tensor([4.0, 2.0, 3.0]).view(3, 1, 1) + 0.1
     batch = transform([dark, bright, torch.full((3, 32, 64), 0.3)])
@@ -309,10 +322,10 @@ def test_each_image_by_its_own_pixels():
     whole = (255 * bright).round().to(torch.uint8)
     torch.testing.assert_close(transform([whole]).images[0], transform([whole / 255]).images[0])
     with pytest.raises(ValueError, match=r"normalize = 'none'; choose fixed or image"):
-        Transform([32], 64, MEAN, STD, normalize="none")
+        make_transform([32], 64, MEAN, STD, normalize="none")
 
 
 def test_noise_of_an_empty_image_is_not_blown_up():
-    transform = Transform([32], 64, MEAN, STD, normalize="image").eval()
+    transform = make_transform([32], 64, MEAN, STD, normalize="image").eval()
     noise = torch.randint(8, 10, (3, 32, 32), dtype=torch.uint8)  # deviates by half a level of 255
     assert transform([noise]).images.abs().max() < 0.3

@@ -133,6 +133,22 @@ def check_class_names(
         seen.add(name)
 
 
+def check_call(model: Any, images: Any, targets: Any) -> None:
+    """Check what a model is called with; see `MaskRCNN.forward`.
+
+    Raises:
+        ValueError: naming the image and the box that break a rule.
+    """
+    check_images(images, channels=model.transform.channels)
+    if targets is not None:
+        masks_needed = "mask" in model.branches
+        check_targets(targets, images, model.num_classes, masks_needed, model=model)
+    elif model.training:
+        raise ValueError(
+            "in training mode the model needs targets; call model.eval() first to detect"
+        )
+
+
 def check_targets(
     targets: Any,
     images: Sequence[Tensor] | Tensor,

@@ -9,12 +9,102 @@ from torch import Tensor, nn
 
 from maskrcnn.tools.text import listed, shown
 
-PARTS = ("backbone", "proposal", "box_pool", "mask_pool", "box_head", "mask_head")
+from .inputs import check_class_names
+
+PARTS = (
+    "backbone",
+    "proposal",
+    "box_pool",
+    "mask_pool",
+    "box_head",
+    "mask_head",
+    "box",
+    "branches",
+)
+# Parts that a whole branch has of its own.
+WITHIN = {"box_pool": "box", "box_head": "box"}
+
+
+def check_model(
+    num_classes: Any, class_names: Any, parts: Mapping[str, Any], *, masks: bool
+) -> list[str]:
+    """Check what a model is built of, and return the names of the parts that are given.
+
+    Args:
+        masks: whether [mask] is enabled.
+
+    Raises:
+        ValueError: naming what does not fit.
+        TypeError: a part that no model has.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(
+            f"num_classes = {shown(num_classes)}; give the number of foreground classes, at least 1"
+        )
+    check_class_names(class_names, num_classes)
+    unknown = [name for name in parts if name not in PARTS]
+    if unknown:
+        raise TypeError(f"MaskRCNN has no part {listed(unknown)}; parts are {', '.join(PARTS)}")
+    given = given_parts(parts)
+    for name, part in given.items():
+        _check_part(name, part, num_classes)
+        own_branch = "branches.mask" in given
+        if name.startswith("mask_") and (own_branch or not masks):
+            why = (
+                "[mask] enabled = no; set it to yes" if not masks else "branches has a mask branch"
+            )
+            raise ValueError(f"{name} is given, but {why}, or leave {name} out")
+        if WITHIN.get(name) in given:
+            raise ValueError(f"{name} and box are given; a box branch has a {name} of its own")
+    return list(given)
+
+
+def given_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts that are given, not None: those of `branches` as branches.NAME."""
+    given = {name: part for name, part in parts.items() if part is not None}
+    branches = given.pop("branches", {})
+    if not isinstance(branches, Mapping):
+        raise ValueError(
+            f"branches = {shown(branches)} is a {type(branches).__name__}; give a dict of modules "
+            "by name"
+        )
+    for name, branch in branches.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"branches: {shown(name)} is no name of a branch; give an identifier")
+        given[f"branches.{name}"] = branch
+    return given
+
+
+def _check_part(name: str, part: Any, num_classes: int) -> None:
+    if inspect.isclass(part):
+        raise ValueError(
+            f"{name} = {part.__name__} is a class; give a module of it: {name}={part.__name__}(...)"
+        )
+    if not isinstance(part, nn.Module):
+        raise ValueError(
+            f"{name} = {shown(part)} is a {type(part).__name__}; give a torch.nn.Module"
+        )
+    is_whole = name in ("box", "proposal") or name.startswith("branches.")
+    if is_whole:
+        wanted = ("losses", "restore") if name.startswith("branches.") else ("losses",)
+        absent = [method for method in wanted if not callable(getattr(part, method, None))]
+        if absent:
+            raise ValueError(
+                f"{name} {type(part).__name__} has no method {listed(absent)}; see "
+                "maskrcnn.tools.structures for what it does"
+            )
+    classes = getattr(part, "num_classes", num_classes)
+    has_classes = is_whole or name.endswith("_head")
+    if has_classes and classes != num_classes:
+        raise ValueError(
+            f"{name} {type(part).__name__} is for {classes} classes, and the model for "
+            f"{num_classes}"
+        )
 
 
 def check_given(parts: Mapping[str, Any], replaced: Sequence[str], path: Any) -> None:
-    """Parts given to load a checkpoint are ones that a model has, and all that the model saved in
-    it had `replaced`.
+    """Check that parts given to load a checkpoint are ones that a model has, and that they are all
+    that the model saved in it had `replaced`.
 
     Raises:
         ValueError: naming those that are not.
@@ -22,43 +112,18 @@ def check_given(parts: Mapping[str, Any], replaced: Sequence[str], path: Any) ->
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
         raise ValueError(f"load: there is no part {listed(unknown)}; parts are {', '.join(PARTS)}")
-    absent = [name for name in replaced if parts.get(name) is None]
+    given = given_parts(parts)
+    absent = [name for name in replaced if name not in given]
     if absent:
+        advice = [_advice(name) for name in absent]
         raise ValueError(
-            f"{path} was saved from a model with parts of its own: give "
-            f"{listed(f'{name}=...' for name in absent)} to load it"
+            f"{path} was saved from a model with parts of its own: give {listed(advice)} to load it"
         )
 
 
-def check_parts(parts: Mapping[str, Any], num_classes: int, masks: bool) -> list[str]:
-    """The names of the parts that are given, not None: modules, for as many classes as the model.
-
-    Raises:
-        ValueError: a part that is no module, is for another number of classes, or for masks where
-            there are none.
-    """
-    given = {name: part for name, part in parts.items() if part is not None}
-    for name, part in given.items():
-        if inspect.isclass(part):
-            raise ValueError(
-                f"{name} = {part.__name__} is a class; give a module of it: "
-                f"{name}={part.__name__}(...)"
-            )
-        if not isinstance(part, nn.Module):
-            raise ValueError(
-                f"{name} = {shown(part)} is a {type(part).__name__}; give a torch.nn.Module"
-            )
-        if name.startswith("mask_") and not masks:
-            raise ValueError(
-                f"{name} is given, but [mask] enabled = no; set it to yes, or leave {name} out"
-            )
-        classes = getattr(part, "num_classes", num_classes)
-        if name.endswith("_head") and classes != num_classes:
-            raise ValueError(
-                f"{name} {type(part).__name__} is for {classes} classes, and the model for "
-                f"{num_classes}"
-            )
-    return list(given)
+def _advice(name: str) -> str:
+    branch = name.removeprefix("branches.")
+    return f"{name}=..." if branch == name else f"branches={{{branch!r}: ...}}"
 
 
 def check_backbone(backbone: Any) -> tuple[int, tuple[int, ...]]:

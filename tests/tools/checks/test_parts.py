@@ -25,11 +25,11 @@ from maskrcnn.pooling.roi_pool import RoIPool
             "box_head = .* is a function; give a torch.nn.Module",
         ),
         (
-            {"mask_head": MaskHead(8, 5, 1, 8)},
+            {"mask_head": MaskHead(8, 5, convs=1, channels=8)},
             "mask_head MaskHead is for 5 classes, and the model for 3",
         ),
         (
-            {"box_head": BoxHead(8, 7, 16, 2)},
+            {"box_head": BoxHead(8, 7, 2, layers=[16, 16])},
             "box_head BoxHead is for 2 classes, and the model for 3",
         ),
     ],
@@ -41,7 +41,7 @@ def test_what_is_no_part_of_this_model(part, message):
 
 @pytest.mark.parametrize("name", ["mask_head", "mask_pool"])
 def test_parts_of_a_branch_that_is_off(name):
-    part = getattr(small_model(), name)
+    part = getattr(small_model().branches["mask"], name.removeprefix("mask_"))
     with pytest.raises(ValueError, match=rf"{name} is given, but \[mask\] enabled = no"):
         small_model(changes={"mask": {"enabled": False}}, **{name: part})
 
@@ -120,7 +120,7 @@ def test_pooling_from_levels_that_have_no_order(kind, strides):
 
 
 def test_loading_with_parts_that_there_are_none_of(tmp_path):
-    model = small_model(mask_head=MaskHead(8, 3, 1, 8))
+    model = small_model(mask_head=MaskHead(8, 3, convs=1, channels=8))
     model.save(tmp_path / "a.pt")
     with pytest.raises(
         ValueError,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.damaged_images import oriented
 from helpers.small import small_model
+from helpers.transforms import make_transform
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_png
 
@@ -15,7 +16,7 @@ from maskrcnn import MaskRCNN
 from maskrcnn.tools.config import load_config
 from maskrcnn.tools.images.read import ImageOptions, as_image, read_image, read_pixels
 from maskrcnn.tools.images.value_range import parse_range, range_text, to_unit
-from maskrcnn.tools.transform import LEAST_STD, LEAST_STD_DEEP, Transform
+from maskrcnn.tools.transform import LEAST_STD, LEAST_STD_DEEP
 
 COLORS = np.random.default_rng(0).integers(0, 256, (6, 9, 4), dtype=np.uint8)
 DEEP = (COLORS[..., 0].astype(np.uint16) * 200) + 3
@@ -232,7 +233,7 @@ def png16(pixels):
 
 def test_noise_of_deep_images():
     """normalize = image leaves images of 8 bits as they were, and flattens no deeper ones."""
-    transform = Transform((40,), 60, (0.5,) * 3, (0.2,) * 3, normalize="image").eval()
+    transform = make_transform((40,), 60, (0.5,) * 3, (0.2,) * 3, normalize="image").eval()
     noise = torch.randint(
         100, 102, (3, 40, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )

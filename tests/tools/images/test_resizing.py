@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 from helpers.small import small_model
+from helpers.transforms import make_transform
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskrcnn import MaskRCNN
 from maskrcnn.datasets.augment.geometry import Span, resample
+from maskrcnn.heads.mask_branch import MaskBranch
 from maskrcnn.tools.images.resizing import average
-from maskrcnn.tools.transform import Detections, Transform
+from maskrcnn.tools.structures import DetectionBatch
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 SIZES = [(300, 400), (97, 211), (1, 300), (300, 1), (2, 2), (1, 1), (64, 48), (513, 29), (7, 600)]
@@ -22,7 +24,7 @@ SIZES = [(300, 400), (97, 211), (1, 300), (300, 1), (2, 2), (1, 1), (64, 48), (5
 
 def plain(min_size, max_size, channels=3, **options):
     """A transform that leaves the grey levels what they are, over 255."""
-    return Transform(
+    return make_transform(
         [min_size], max_size, [0.0] * channels, [1.0] * channels, size_divisor=1, **options
     ).eval()
 
@@ -138,18 +140,18 @@ def test_enlarged_images_are_what_they_are_without_antialiasing():
 
 
 def test_checkpoints_from_before_keep_what_they_had(tmp_path):
-    assert Transform([32], 64, MEAN, STD).antialias
+    assert make_transform([32], 64, MEAN, STD).antialias
     model = small_model()
-    assert model.transform.antialias
+    assert model.transform.resize.antialias
     model.save(tmp_path / "new.pt")
-    assert MaskRCNN.load(tmp_path / "new.pt").transform.antialias
+    assert MaskRCNN.load(tmp_path / "new.pt").transform.resize.antialias
     old = torch.load(tmp_path / "new.pt", weights_only=True)
     del old["config"]["transform"]["antialias"]
     torch.save(old, tmp_path / "old.pt")
-    assert not MaskRCNN.load(tmp_path / "old.pt").transform.antialias
+    assert not MaskRCNN.load(tmp_path / "old.pt").transform.resize.antialias
     assert MaskRCNN.load(
         tmp_path / "old.pt", {"transform": {"antialias": True}}
-    ).transform.antialias
+    ).transform.resize.antialias
 
 
 # -----------------------------------------------------------------------------------------------
@@ -168,7 +170,7 @@ SETTINGS = [
 def test_thin_images_stay_within_max_size(settings):
     shapes = [(1, 60000), (60000, 1), (3, 20000), (5, 5), (1, 1)]
     images = [torch.full((3, *shape), 128, dtype=torch.uint8) for shape in shapes]
-    batch = Transform([80], 133, MEAN, STD, **settings).eval()(images)
+    batch = make_transform([80], 133, MEAN, STD, **settings).eval()(images)
     assert max(batch.images.shape[2:]) <= 160
     assert all(1 <= side <= 133 for size in batch.resized for side in size)
     assert batch.images.isfinite().all()
@@ -188,7 +190,7 @@ def test_boxes_and_masks_of_thin_images_follow_each_axis(resize_masks):
         "labels": torch.tensor([1]),
         "masks": masks,
     }
-    transform = Transform([80], 100, MEAN, STD, resize_masks=resize_masks).eval()
+    transform = make_transform([80], 100, MEAN, STD, resize_masks=resize_masks).eval()
     batch = transform([torch.rand(3, 1, 6000)])
     assert batch.resized == [(1, 100)]
     truth = transform.truth([target], batch)
@@ -198,7 +200,15 @@ def test_boxes_and_masks_of_thin_images_follow_each_axis(resize_masks):
         assert truth.masks[0][0, 0].nonzero().flatten().tolist() == list(range(20, 70))
     valid = torch.ones(1, 1, dtype=torch.bool)
     found = transform.restore(
-        Detections(truth.boxes, valid.float(), valid.long(), valid, torch.ones(1, 1, 28, 28)), batch
+        DetectionBatch(
+            truth.boxes,
+            valid.float(),
+            valid.long(),
+            valid,
+            {"masks": torch.ones(1, 1, 28, 28)},
+        ),
+        batch,
+        [MaskBranch(pool=torch.nn.Identity(), head=torch.nn.Identity())],
     )
     assert found[0]["boxes"][0].tolist() == pytest.approx([1200, 0, 4200, 1], rel=1e-6)
     assert torch.equal(found[0]["masks"], masks)
@@ -238,7 +248,9 @@ class Images(torch.nn.Module):
 
 def test_export_changes_no_later_call():
     for dtype in (torch.float32, torch.float64):
-        transform = Transform([41], 77, [0.11, 0.12, 0.13], [0.21, 0.22, 0.23]).to(dtype).eval()
+        transform = (
+            make_transform([41], 77, [0.11, 0.12, 0.13], [0.21, 0.22, 0.23]).to(dtype).eval()
+        )
         image = torch.rand(3, 60, 80, dtype=dtype)
         want = transform([image]).images
         for strict in (False, True):
@@ -246,7 +258,9 @@ def test_export_changes_no_later_call():
             torch.testing.assert_close(exported.module()(image), want)
         with FakeTensorMode(allow_non_fake_inputs=True):
             transform([image])
-        another = Transform([41], 77, transform.mean, transform.std).to(dtype)
+        another = make_transform([41], 77, transform.normalize.mean, transform.normalize.std).to(
+            dtype
+        )
         for other in (transform, copy.deepcopy(transform), another):
             found = other.eval()([image]).images
             assert type(found) is torch.Tensor
@@ -254,7 +268,7 @@ def test_export_changes_no_later_call():
 
 
 def test_what_inference_mode_makes_serves_training_later():
-    transform = Transform([32], 64, MEAN, STD)
+    transform = make_transform([32], 64, MEAN, STD)
     with torch.inference_mode():
         transform([torch.rand(3, 40, 50)])
     image = torch.rand(3, 40, 50, requires_grad=True)
@@ -264,7 +278,7 @@ def test_what_inference_mode_makes_serves_training_later():
 
 def test_numbers_are_exact_in_every_dtype_a_model_is_moved_through():
     """Rounded to half precision on the way and kept there, mean and std would be off by 1e-4."""
-    transform = Transform([32], 64, MEAN, STD).half().float().bfloat16().double().eval()
+    transform = make_transform([32], 64, MEAN, STD).half().float().bfloat16().double().eval()
     image = torch.rand(3, 32, 32, dtype=torch.float64)
     want = (image - torch.tensor(MEAN).double()[:, None, None]) / torch.tensor(
         STD, dtype=torch.float64

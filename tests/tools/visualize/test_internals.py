@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers.transforms import make_transform
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from maskrcnn.tools.transform import Transform
 from maskrcnn.tools.visualize.internals import moves, panels, visible
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -42,7 +42,7 @@ def pictures_of(figure):
 
 def test_visible_undoes_the_transform():
     images = [torch.rand(3, 32, 64), torch.rand(3, 32, 32)]
-    batch = Transform([32], 64, MEAN, STD)(images)
+    batch = make_transform([32], 64, MEAN, STD)(images)
     shown = visible(batch.images, MEAN, STD)
     torch.testing.assert_close(shown[0], images[0])
     torch.testing.assert_close(shown[1, :, :, :32], images[1])

@@ -1,0 +1,48 @@
+"""The proposal module by its settings."""
+
+from collections.abc import Sequence
+
+from maskrcnn.tools.matching import Matcher, Sampler
+from maskrcnn.tools.settings.schema import RpnSettings
+
+from .anchors import Anchors
+from .rpn import RPN, ProposalSelector
+
+
+def build_proposal(settings: RpnSettings, *, channels: int, strides: Sequence[int]) -> RPN:
+    """Build the region proposal network of [rpn].
+
+    Args:
+        channels: C, of every map of the backbone.
+        strides: of each map, input pixels a cell.
+    """
+    anchors = Anchors(
+        settings.anchor_sizes,
+        settings.anchor_ratios,
+        strides,
+        centered=settings.anchor_centered,
+        rounded=settings.anchor_rounded,
+        stride_measured=settings.anchor_stride_measured,
+    )
+    matcher = Matcher(
+        settings.positive_iou,
+        settings.negative_iou,
+        crowd_overlap=settings.crowd_overlap,
+        low_quality=True,
+        name="RPN",
+    )
+    selector = ProposalSelector(
+        pre_nms=(settings.pre_nms_train, settings.pre_nms_test),
+        post_nms=(settings.post_nms_train, settings.post_nms_test),
+        nms_iou=settings.nms_iou,
+        min_size=settings.min_size,
+    )
+    return RPN(
+        channels,
+        anchors,
+        convs=settings.convs,
+        matcher=matcher,
+        sampler=Sampler(settings.samples, settings.positive_fraction),
+        selector=selector,
+        smooth_l1_beta=settings.smooth_l1_beta,
+    )
