@@ -20,6 +20,8 @@ from maskrcnn.tools.runtime.failures import explained
 from maskrcnn.tools.runtime.progress import progress_bar
 from maskrcnn.tools.visualize.draw import confident, draw
 
+from .predict_images import options_of
+
 log = logging.getLogger("maskrcnn")
 
 LONGEST_NAME = 200  # bytes of the name of a picture, without what tells equal ones apart
@@ -78,7 +80,7 @@ def predict(
             batch: dict[int, Tensor] = {}
             for i in range(start, min(start + batch_size, len(images))):
                 try:
-                    batch[i] = read_image(images[i], model.image_options)
+                    batch[i] = read_image(images[i], options_of(model))
                 except (ValueError, OSError) as error:
                     failures[os.fspath(images[i])] = str(error)
             for (i, image), found in zip(batch.items(), detect(model, list(batch.values()))):

@@ -28,6 +28,9 @@ Source: TypeAlias = str | os.PathLike | Mapping[str, Any] | None
 LARGEST = 2**20  # characters of a configuration file
 LONGEST_TEXT = 4096  # characters of a text in it: no path is longer
 
+OF_255 = ", as images are in 0..1: divide numbers for 0..255 by 255"
+HINTS = {("transform", "mean"): OF_255, ("transform", "std"): OF_255}
+
 # Settings that came later, with the value that stands for what was done before.
 BEFORE = {"transform": {"antialias": False}}
 
@@ -226,7 +229,8 @@ def _checked(value: Any, section: str, key: str, where: str) -> Any:
     for constraint in constraints:
         fault = constraint.fault(values)
         if fault:
-            raise ConfigError(f"{place} = {brief(as_text(converted))}{fault}")
+            hint = HINTS.get((section, key), "")
+            raise ConfigError(f"{place} = {brief(as_text(converted))}{fault}{hint}")
     return converted
 
 

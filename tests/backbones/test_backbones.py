@@ -362,7 +362,7 @@ def test_what_cannot_be_built(change, message):
     ("norm", "message"),
     [
         ("group", r"\[fpn\] norm = group: .* leave it at none"),
-        ("gruop", r"\[fpn\] norm = 'gruop': unknown norm"),
+        ("gruop", r"\[fpn\] norm = gruop: choose none, batch"),
     ],
 )
 def test_norms_of_a_pyramid_that_has_none(changes, norm, message):

@@ -85,7 +85,7 @@ def test_stochastic_depth_by_configuration(name):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     with pytest.raises(ValueError, match="vgg16 has no stochastic depth"):
         small_model(changes={"backbone": {"name": "vgg16", "drop_path": 0.2}})
-    with pytest.raises(ValueError, match=r"\[backbone\] norm = '': unknown norm"):
+    with pytest.raises(ValueError, match=r"\[backbone\] norm = : choose frozen"):
         small_model(changes={"backbone": {"norm": ""}})
 
 

@@ -9,7 +9,6 @@ from helpers.paths import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskrcnn.tools import config
 from maskrcnn.tools.config import ConfigError, dump_config, load_config, plain
 
 INI = ROOT / "config.ini"
@@ -138,8 +137,8 @@ ACCEPTED = [
     ),
     ("rpn", "anchor_ratios", [([1], [1.0]), ("0.5, 2", [0.5, 2.0]), (0.5, [0.5])]),
     (
-        "backbone",
-        "name",
+        "data",
+        "root",
         [
             ("resnet18", "resnet18"),
             ("", ""),
@@ -241,7 +240,7 @@ def test_values_of_another_type_are_errors(tmp_path, section, key, kind, value):
         ("augment", "flip", -0.1, "between 0 and 1"),
         ("train", "seed", -1, "at least 0"),
         ("transform", "min_size", [800, 0], "at least 1"),
-        ("transform", "std", "0.2, -0.2, 0.2", "at least 0"),
+        ("transform", "std", "0.2, -0.2, 0.2", "above 0"),
     ],
 )
 def test_values_out_of_range_are_errors(section, key, value, right):
@@ -249,12 +248,6 @@ def test_values_out_of_range_are_errors(section, key, value, right):
         load_config({section: {key: value}})
     for part in (f"[{section}]", key, right):
         assert part in str(error.value)
-
-
-@pytest.mark.parametrize("limits", [config.AT_LEAST_ONE, config.AT_MOST_ONE])
-def test_ranges_are_those_of_keys_that_exist(limits):
-    cfg = load_config()
-    assert [(s, k) for s, keys in limits.items() for k in keys if k not in cfg.get(s, {})] == []
 
 
 @pytest.mark.parametrize(
@@ -339,7 +332,7 @@ def reload(cfg, folder):
     return load_config(write(folder, dump_config(cfg), "dumped.ini"))
 
 
-numbers = st.floats(0, allow_infinity=False)
+numbers = st.floats(0, allow_infinity=False, exclude_min=True)
 names = st.from_regex(r"\w+(/[\w.#;=,-]*\w)?( \w+)*", fullmatch=True)
 
 

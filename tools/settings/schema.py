@@ -134,7 +134,7 @@ class BackboneSettings(Section):
     one for small data. Models of timm have widths of their own.
     """
 
-    norm: Literal["frozen", "batch", "sync", "group", "layer"] = "frozen"
+    norm: Literal["frozen", "batch", "sync", "group", "layer", "none"] = "frozen"
     """
     frozen (statistics and scale fixed, for pretrained weights), batch, sync (over all
     processes), group, or layer. Models of timm keep their own norms; frozen and sync turn

@@ -138,7 +138,7 @@ def test_loading_with_parts_that_there_are_none_of(tmp_path):
 def test_means_and_deviations_of_0_to_255(change):
     with pytest.raises(
         ValueError,
-        match=r"must be at most 1, as images are in 0\.\.1: divide numbers for 0\.\.255 by",
+        match=r"1, as images are in 0\.\.1: divide numbers for 0\.\.255 by 255",
     ):
         small_model(changes={"transform": change})
     small_model(changes={"transform": {"mean": [0.0] * 3, "std": [1.0] * 3}})
