@@ -41,6 +41,7 @@ from maskrcnn.tools.structures import (
 from maskrcnn.tools.transform import build_transform
 from maskrcnn.tools.weights.checkpoints import save_checkpoint
 from maskrcnn.tools.weights.model import checkpoint_of, load_initial, load_model
+from maskrcnn.tools.weights.upgrade import upgrade_hook
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -136,6 +137,7 @@ class MaskRCNN(nn.Module):
             )
             branches = {"mask": mask, **branches}
         self.branches = cast(Mapping[str, Branch], nn.ModuleDict(branches))
+        self.register_load_state_dict_pre_hook(upgrade_hook)
         load_initial(self, pretrained)
 
     def forward(

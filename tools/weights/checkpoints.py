@@ -18,6 +18,7 @@ from maskrcnn.tools.text import brief, shown
 
 from .file_kinds import foreign_kind
 from .tensor_files import load_torch
+from .upgrade import upgraded_content
 
 CHECKPOINT_KEYS = {"num_classes", "class_names", "config", "model"}
 # No checkpoint has more of these: classes, characters of a setting, settings of a section or
@@ -96,7 +97,7 @@ def load_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         ValueError: a missing or damaged file, one with pickled objects other than tensors and plain
             data (they could run code), or one that is no checkpoint of this library.
     """
-    content = load_tensors(path)
+    content = upgraded_content(load_tensors(path))
     check_checkpoint(content, path)
     return content
 
@@ -158,10 +159,10 @@ def _wrong_part(content: Mapping[str, Any]) -> str:
         )
     if not isinstance(replaced, list) or not all(isinstance(name, str) for name in replaced):
         return f"replaced must be a list of the names of parts, and is {shown(replaced)}"
-    rows = state.get("box_head.classification.bias")
-    if rows is not None and "box_head" not in replaced and rows.shape != (count + 1,):
+    rows = state.get("box.head.classification.bias")
+    if rows is not None and not {"box", "box_head"} & set(replaced) and rows.shape != (count + 1,):
         return (
-            f"num_classes is {count}, but box_head.classification has {len(rows.flatten())} "
+            f"num_classes is {count}, but box.head.classification has {len(rows.flatten())} "
             "outputs, not one more"
         )
     ids = content.get("category_ids")

@@ -15,7 +15,9 @@ from .fitting import load_state
 log = logging.getLogger("maskrcnn")
 
 # Layers with one output, or four, a class: those that another number of classes makes anew.
-CLASS_LAYERS = ("box_head.classification.", "box_head.regression.", "mask_head.logits.")
+# Where the parts lie in a model that can be given to it and have outputs for each class.
+PREFIXES = {"box_head": "box.head", "mask_head": "branches.mask.head"}
+CLASS_LAYERS = ("box.head.classification.", "box.head.regression.", "branches.mask.head.logits.")
 
 
 def load_matching(
@@ -35,11 +37,11 @@ def load_matching(
     """
     own = model.state_dict()
     state = fit_stem(state, own, "backbone.")
-    if model.mask_head is None:
+    if "mask" not in model.branches:
         state = {
             key: value
             for key, value in state.items()
-            if not key.removeprefix(UNUSED).startswith("mask_head.")
+            if not key.removeprefix(UNUSED).startswith("branches.mask.")
         }
     num_classes = len(class_names or []) if num_classes is None else num_classes
     theirs = class_names or []
@@ -111,13 +113,14 @@ def class_layers(model: Any) -> tuple[str, ...]:
         ValueError: a head of one's own that neither has layers of these names nor declares any.
     """
     found = list(CLASS_LAYERS)
-    for part in ("box_head", "mask_head"):
-        head = getattr(model, part)
-        if part not in model.replaced or head is None:
+    for part in model.replaced:
+        prefix = PREFIXES.get(part, part)
+        if prefix != "box" and not prefix.startswith(("box.", "branches.")):
             continue
+        head = model.get_submodule(prefix)
         if hasattr(head, "class_layers"):
-            found += [f"{part}.{name}." for name in head.class_layers]
-        elif not any(f"{part}.{key}".startswith(CLASS_LAYERS) for key in head.state_dict()):
+            found += [f"{prefix}.{name}." for name in head.class_layers]
+        elif not any(f"{prefix}.{key}".startswith(CLASS_LAYERS) for key in head.state_dict()):
             raise ValueError(
                 f"these weights are for other classes, and which layers of {part} "
                 f"{type(head).__name__} have an output for each class is not known: name them "
@@ -131,7 +134,7 @@ def _rows(key: str, classes: int) -> int:
     """Outputs of a layer that has some for each class."""
     return (
         classes + 1
-        if key.startswith("box_head.classification.")
+        if key.startswith("box.head.classification.")
         else classes * (4 if "regression" in key else 1)
     )
 
@@ -139,7 +142,7 @@ def _rows(key: str, classes: int) -> int:
 def _copy_classes(key: str, source: Tensor, to: Tensor, there: list[int], here: list[int]) -> None:
     """The outputs of classes `there` of a layer's weights or biases become those of classes `here`,
     and with them the background's, where the layer has one."""
-    if key.startswith("box_head.classification."):
+    if key.startswith("box.head.classification."):
         to[0], source, to = source[0], source[1:], to[1:]
-    numbers = 4 if key.startswith("box_head.regression.") else 1
+    numbers = 4 if key.startswith("box.head.regression.") else 1
     to.unflatten(0, (-1, numbers))[here] = source.unflatten(0, (-1, numbers))[there]

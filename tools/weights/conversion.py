@@ -34,23 +34,23 @@ TORCHVISION_BOTH = [
     ("rpn.head.conv.{i}.0.{rest}", "proposal.convs.{i}.{rest}"),
     ("rpn.head.cls_logits.{rest}", "proposal.objectness.{rest}"),
     ("rpn.head.bbox_pred.{rest}", "proposal.regression.{rest}"),
-    ("roi_heads.box_predictor.cls_score.{rest}", "box_head.classification.{rest}"),
-    ("roi_heads.box_predictor.bbox_pred.{rest}", "box_head.regression.{rest}"),
-    ("roi_heads.mask_head.{i}.{rest}", "mask_head.convs.{i}.{rest}"),
-    ("roi_heads.mask_predictor.conv5_mask.{rest}", "mask_head.upsample.{rest}"),
-    ("roi_heads.mask_predictor.mask_fcn_logits.{rest}", "mask_head.logits.{rest}"),
+    ("roi_heads.box_predictor.cls_score.{rest}", "box.head.classification.{rest}"),
+    ("roi_heads.box_predictor.bbox_pred.{rest}", "box.head.regression.{rest}"),
+    ("roi_heads.mask_head.{i}.{rest}", "branches.mask.head.convs.{i}.{rest}"),
+    ("roi_heads.mask_predictor.conv5_mask.{rest}", "branches.mask.head.upsample.{rest}"),
+    ("roi_heads.mask_predictor.mask_fcn_logits.{rest}", "branches.mask.head.logits.{rest}"),
 ]
 TORCHVISION_V1 = [
-    ("roi_heads.box_head.fc6.{rest}", "box_head.layers.0.{rest}"),
-    ("roi_heads.box_head.fc7.{rest}", "box_head.layers.1.{rest}"),
+    ("roi_heads.box_head.fc6.{rest}", "box.head.layers.0.{rest}"),
+    ("roi_heads.box_head.fc7.{rest}", "box.head.layers.1.{rest}"),
     *TORCHVISION_BOTH,
 ]
 TORCHVISION_V2 = [
     (
         "roi_heads.box_head.5.{rest}",
-        "box_head.layers.0.{rest}",
+        "box.head.layers.0.{rest}",
     ),  # behind four convolutions and a flatten
-    ("roi_heads.box_head.{i}.{rest}", "box_head.convs.{i}.{rest}"),
+    ("roi_heads.box_head.{i}.{rest}", "box.head.convs.{i}.{rest}"),
     *TORCHVISION_BOTH,
 ]
 # Checkpoints from before torchvision 0.14 name some layers of v1 otherwise.
@@ -106,28 +106,28 @@ DETECTRON2 = [
     (r"proposal_generator\.rpn_head\.anchor_deltas\.(weight|bias)", r"proposal.regression.\1"),
     (
         r"roi_heads\.box_head\.fc(\d)\.(weight|bias)",
-        lambda m: f"box_head.layers.{int(m[1]) - 1}.{m[2]}",
+        lambda m: f"box.head.layers.{int(m[1]) - 1}.{m[2]}",
     ),
     (
         r"roi_heads\.box_head\.conv(\d)\.(weight|bias)",
-        lambda m: f"box_head.convs.{int(m[1]) - 1}.0.{m[2]}",
+        lambda m: f"box.head.convs.{int(m[1]) - 1}.0.{m[2]}",
     ),
     (
         r"roi_heads\.box_head\.conv(\d)\.norm\.(\w+)",
-        lambda m: f"box_head.convs.{int(m[1]) - 1}.1.{m[2]}",
+        lambda m: f"box.head.convs.{int(m[1]) - 1}.1.{m[2]}",
     ),
-    (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"box_head.classification.\1"),
-    (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"box_head.regression.\1"),
+    (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"box.head.classification.\1"),
+    (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"box.head.regression.\1"),
     (
         r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)",
-        lambda m: f"mask_head.convs.{int(m[1]) - 1}.0.{m[2]}",
+        lambda m: f"branches.mask.head.convs.{int(m[1]) - 1}.0.{m[2]}",
     ),
     (
         r"roi_heads\.mask_head\.mask_fcn(\d)\.norm\.(\w+)",
-        lambda m: f"mask_head.convs.{int(m[1]) - 1}.1.{m[2]}",
+        lambda m: f"branches.mask.head.convs.{int(m[1]) - 1}.1.{m[2]}",
     ),
-    (r"roi_heads\.mask_head\.deconv\.(weight|bias)", r"mask_head.upsample.\1"),
-    (r"roi_heads\.mask_head\.predictor\.(weight|bias)", r"mask_head.logits.\1"),
+    (r"roi_heads\.mask_head\.deconv\.(weight|bias)", r"branches.mask.head.upsample.\1"),
+    (r"roi_heads\.mask_head\.predictor\.(weight|bias)", r"branches.mask.head.logits.\1"),
 ]
 # Constants that its configuration holds, and ours.
 DETECTRON2_CONSTANTS = (
@@ -162,7 +162,7 @@ def from_torchvision(
     converted = _convert(
         modern, [(_pattern(theirs), _template(ours)) for theirs, ours in names], source
     )
-    for key, rows in (("box_head.regression", 4), ("mask_head.logits", 1)):
+    for key, rows in (("box.head.regression", 4), ("branches.mask.head.logits", 1)):
         for kind in (f"{key}.weight", f"{key}.bias"):
             if kind in converted:
                 converted[UNUSED + kind], converted[kind] = (
@@ -190,15 +190,15 @@ def to_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     source = "a model that torchvision's maskrcnn_resnet50_fpn or _v2 can be"
     state_dict = _checked(state_dict, source)
-    names = TORCHVISION_V2 if "box_head.convs.0.0.weight" in state_dict else TORCHVISION_V1
+    names = TORCHVISION_V2 if "box.head.convs.0.0.weight" in state_dict else TORCHVISION_V1
     own = {key: value for key, value in state_dict.items() if not key.startswith(UNUSED)}
-    classes = len(own.get("box_head.classification.bias", ())) - 1
-    if classes > 0 and len(own.get("box_head.regression.bias", ())) != 4 * classes:
+    classes = len(own.get("box.head.classification.bias", ())) - 1
+    if classes > 0 and len(own.get("box.head.regression.bias", ())) != 4 * classes:
         raise ValueError(
-            f"not weights of {source}: box_head.regression has not 4 outputs for each of the "
+            f"not weights of {source}: box.head.regression has not 4 outputs for each of the "
             f"{classes} classes"
         )
-    for key, rows in (("box_head.regression", 4), ("mask_head.logits", 1)):
+    for key, rows in (("box.head.regression", 4), ("branches.mask.head.logits", 1)):
         for kind in (f"{key}.weight", f"{key}.bias"):
             if kind in own:
                 background = state_dict.get(
@@ -243,7 +243,7 @@ def from_detectron2(
     if stem in converted and channels == "bgr":
         converted[stem] = converted[stem].flip(1)
     for kind in ("weight", "bias"):
-        key = f"box_head.classification.{kind}"
+        key = f"box.head.classification.{kind}"
         if key in converted:
             converted[key] = converted[key].roll(1, dims=0)  # background last -> first
         for key, numbers in (

@@ -19,6 +19,7 @@ from .conversion import fit_stem, from_detectron2, from_torchvision, to_torchvis
 from .expected_settings import ADVICE, CHANNELS, IMAGENET, PUBLISHED, warn_differences
 from .fitting import check_fit, load_state
 from .foreign import Foreign, described, find_state, library_of, refuse_others, unknown
+from .upgrade import upgraded, upgraded_content
 
 __all__ = [
     "CLASS_LAYERS",
@@ -65,7 +66,7 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
     elif source == "coco":
         from torchvision import models
 
-        v2 = "box_head.convs.0.0.weight" in model.state_dict()
+        v2 = "box.head.convs.0.0.weight" in model.state_dict()
         weights = models.get_weight(f"MaskRCNN_ResNet50_FPN{'_V2' if v2 else ''}_Weights.COCO_V1")
         load_foreign(
             model,
@@ -114,7 +115,7 @@ def _load_file(model: Any, path: str) -> None:
         load_state(_trunk(model), _trunk(model).from_whole(content, path), path)
     elif library_of(content) == "own":
         load_matching(
-            model, content, path, None, len(content.get("box_head.classification.bias", " ")) - 1
+            model, content, path, None, len(content.get("box.head.classification.bias", " ")) - 1
         )
     elif library_of(content) == "trunk":
         _load_trunk(model, content, path)
@@ -130,7 +131,7 @@ def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
     Raises:
         ValueError: a file that holds none of these, or a checkpoint that is not whole.
     """
-    content = load_tensors(path)
+    content = upgraded_content(load_tensors(path))
     if is_checkpoint(content):
         check_checkpoint(content, path)
         return content
@@ -143,7 +144,7 @@ def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
         return Foreign(
             os.fspath(path), library, state, library == "torchvision" and is_published(path)
         )
-    return state
+    return upgraded(state) if library == "own" else state
 
 
 def _converted(

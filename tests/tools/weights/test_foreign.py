@@ -358,11 +358,12 @@ def test_classes_of_coco_move_by_name(tmp_path, caplog, names):
     for name in set(names) - {"unicorn"}:
         there, here = COCO_NAMES.index(name), names.index(name)
         assert torch.equal(
-            model.box_head.classification.weight[here + 1],
+            model.box.head.classification.weight[here + 1],
             state["roi_heads.box_predictor.cls_score.weight"][there],
         )
         assert torch.equal(
-            model.mask_head.logits.bias[here], state["roi_heads.mask_head.predictor.bias"][there]
+            model.branches["mask"].head.logits.bias[here],
+            state["roi_heads.mask_head.predictor.bias"][there],
         )
     assert (
         "in another order" if len(names) == 80 else "start from fresh weights, but for cat, dog"
@@ -374,7 +375,9 @@ def test_eighty_other_classes(tmp_path, caplog):
     warning."""
     state, names = their_state("r50-fpn"), [f"kind {k}" for k in range(80)]
     model = with_names(names, tmp_path)
-    assert torch.equal(model.mask_head.logits.bias, state["roi_heads.mask_head.predictor.bias"])
+    assert torch.equal(
+        model.branches["mask"].head.logits.bias, state["roi_heads.mask_head.predictor.bias"]
+    )
     assert "names no classes: its 80 are taken for kind 0, kind 1" in caplog.text
     assert model.category_ids is None
 

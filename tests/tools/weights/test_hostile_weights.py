@@ -24,7 +24,7 @@ from maskrcnn import MaskRCNN
 from maskrcnn.tools.config import load_config
 from maskrcnn.tools.weights.checkpoints import load_checkpoint, load_tensors
 
-KEY = "box_head.layers.0.weight"
+KEY = "box.head.layers.0.weight"
 
 
 @pytest.fixture(scope="module")

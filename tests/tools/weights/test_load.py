@@ -150,12 +150,12 @@ def test_class_names_are_different_texts(names):
 
 
 def test_an_injected_part_is_given_again(tmp_path):
-    part = small_model().mask_head
+    part = small_model().branches["mask"].head
     model = small_model(mask_head=part)
     model.save(tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"parts of its own: give mask_head=\.\.\. to load it"):
         MaskRCNN.load(tmp_path / "model.pt")
-    other = small_model(changes={"mask": {"convs": 1}}).mask_head
+    other = small_model(changes={"mask": {"convs": 1}}).branches["mask"].head
     assert same(
         MaskRCNN.load(tmp_path / "model.pt", mask_head=other).state_dict(), model.state_dict()
     )
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_another_architecture(tmp_path):
         MaskRCNN.load(tmp_path / "model.pt")
     model = small_model(changes={"mask": {"convs": 2}})
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"missing mask_head.convs.1.0.weight"):
+    with pytest.raises(ValueError, match=r"missing branches.mask.head.convs.1.0.weight"):
         weights.load_state(model, small_model().state_dict(), "somewhere")
     extra = {f"extra{i}": torch.zeros(1) for i in range(100)}
     with pytest.raises(
@@ -258,12 +258,12 @@ def test_damaged_weights(tmp_path):
     model = small_model()
     model.save(path)
     content = bytearray(path.read_bytes())
-    place = content.find(model.box_head.layers[0].weight.detach().numpy().tobytes()[:64])
+    place = content.find(model.box.head.layers[0].weight.detach().numpy().tobytes()[:64])
     content[place + 5] ^= 0x10
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"model\.pt is no readable checkpoint"):
         MaskRCNN.load(path)
-    model.box_head.layers[0].weight.data[0, 0] = float("nan")
+    model.box.head.layers[0].weight.data[0, 0] = float("nan")
     model.save(path)
     with pytest.raises(ValueError, match=r"box_head\.layers\.0\.weight holds NaN"):
         MaskRCNN.load(path)
@@ -309,19 +309,19 @@ def test_classes_of_the_same_name_keep_their_weights(tmp_path, caplog, agnostic)
     message = caplog.messages[-1]
     assert "are for other classes" in message
     assert message.endswith("but for cow, cat")
-    assert ("box_head.regression" in message) == (not agnostic)
+    assert ("box.head.regression" in message) == (not agnostic)
     rows = {
-        "box_head.classification": [(0, 0), (3, 1), (1, 3)],
-        "mask_head.logits": [(2, 0), (0, 2)],
+        "box.head.classification": [(0, 0), (3, 1), (1, 3)],
+        "branches.mask.head.logits": [(2, 0), (0, 2)],
     }
     for kind in ("weight", "bias"):
         for layer, pairs in rows.items():
             for there, here in pairs:
                 assert torch.equal(after[f"{layer}.{kind}"][here], before[f"{layer}.{kind}"][there])
         assert torch.equal(
-            after[f"box_head.classification.{kind}"][2], fresh[f"box_head.classification.{kind}"][2]
+            after[f"box.head.classification.{kind}"][2], fresh[f"box.head.classification.{kind}"][2]
         )
-        boxes, had = after[f"box_head.regression.{kind}"], before[f"box_head.regression.{kind}"]
+        boxes, had = after[f"box.head.regression.{kind}"], before[f"box.head.regression.{kind}"]
         if agnostic:
             assert torch.equal(boxes, had)
         else:
@@ -351,8 +351,8 @@ def test_fine_tuning_renews_only_the_class_layers(tmp_path, caplog):
             assert key.rpartition(".")[0] in message
         else:
             assert torch.equal(value, source.state_dict()[key]), key
-    assert "box_head.classification" in message
-    assert "box_head.layers.0" not in message
+    assert "box.head.classification" in message
+    assert "box.head.layers.0" not in message
     assert message.endswith("classes of the same name would keep theirs, if both had class_names")
     assert model.class_names is None
 
@@ -433,7 +433,8 @@ def test_class_layers_of_a_head_of_ones_own(tmp_path, names, caplog):
     )
     for label, name in enumerate(["cat", "dog", "hen"]):
         assert torch.equal(
-            model.mask_head.predict.weight[names.index(name)], old.mask_head.predict.weight[label]
+            model.branches["mask"].head.predict.weight[names.index(name)],
+            old.branches["mask"].head.predict.weight[label],
         )
     assert "mask_head.predict" in caplog.messages[-1]
     with pytest.raises(
@@ -458,7 +459,7 @@ def test_weights_are_given_by_name():
 def test_fine_tuning_with_another_configuration_names_the_settings(tmp_path, caplog):
     small_model(3).save(tmp_path / "three.pt")
     with pytest.raises(
-        ValueError, match=r"box_head.layers.0[\s\S]*saved with \[box\] hidden = 16: give its config"
+        ValueError, match=r"box.head.layers.0[\s\S]*saved with \[box\] hidden = 16: give its config"
     ):
         small_model(3, pretrained=tmp_path / "three.pt", changes={"box": {"hidden": 8}})
     assert not caplog.records
@@ -469,7 +470,7 @@ def test_fine_tuning_without_masks(tmp_path):
     boxes_only = small_model(
         3, pretrained=tmp_path / "three.pt", changes={"mask": {"enabled": False}}
     )
-    assert boxes_only.mask_head is None
+    assert "mask" not in boxes_only.branches
 
 
 @pytest.fixture
@@ -563,12 +564,14 @@ def test_coco_weights_of_v2(hub):
     model = MaskRCNN(80, INI.with_name("torchvision-v2.ini"), "coco")
     row = meta.meta["categories"].index("toothbrush")
     assert torch.equal(
-        model.box_head.classification.bias[80], state["roi_heads.box_predictor.cls_score.bias"][row]
+        model.box.head.classification.bias[80], state["roi_heads.box_predictor.cls_score.bias"][row]
     )
     assert torch.equal(
-        model.box_head.convs[3][1].running_var, state["roi_heads.box_head.3.1.running_var"]
+        model.box.head.convs[3][1].running_var, state["roi_heads.box_head.3.1.running_var"]
     )
-    assert torch.equal(model.mask_head.convs[0][0].weight, state["roi_heads.mask_head.0.0.weight"])
+    assert torch.equal(
+        model.branches["mask"].head.convs[0][0].weight, state["roi_heads.mask_head.0.0.weight"]
+    )
 
 
 def test_coco_weights(hub, published, caplog):
@@ -585,15 +588,15 @@ def test_coco_weights(hub, published, caplog):
         row = categories.index(name)
         assert model.class_names[label - 1] == name
         assert torch.equal(
-            model.box_head.classification.weight[label],
+            model.box.head.classification.weight[label],
             published["roi_heads.box_predictor.cls_score.weight"][row],
         )
         assert torch.equal(
-            model.box_head.regression.bias[4 * label - 4 : 4 * label],
+            model.box.head.regression.bias[4 * label - 4 : 4 * label],
             published["roi_heads.box_predictor.bbox_pred.bias"][4 * row : 4 * row + 4],
         )
         assert torch.equal(
-            model.mask_head.logits.weight[label - 1],
+            model.branches["mask"].head.logits.weight[label - 1],
             published["roi_heads.mask_predictor.mask_fcn_logits.weight"][row],
         )
     # torchvision sets the eps of the norms to 0 for these weights.
@@ -606,10 +609,10 @@ def test_coco_weights(hub, published, caplog):
 
     few = MaskRCNN(3, INI, "coco")
     assert (
-        "box_head.classification, box_head.regression, mask_head.logits"
+        "box.head.classification, box.head.regression, branches.mask.head.logits"
         in caplog.records[-1].getMessage()
     )
-    assert torch.equal(few.box_head.layers[0].weight, published["roi_heads.box_head.fc6.weight"])
+    assert torch.equal(few.box.head.layers[0].weight, published["roi_heads.box_head.fc6.weight"])
     assert few.class_names is None
 
 
@@ -644,12 +647,12 @@ def test_other_files_of_91_rows(tmp_path, published, caplog):
     assert model.class_names[79] == "toothbrush"
     assert torch.equal(model.backbone.trunk.bn1.weight, published["backbone.body.bn1.weight"])
     assert torch.equal(
-        model.box_head.classification.bias[80],
+        model.box.head.classification.bias[80],
         published["roi_heads.box_predictor.cls_score.bias"][90],
     )
     every = MaskRCNN(90, INI, tmp_path / "mine.pth")
     assert torch.equal(
-        every.box_head.classification.bias, published["roi_heads.box_predictor.cls_score.bias"]
+        every.box.head.classification.bias, published["roi_heads.box_predictor.cls_score.bias"]
     )
 
 
@@ -711,7 +714,7 @@ def test_what_is_no_state_dict(convert, state, message):
         (from_torchvision, "backbone.fpn.inner_blocks.9.0.weight"),
         (from_torchvision, "roi_heads.box_predictor.cls_score.scale"),
         (weights.to_torchvision, "backbone.trunk.garbage"),
-        (weights.to_torchvision, "mask_head.logits.other"),
+        (weights.to_torchvision, "branches.mask.head.logits.other"),
         (weights.from_detectron2, "backbone.bottom_up.res2.0.conv9"),
     ],
 )
