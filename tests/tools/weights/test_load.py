@@ -265,7 +265,7 @@ def test_damaged_weights(tmp_path):
         MaskRCNN.load(path)
     model.box.head.layers[0].weight.data[0, 0] = float("nan")
     model.save(path)
-    with pytest.raises(ValueError, match=r"box_head\.layers\.0\.weight holds NaN"):
+    with pytest.raises(ValueError, match=r"box\.head\.layers\.0\.weight holds NaN"):
         MaskRCNN.load(path)
 
 
@@ -436,7 +436,7 @@ def test_class_layers_of_a_head_of_ones_own(tmp_path, names, caplog):
             model.branches["mask"].head.predict.weight[names.index(name)],
             old.branches["mask"].head.predict.weight[label],
         )
-    assert "mask_head.predict" in caplog.messages[-1]
+    assert "mask.head.predict" in caplog.messages[-1]
     with pytest.raises(
         ValueError,
         match="which layers of mask_head Other have an output for each class is not known",
@@ -749,6 +749,6 @@ def test_another_number_of_ratios():
 def test_a_model_that_torchvisions_cannot_be():
     model = small_model(changes={"box": {"class_agnostic": True}})
     with pytest.raises(
-        ValueError, match=r"box_head\.regression has not 4 outputs for each of the 3 classes"
+        ValueError, match=r"box\.head\.regression has not 4 outputs for each of the 3 classes"
     ):
         weights.to_torchvision(model.state_dict())
