@@ -10,10 +10,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 def make_optimizer(model: nn.Module, settings: EasyDict) -> torch.optim.Optimizer:
     """SGD or AdamW. Weights decay, biases and the scales of norms do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    decaying = []
+    others = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            group = decaying if parameter.dim() > 1 else others
+            group.append(parameter)
     groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": decaying, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     rate = learning_rate(settings)
     if settings.optimizer == "sgd":
@@ -25,7 +30,8 @@ def learning_rate(settings: EasyDict) -> float:
     """The configured rate, scaled to the size of the batches (Goyal et al., Accurate, Large
     Minibatch SGD, section 2.1) where [train] base_batch_size says which size it is meant for."""
     base = settings.base_batch_size
-    return settings.learning_rate * (settings.batch_size / base if base else 1.0)
+    scale = settings.batch_size / base if base else 1.0
+    return settings.learning_rate * scale
 
 
 def set_rate(
@@ -46,8 +52,10 @@ def rate_factor(step: int, steps_an_epoch: int, settings: EasyDict) -> float:
         start = settings.warmup_start_factor
         warmup = start + (1 - start) * epoch / settings.warmup_epochs
     if settings.schedule == "cosine":
-        return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / settings.epochs)))
-    return warmup * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+        done = min(1.0, epoch / settings.epochs)
+        return warmup * 0.5 * (1 + math.cos(math.pi * done))
+    passed = [milestone for milestone in settings.milestones if epoch >= milestone]
+    return warmup * settings.gamma ** len(passed)
 
 
 def make_average(model: nn.Module, settings: EasyDict) -> AveragedModel | None:
