@@ -2,6 +2,7 @@
 in it."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -29,7 +30,8 @@ class Limit:
 
     def enough(self, objects: int) -> int:
         """Return the value that suits images of at most so many objects."""
-        return -(-int(objects * self.share) // STEP) * STEP
+        needed = int(objects * self.share)
+        return math.ceil(needed / STEP) * STEP
 
     def stops(self, objects: int) -> bool:
         """Return True where an image has more objects than this lets through."""
@@ -56,20 +58,21 @@ def raised(limits: Sequence[Limit], objects: int) -> dict[str, dict[str, int]]:
     stops any, otherwise all that are too low, so that one does not stop what another lets
     through."""
     sections: dict[str, dict[str, int]] = {}
-    if any(limit.stops(objects) for limit in limits):
-        for limit in limits:
-            if 0 < limit.value < limit.enough(objects):
-                sections.setdefault(limit.section, {})[limit.key] = limit.enough(objects)
+    if not any(limit.stops(objects) for limit in limits):
+        return sections
+    for limit in limits:
+        enough = limit.enough(objects)
+        if 0 < limit.value < enough:
+            sections.setdefault(limit.section, {})[limit.key] = enough
     return sections
 
 
 def as_settings(sections: Mapping[str, Mapping[str, int]]) -> str:
     """Return sections as text: "[box] max_detections = 450, [rpn] post_nms_test = 1500"."""
-    return ", ".join(
-        f"[{section}] {key} = {value}"
-        for section, keys in sections.items()
-        for key, value in keys.items()
-    )
+    settings = []
+    for section, keys in sections.items():
+        settings += [f"[{section}] {key} = {value}" for key, value in keys.items()]
+    return ", ".join(settings)
 
 
 @dataclass
@@ -94,19 +97,14 @@ class Reached:
 
         `evaluated` is [evaluate] max_detections where they are evaluated, and otherwise 0.
         """
-        limits = [
-            replace(limit, value=evaluated) if limit.section == "evaluate" else limit
-            for limit in limits_of(model.config)
-            if not limit.training
-        ]
-        return cls(
-            [
-                limit
-                for limit in limits
-                if limit.value and not (limit.section == "rpn" and "proposal" in model.replaced)
-            ],
-            least,
-        )
+        limits = []
+        for limit in limits_of(model.config):
+            if limit.section == "evaluate":
+                limit = replace(limit, value=evaluated)
+            is_replaced = limit.section == "rpn" and "proposal" in model.replaced
+            if limit.value and not limit.training and not is_replaced:
+                limits.append(limit)
+        return cls(limits, least)
 
     def add(self, scores: Any, objects: int = 0) -> None:
         """Add the detections of an image: their scores [D], best first; and how many objects it
@@ -116,25 +114,24 @@ class Reached:
         scores = scores[scores >= self.least]
         count = len(scores)
         sure = int((scores >= SURE).sum())
-        reached = [
-            limit
-            for limit in self.limits
-            if limit.value
-            and (count >= limit.value or (limit.share == CANDIDATES and sure >= limit.value / 2))
-        ]
-        for limit in reached:
-            self.counts[limit] = self.counts.get(limit, 0) + 1
-        if reached:
+        is_reached = False
+        for limit in self.limits:
+            of_candidates = limit.share == CANDIDATES
+            nearly = of_candidates and sure >= limit.value / 2
+            if limit.value and (count >= limit.value or nearly):
+                self.counts[limit] = self.counts.get(limit, 0) + 1
+                is_reached = True
+        if is_reached:
             self.weakest = max(self.weakest, float(scores[-1]))
 
     def message(self) -> str:
         """Return what a user should know, or nothing where no limit was reached."""
         if not self.counts:
             return ""
-        counts = "; ".join(
-            f"{count} of {self.images} images reached {limit}"
-            for limit, count in self.counts.items()
-        )
+        lines = []
+        for limit, count in self.counts.items():
+            lines.append(f"{count} of {self.images} images reached {limit}")
+        counts = "; ".join(lines)
         higher = raised(self.limits, self.objects)
         for limit in self.counts:
             keys = higher.setdefault(limit.section, {})
@@ -146,5 +143,6 @@ class Reached:
 
     def warn(self) -> None:
         """Log the message, if there is one."""
-        if message := self.message():
+        message = self.message()
+        if message:
             log.warning("%s", message)
