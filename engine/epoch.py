@@ -58,22 +58,24 @@ def train_epoch(loop: Loop) -> float:
     batches = begin(loop.loader)
     began = time.perf_counter() - progress.seconds
 
+    batch_size = settings.batch_size
     bar = progress_bar(
-        steps * settings.batch_size,
-        f"epoch {progress.epoch}/{settings.epochs}",
-        progress.step * settings.batch_size,
+        total=steps * batch_size,
+        description=f"epoch {progress.epoch}/{settings.epochs}",
+        done=progress.step * batch_size,
     )
     hold = later() if several else nullcontext()
     with bar, hold:
         for step in range(progress.step, steps):
             batch = next(batches)  # a signal ends this wait, unless other processes expect the step
+            done = before + step  # steps of all epochs
             with later():
-                rate = set_rate(state.optimizer, before + step, steps, settings)
+                rate = set_rate(state.optimizer, done, steps, settings)
                 loss = train_step(loop, step, chain([batch], batches))
                 progress.step = step + 1
                 progress.seconds = time.perf_counter() - began
-                loop.scalars.add({"train/step_loss": loss, "lr": rate}, before + step + 1)
-                bar.update(settings.batch_size)
+                loop.scalars.add({"train/step_loss": loss, "lr": rate}, done + 1)
+                bar.update(batch_size)
                 bar.set_postfix_str(f"loss {loss:.3f}, lr {rate:.2g}", refresh=False)
                 is_due = settings.save_steps and progress.step % settings.save_steps == 0
                 if is_due and progress.step < steps:
@@ -88,15 +90,16 @@ def train_step(loop: Loop, step: int, batches: Iterator[tuple]) -> float:
     """Update the weights once; returns the loss of the last pass."""
     state = loop.state
     settings = loop.cfg.train
+    passes = settings.accumulate
     accelerator = state.accelerator
     files_before = state.files
     state.files = []
     losses = {}
-    for number, (images, targets, files) in enumerate(islice(batches, settings.accumulate)):
+    for number, (images, targets, files) in enumerate(islice(batches, passes)):
         state.files += files
         piece = loop.passes.piece(number)
         torch.manual_seed(mixed(settings.seed, state.progress.epoch, step, piece))
-        is_last = number + 1 == settings.accumulate
+        is_last = number + 1 == passes
         exchange = nullcontext() if is_last else accelerator.no_sync(loop.net)
         with exchange:
             losses = train_pass(loop, images, targets)

@@ -10,15 +10,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 def make_optimizer(model: nn.Module, settings: EasyDict) -> torch.optim.Optimizer:
     """SGD or AdamW. Weights decay, biases and the scales of norms do not."""
-    decaying = []
-    others = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            group = decaying if parameter.dim() > 1 else others
-            group.append(parameter)
+    parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": decaying, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     rate = learning_rate(settings)
     if settings.optimizer == "sgd":

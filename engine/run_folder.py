@@ -125,12 +125,9 @@ def as_begun(cfg: EasyDict) -> EasyDict:
         value = BEFORE[section][key]
         kept.setdefault(section, {})[key] = value
         if cfg[section][key] != value:
+            setting = f"[{section}] {key}"
             log.info(
-                "%s began before there was [%s] %s: it goes on with %s",
-                folder,
-                section,
-                key,
-                as_text(value),
+                "%s began before there was %s: it goes on with %s", folder, setting, as_text(value)
             )
     return load_config(cfg, kept)
 
@@ -330,8 +327,7 @@ def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
 
 def json_ready(metrics: Mapping[str, float]) -> dict[str, float | None]:
     """NaN, which JSON does not know, as null."""
-    ready: dict[str, float | None] = {}
-    for key, value in metrics.items():
-        is_number = not isinstance(value, float) or math.isfinite(value)
-        ready[key] = value if is_number else None
-    return ready
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in metrics.items()
+    }

@@ -215,8 +215,7 @@ def conclude(
         memory["train/memory_MB"] = torch.cuda.max_memory_allocated() / 2**20
     from_first(lambda: check_folder(run))
 
-    best = from_first(lambda: load_checkpoint(run / "best.pt")["model"])
-    model.load_state_dict(best)
+    model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
     from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
     test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test", warn=True)
 
@@ -359,8 +358,9 @@ def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int =
     model.eval()
     with torch.no_grad():
         found = model([image for image, _ in items])
-    pictures = []
-    for (image, target), detections in zip(items, found):
-        pictures.append(compare(image, target, confident(detections), dataset.class_names))
+    pictures = [
+        compare(image, target, confident(detections), dataset.class_names)
+        for (image, target), detections in zip(items, found)
+    ]
     with atomic(path, make_folder=False) as part:
         grid(pictures, 1).save(part, format="PNG")

@@ -128,27 +128,29 @@ class State:
         (run / "metrics.json").unlink(missing_ok=True)
         if progress.step == 0 and best_epoch(progress.history, metric) == ended:
             # Before last.pt: what that says has been done, has been done.
-            best = {**self.judged.checkpoint(), "epoch": ended, "metrics": progress.history[-1]}
-            save_checkpoint(run / "best.pt", best)
-        last = {**self.model.checkpoint(), "training": self.state_dict()}
-        save_checkpoint(run / "last.pt", last)
+            save_checkpoint(
+                run / "best.pt",
+                {**self.judged.checkpoint(), "epoch": ended, "metrics": progress.history[-1]},
+            )
+        save_checkpoint(
+            run / "last.pt",
+            {**self.model.checkpoint(), "training": self.state_dict()},
+        )
         if progress.step == 0:
             write_log(run, progress.history)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what last.pt holds beside the model."""
-        training = {
+        scaler = self.accelerator.scaler
+        average_state = None if self.average is None else self.average.state_dict()
+        scaler_state = None if scaler is None else scaler.state_dict()
+        return {
             "images": self.images,
             "progress": asdict(self.progress),
             "optimizer": self.optimizer.state_dict(),
-            "average": None,
-            "scaler": None,
+            "average": average_state,
+            "scaler": scaler_state,
         }
-        if self.average is not None:
-            training["average"] = self.average.state_dict()
-        if self.accelerator.scaler is not None:
-            training["scaler"] = self.accelerator.scaler.state_dict()
-        return training
 
     def restore(self, saved: Mapping[str, Any], run: Path) -> None:
         """Go on from the content of last.pt.
@@ -189,10 +191,11 @@ class State:
 
 def not_finite(model: torch.nn.Module) -> list[str]:
     """The names of weights and running statistics that hold NaN or infinity."""
-    state = {}
-    for name, value in model.state_dict().items():
-        if value.is_floating_point() and value.numel():
-            state[name] = value
+    state = {
+        name: value
+        for name, value in model.state_dict().items()
+        if value.is_floating_point() and value.numel()
+    }
     return _names_not_finite(state)
 
 

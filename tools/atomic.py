@@ -194,8 +194,11 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
     """Remove the temporary files of `atomic` in a folder whose process was killed: see
     `remove_abandoned`."""
     with suppress(OSError):
-        parts = [path for path in Path(folder).iterdir() if PART.fullmatch(path.name)]
-        remove_abandoned(path for path in parts if not path.is_dir())
+        remove_abandoned(
+            path
+            for path in Path(folder).iterdir()
+            if PART.fullmatch(path.name) and not path.is_dir()
+        )
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:

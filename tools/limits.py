@@ -33,6 +33,15 @@ class Limit:
         needed = int(objects * self.share)
         return math.ceil(needed / STEP) * STEP
 
+    def is_reached(self, detections: int, sure: int) -> bool:
+        """Return True where so many detections, of which so many are sure, may be all that this
+        lets through."""
+        if not self.value:
+            return False
+        if self.share == CANDIDATES and sure >= self.value / 2:
+            return True
+        return detections >= self.value
+
     def stops(self, objects: int) -> bool:
         """Return True where an image has more objects than this lets through."""
         return 0 < self.value < objects
@@ -69,10 +78,11 @@ def raised(limits: Sequence[Limit], objects: int) -> dict[str, dict[str, int]]:
 
 def as_settings(sections: Mapping[str, Mapping[str, int]]) -> str:
     """Return sections as text: "[box] max_detections = 450, [rpn] post_nms_test = 1500"."""
-    settings = []
-    for section, keys in sections.items():
-        settings += [f"[{section}] {key} = {value}" for key, value in keys.items()]
-    return ", ".join(settings)
+    return ", ".join(
+        f"[{section}] {key} = {value}"
+        for section, keys in sections.items()
+        for key, value in keys.items()
+    )
 
 
 @dataclass
@@ -114,24 +124,19 @@ class Reached:
         scores = scores[scores >= self.least]
         count = len(scores)
         sure = int((scores >= SURE).sum())
-        is_reached = False
         for limit in self.limits:
-            of_candidates = limit.share == CANDIDATES
-            nearly = of_candidates and sure >= limit.value / 2
-            if limit.value and (count >= limit.value or nearly):
+            if limit.is_reached(count, sure):
                 self.counts[limit] = self.counts.get(limit, 0) + 1
-                is_reached = True
-        if is_reached:
-            self.weakest = max(self.weakest, float(scores[-1]))
+                self.weakest = max(self.weakest, float(scores[-1]))
 
     def message(self) -> str:
         """Return what a user should know, or nothing where no limit was reached."""
         if not self.counts:
             return ""
-        lines = []
-        for limit, count in self.counts.items():
-            lines.append(f"{count} of {self.images} images reached {limit}")
-        counts = "; ".join(lines)
+        counts = "; ".join(
+            f"{count} of {self.images} images reached {limit}"
+            for limit, count in self.counts.items()
+        )
         higher = raised(self.limits, self.objects)
         for limit in self.counts:
             keys = higher.setdefault(limit.section, {})

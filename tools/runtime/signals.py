@@ -70,9 +70,7 @@ class Watch:
         self.reading, self.writing = os.pipe()
         os.set_blocking(self.writing, False)
         self.before_wakeup = signal.set_wakeup_fd(self.writing, warn_on_full_buffer=False)
-        self.before = {}  # the handlers to give back
-        for number in SIGNALS:
-            self.before[number] = signal.signal(number, self.received)
+        self.before = {number: signal.signal(number, self.received) for number in SIGNALS}
         self.before_hook = sys.unraisablehook
         sys.unraisablehook = self.swallowed
         # Python runs handlers in the main thread, between two of its instructions: a second signal,
@@ -252,10 +250,9 @@ def _parent_may_be_gone(
 def end_children(others: set[BaseProcess]) -> None:
     """End the processes that this one has started to load images, but for those in `others`. One
     may be stuck."""
-    children = []
-    for child in multiprocessing.active_children():
-        if child.daemon and child not in others:
-            children.append(child)
+    children = [
+        child for child in multiprocessing.active_children() if child.daemon and child not in others
+    ]
     if not children:
         return
     handler = None

@@ -72,7 +72,8 @@ def draw(
     pixels = as_pixels(image)
     drawable = _drawable(instances, class_names, pixels.shape[1:])
     count = len(drawable.texts)
-    palette = [_color(number) for number in (range(count) if colors is None else colors)]
+    numbers = range(count) if colors is None else colors
+    palette = [_color(number) for number in numbers]
     if not 0 <= alpha <= 1 or len(palette) != count:
         raise ValueError(
             f"alpha must lie in 0..1, got {alpha}, and colors be one per box, {count}, got "
@@ -126,7 +127,8 @@ def compare(
     size = as_pixels(image).shape[1:]
     boxes = _drawable(detections, class_names, size).boxes
     objects = _drawable(target, class_names, size).boxes
-    colors = list(range(len(objects), len(objects) + len(boxes)))
+    first = len(objects)
+    colors = list(range(first, first + len(boxes)))
     if len(objects):
         for i, overlap in enumerate(iou(boxes, objects)):
             best = int(overlap.argmax())
@@ -240,10 +242,9 @@ def _drawable(
 ) -> Drawable:
     """Check instances on an image of this height and width, and prepare them for drawing."""
     keys = ("boxes", "labels", "scores", "masks", "iscrowd")
-    known: dict[str, Tensor] = {}
-    for key in keys:
-        if key in instances:
-            known[key] = torch.as_tensor(instances[key]).detach().cpu()
+    known = {
+        key: torch.as_tensor(instances[key]).detach().cpu() for key in keys if key in instances
+    }
     if "boxes" not in known or "labels" not in known:
         raise ValueError(f"instances need boxes and labels, got {shown(sorted(instances))}")
     count = len(known["boxes"])

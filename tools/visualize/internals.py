@@ -77,12 +77,16 @@ def panels(
     Raises:
         ValueError: pictures, titles or boxes that do not fit, with the number of the picture.
     """
-    titles = [""] * len(pictures) if titles is None else titles
-    boxes = [{}] * len(pictures) if boxes is None else boxes
-    if not 0 < len(pictures) == len(titles) == len(boxes) or columns < 1:
+    count = len(pictures)
+    if titles is None:
+        titles = [""] * count
+    if boxes is None:
+        boxes = [{}] * count
+    has_all = 0 < count == len(titles) == len(boxes)
+    if not has_all or columns < 1:
         raise ValueError(
             f"panels needs pictures, a title and boxes for each, and at least one column, got "
-            f"{len(pictures)} pictures, {len(titles)} titles, {len(boxes)} boxes, {columns} columns"
+            f"{count} pictures, {len(titles)} titles, {len(boxes)} boxes, {columns} columns"
         )
     shown = [_shown(picture, f"pictures[{i}]") for i, picture in enumerate(pictures)]
     groups = []
