@@ -64,7 +64,8 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
 
     Returns:
         The content of metrics.json: test/box_AP, test/mask_AP, ..., train/seconds,
-        train/images_per_second, ...
+        train/images_per_second, ... Of a resumed run, total_seconds is the time of this process and
+        of the training that earlier ones have done.
 
     Raises:
         ValueError: configuration, data or weights that do not fit.
