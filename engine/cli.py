@@ -76,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command `train`."""
     command = commands.add_parser("train", help="train, then evaluate on the test split")
     _add_config(command)
     command.add_argument(
@@ -87,6 +88,7 @@ def _add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command `evaluate`."""
     command = commands.add_parser("evaluate", help="average precision of a checkpoint on one split")
     _add_config(command)
     _add_weights(command)
@@ -101,6 +103,7 @@ def _add_evaluate(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add_predict(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command `predict`."""
     command = commands.add_parser(
         "predict", help="annotated pictures and COCO results of image files"
     )
@@ -122,6 +125,7 @@ def _add_predict(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add_check(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command `check`."""
     command = commands.add_parser("check", help="what is wrong with a data set, and what is in it")
     _add_config(command)
     command.add_argument(
@@ -137,6 +141,7 @@ def _add_check(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add_weights(command: argparse.ArgumentParser) -> None:
+    """Add the option that names a checkpoint."""
     command.add_argument(
         "--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt"
     )

@@ -37,7 +37,7 @@ class Progress:
 
     @property
     def trained(self) -> float:
-        """The seconds of training so far, over all processes that took turns at this run."""
+        """Return the seconds of training so far, in all processes of this run."""
         return sum(record["train/seconds"] for record in self.history) + self.seconds
 
     def add(self, losses: Mapping[str, float], images: int) -> None:

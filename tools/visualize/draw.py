@@ -261,7 +261,7 @@ def _drawable(
 
 
 def _texts(known: Mapping[str, Tensor], class_names: Sequence[str] | None) -> list[str]:
-    """The texts of the labels: "circle 0.98"."""
+    """Return the texts of the labels: "circle 0.98"."""
     labels: list[int] = known["labels"].tolist()
     if class_names is None:
         texts = [label(str(number)) for number in labels]
@@ -350,7 +350,7 @@ def _draw_labels(
 
 
 def _label_places(box: Rectangle, width: float, height: float) -> list[tuple[float, float]]:
-    """Left and top of a label at each place by its box, the best one first."""
+    """Return left and top of a label at each place by its box, the best one first."""
     x1, y1, x2, y2 = box
     return [
         (x1, y1 - height),
@@ -378,6 +378,6 @@ def _text_color(background: Color) -> str:
 
 
 def _font(picture: Image.Image) -> ImageFont.FreeTypeFont:
-    """The font of labels and headings, which grows with the picture."""
+    """Return the font of labels and headings, which grows with the picture."""
     size = max(15, max(picture.size) // 64)
     return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))

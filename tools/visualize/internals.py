@@ -135,7 +135,7 @@ def moves(picture: Any, before: Tensor, after: Tensor, side: float = 5.0) -> "Fi
 
 
 def _center(box: Tensor) -> tuple[float, float]:
-    """The centre of a box [4], on axes whose whole numbers are centres of pixels."""
+    """Return the centre of a box [4], on axes whose whole numbers are centres of pixels."""
     x, y = ((box[:2] + box[2:]) / 2 - 0.5).tolist()
     return x, y
 
@@ -195,7 +195,7 @@ def _sheet(
 
 
 def _add_legend(axis: "Axes") -> None:
-    """The legend below a picture."""
+    """Add the legend below a picture."""
     axis.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
