@@ -22,9 +22,11 @@ from maskrcnn.datasets.readers.voc import read_voc
 from maskrcnn.tools.checks.inputs import check_class_names
 from maskrcnn.tools.images.read import ImageOptions
 from maskrcnn.tools.limits import Limit
-from maskrcnn.tools.text import listed, printable
+from maskrcnn.tools.runtime.progress import progress_bar
+from maskrcnn.tools.text import brief, listed, printable
 from maskrcnn.tools.values import Id
 
+from . import cst_generate
 from .dataset import Instances
 from .options import SPLITS, ReadOptions
 from .problems import Problem, Problems, summary
@@ -65,6 +67,21 @@ class Dataset(Protocol):
 
     def file(self, i: int) -> Path:
         """The file of image i, for messages."""
+
+
+def prepare_dataset(data: EasyDict) -> None:
+    """Generate the CST-Dataset if [data] asks for it and its root is missing or empty. Data of any
+    other format has to be there already."""
+    if data.format != "cst":
+        return
+    root = Path(data.root)
+    cst_generate.remove_leftovers(root)
+    is_empty = root.is_dir() and not any(root.iterdir())
+    if root.exists() and not is_empty:
+        return
+    images = sum(cst_generate.SIZES.values())
+    with progress_bar(images, f"generate {brief(data.root)}") as bar:
+        cst_generate.generate(data.root, progress=lambda done, _: bar.update(done - bar.n))
 
 
 def open_dataset(

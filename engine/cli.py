@@ -6,7 +6,6 @@ import argparse
 import json
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
 from maskrcnn import __version__
 from maskrcnn.datasets.options import SPLITS
@@ -54,9 +53,11 @@ def _resume(arguments: argparse.Namespace, kept: str) -> str:
     """What a training that was stopped has saved, and how to go on with it."""
     if arguments.command != "train":
         return ""
-    settings = ["--set", *arguments.settings] if arguments.settings else []
-    command = shlex.join(["maskrcnn", "train", arguments.config, "--resume", *settings])
-    return f"{kept and ', '}{kept}. Go on with: {command}"
+    words = ["maskrcnn", "train", arguments.config, "--resume"]
+    if arguments.settings:
+        words += ["--set", *arguments.settings]
+    saved = f", {kept}" if kept else ""
+    return f"{saved}. Go on with: {shlex.join(words)}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -67,6 +68,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"maskrcnn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_check(commands)
+    return parser
+
+
+def _add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command `train`."""
     command = commands.add_parser("train", help="train, then evaluate on the test split")
     _add_config(command)
     command.add_argument(
@@ -76,11 +86,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_train)
 
+
+def _add_evaluate(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command `evaluate`."""
     command = commands.add_parser("evaluate", help="average precision of a checkpoint on one split")
     _add_config(command)
-    command.add_argument(
-        "--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt"
-    )
+    _add_weights(command)
     command.add_argument("--split", default="test", help="train, val or test (default)")
     command.add_argument(
         "--results", metavar="FILE", help="write the detections in COCO's results format"
@@ -90,13 +101,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_evaluate)
 
+
+def _add_predict(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command `predict`."""
     command = commands.add_parser(
         "predict", help="annotated pictures and COCO results of image files"
     )
     command.add_argument("images", nargs="+", metavar="IMAGE")
-    command.add_argument(
-        "--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt"
-    )
+    _add_weights(command)
     command.add_argument(
         "--output", required=True, metavar="DIR", help="folder for the pictures and results.json"
     )
@@ -111,6 +123,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_predict)
 
+
+def _add_check(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """Add the command `check`."""
     command = commands.add_parser("check", help="what is wrong with a data set, and what is in it")
     _add_config(command)
     command.add_argument(
@@ -123,7 +138,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--json", metavar="FILE", help="write the whole report into this file too")
     command.set_defaults(run=_check)
-    return parser
+
+
+def _add_weights(command: argparse.ArgumentParser) -> None:
+    """Add the option that names a checkpoint."""
+    command.add_argument(
+        "--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt"
+    )
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
@@ -141,10 +162,10 @@ def _add_config(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _overrides(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _overrides(settings: Sequence[str]) -> dict[str, dict[str, str]]:
     """The sections of --set. Raises ValueError for what is no setting, before the sections become
     arguments."""
-    overrides: dict[str, dict[str, Any]] = {}
+    overrides: dict[str, dict[str, str]] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         section, dot, key = name.strip().partition(".")
@@ -163,23 +184,24 @@ def _overrides(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
 def _train(arguments: argparse.Namespace) -> int:
     from .train import train
 
-    _print(train(arguments.config, arguments.resume, **_overrides(arguments.settings)))
+    overrides = _overrides(arguments.settings)
+    _print(train(arguments.config, arguments.resume, **overrides))
     return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from maskrcnn.evaluation.evaluate import evaluate
 
-    _print(
-        evaluate(
-            arguments.config,
-            arguments.weights,
-            arguments.split,
-            arguments.results,
-            arguments.report,
-            **_overrides(arguments.settings),
-        )
+    overrides = _overrides(arguments.settings)
+    metrics = evaluate(
+        arguments.config,
+        arguments.weights,
+        split=arguments.split,
+        results=arguments.results,
+        report=arguments.report,
+        **overrides,
     )
+    _print(metrics)
     return 0
 
 
@@ -190,10 +212,12 @@ def _predict(arguments: argparse.Namespace) -> int:
         arguments.weights,
         arguments.images,
         arguments.output,
-        arguments.batch_size,
-        arguments.device,
-        arguments.score,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        score_threshold=arguments.score,
     )
+    if not failures:
+        return 0
     reasons = list(failures.values())
     for text in reasons[:MOST_ITEMS]:
         complain("predict", text)
@@ -203,7 +227,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             f"{len(reasons)} of {len(arguments.images)} images could not be read; images.json in "
             f"{arguments.output} lists all, under failed",
         )
-    return 1 if failures else 0
+    return 1
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -225,14 +249,15 @@ def _check(arguments: argparse.Namespace) -> int:
         report = check_dataset(
             cfg.data,
             arguments.split,
-            len(cfg.transform.mean),
-            len(cfg.rpn.anchor_sizes),
-            progress,
-            limits_of(cfg),
+            channels=len(cfg.transform.mean),
+            anchors=len(cfg.rpn.anchor_sizes),
+            progress=progress,
+            limits=limits_of(cfg),
         )
     if arguments.json:
+        text = json.dumps(report.as_dict(), indent=2) + "\n"
         with atomic(arguments.json) as part:
-            part.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+            part.write_text(text, encoding="utf-8")
     put(report.text())
     return 1 if report.errors else 0
 

@@ -25,7 +25,8 @@ def learning_rate(settings: EasyDict) -> float:
     """The configured rate, scaled to the size of the batches (Goyal et al., Accurate, Large
     Minibatch SGD, section 2.1) where [train] base_batch_size says which size it is meant for."""
     base = settings.base_batch_size
-    return settings.learning_rate * (settings.batch_size / base if base else 1.0)
+    scale = settings.batch_size / base if base else 1.0
+    return settings.learning_rate * scale
 
 
 def set_rate(
@@ -46,8 +47,10 @@ def rate_factor(step: int, steps_an_epoch: int, settings: EasyDict) -> float:
         start = settings.warmup_start_factor
         warmup = start + (1 - start) * epoch / settings.warmup_epochs
     if settings.schedule == "cosine":
-        return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / settings.epochs)))
-    return warmup * settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+        done = min(1.0, epoch / settings.epochs)
+        return warmup * 0.5 * (1 + math.cos(math.pi * done))
+    passed = [milestone for milestone in settings.milestones if epoch >= milestone]
+    return warmup * settings.gamma ** len(passed)
 
 
 def make_average(model: nn.Module, settings: EasyDict) -> AveragedModel | None:

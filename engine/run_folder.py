@@ -41,7 +41,6 @@ STATE = {"images", "progress", "optimizer", "average", "scaler"}  # of a trainin
 def new_run_folder(output: str) -> Path:
     """A fresh folder: `output`, or with -2, -3, ... behind it where earlier runs have taken
     that."""
-    number = 1
     if Path(output).exists() and not Path(output).is_dir():
         raise ValueError(
             f"[train] output = {output}: there is a file of that name; give the name of a folder"
@@ -52,19 +51,20 @@ def new_run_folder(output: str) -> Path:
         raise ValueError(
             f"[train] output = {output}: its folder cannot be made: {error}"
         ) from error
+    number = 1
     while True:
         folder = _numbered(output, number)
         try:
             folder.mkdir()
         except FileExistsError:
             number += 1
-            continue
         except OSError as error:
             raise ValueError(
                 f"[train] output = {output}: the folder cannot be made: {error}"
             ) from error
-        log.info("run folder: %s", folder)
-        return folder
+        else:
+            log.info("run folder: %s", folder)
+            return folder
 
 
 def last_run_folder(output: str) -> Path | None:
@@ -76,21 +76,27 @@ def last_run_folder(output: str) -> Path | None:
 
 
 def _numbered(output: str, number: int) -> Path:
-    folder = Path(output) if Path(output).name else Path(output).resolve()  # "." has no name
-    return folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+    folder = Path(output)
+    if not folder.name:  # as of "."
+        folder = folder.resolve()
+    if number == 1:
+        return folder
+    return folder.with_name(f"{folder.name}-{number}")
 
 
-def begin_run(cfg: EasyDict, resume: bool) -> tuple[Path, Any]:
+def begin_run(cfg: EasyDict, resume: bool) -> "tuple[Path, Hold]":
     """The folder of this run, with its configuration in it; to resume, that of the last run. And
     what keeps other processes from training into it until it is released.
 
     Raises:
         ValueError: to resume, a run with another configuration, or one that is still going on.
     """
-    folder = last_run_folder(cfg.train.output) if resume else None
-    if folder is None:
-        if resume:
+    folder = None
+    if resume:
+        folder = last_run_folder(cfg.train.output)
+        if folder is None:
             log.info("nothing to resume: there is no %s yet", cfg.train.output)
+    if folder is None:
         folder = new_run_folder(cfg.train.output)
     held = Hold(folder)
     try:
@@ -114,17 +120,16 @@ def as_begun(cfg: EasyDict) -> EasyDict:
     if folder is None or not (folder / "config.ini").is_file():
         return cfg
     saved_settings(folder)  # raises for a damaged file
-    lacking = later_settings(folder / "config.ini")
-    for section, key in lacking:
-        if cfg[section][key] != BEFORE[section][key]:
+    kept: dict[str, dict[str, Any]] = {}
+    for section, key in later_settings(folder / "config.ini"):
+        value = BEFORE[section][key]
+        kept.setdefault(section, {})[key] = value
+        if cfg[section][key] != value:
+            setting = f"[{section}] {key}"
             log.info(
-                "%s began before there was [%s] %s: it goes on with %s",
-                folder,
-                section,
-                key,
-                as_text(BEFORE[section][key]),
+                "%s began before there was %s: it goes on with %s", folder, setting, as_text(value)
             )
-    return load_config(cfg, {section: {key: BEFORE[section][key]} for section, key in lacking})
+    return load_config(cfg, kept)
 
 
 def saved_settings(folder: Path) -> EasyDict:
@@ -202,9 +207,8 @@ if hasattr(os, "register_at_fork"):
 def check_folder(run: Path) -> None:
     """Raises WriteError where the folder of a run that this process holds is gone, or is another
     one."""
-    if run.is_dir() and all(
-        hold.is_there() for hold in HOLDS if hold.folder == run and hold.handle is not None
-    ):
+    held = [hold for hold in HOLDS if hold.folder == run and hold.handle is not None]
+    if run.is_dir() and all(hold.is_there() for hold in held):
         return
     what = "another one has taken its place" if run.exists() else "it was deleted or moved"
     raise WriteError(
@@ -217,15 +221,16 @@ def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
     """Raises ValueError where a run would go on with settings that change what it has done so far:
     of [train] epochs the cosine schedule makes the rate of every step, while that of schedule =
     step does not depend on them."""
-    free = {section: set(FREE.get(section, ())) for section in cfg}
-    free["train"] |= {"epochs"} if cfg.train.schedule == "step" else set()
+    free = {section: set(keys) for section, keys in FREE.items()}
+    if cfg.train.schedule == "step":
+        free["train"].add("epochs")
     why = {"epochs": " (with schedule = cosine the rate of every step follows from it)"}
-    changed = [
-        f"[{section}] {key} = {saved[section][key]} is now {cfg[section][key]}{why.get(key, '')}"
-        for section in cfg
-        for key in cfg[section]
-        if key not in free[section] and saved[section][key] != cfg[section][key]
-    ]
+    changed = []
+    for section in cfg:
+        for key, value in cfg[section].items():
+            before = saved[section][key]
+            if before != value and key not in free.get(section, ()):
+                changed.append(f"[{section}] {key} = {before} is now {value}{why.get(key, '')}")
     if changed:
         raise ValueError(
             f"{folder} cannot be resumed with other settings: {listed(changed)}. Give the "
@@ -235,13 +240,15 @@ def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
 
 def check_same_data(saved: Mapping[str, Any], model: MaskRCNN, images: int, folder: Path) -> None:
     """Raises ValueError where a run would go on with other data than it had."""
-    before = saved["class_names"], saved["training"]["images"]
-    if before != (model.class_names, images):
-        raise ValueError(
-            f"{folder} cannot be resumed with other data: it had {before[1]} training images of "
-            f"{listed(before[0] or [])}, and now there are {images} of "
-            f"{listed(model.class_names or [])}. Start anew without --resume"
-        )
+    names_before = saved["class_names"]
+    images_before = saved["training"]["images"]
+    if (names_before, images_before) == (model.class_names, images):
+        return
+    raise ValueError(
+        f"{folder} cannot be resumed with other data: it had {images_before} training images of "
+        f"{listed(names_before or [])}, and now there are {images} of "
+        f"{listed(model.class_names or [])}. Start anew without --resume"
+    )
 
 
 def saved_state(run: Path) -> dict[str, Any] | None:
@@ -257,7 +264,8 @@ def saved_state(run: Path) -> dict[str, Any] | None:
         content = load_checkpoint(path)
         if not isinstance(content.get("training"), dict):
             raise ValueError(f"{path} holds a model, but no state of a training")
-        if lacking := STATE - set(content["training"]):
+        lacking = STATE - set(content["training"])
+        if lacking:
             raise ValueError(
                 f"{path}: the state of the training lacks {', '.join(sorted(lacking))}"
             )
@@ -271,18 +279,18 @@ def saved_state(run: Path) -> dict[str, Any] | None:
 def write_log(run: Path, history: list[dict[str, Any]]) -> None:
     """log.jsonl and history.png."""
     check_folder(run)
+    lines = [json.dumps(json_ready(record)) + "\n" for record in history]
     with atomic(run / "log.jsonl", make_folder=False) as part:
-        part.write_text(
-            "".join(json.dumps(json_ready(record)) + "\n" for record in history), encoding="utf-8"
-        )
+        part.write_text("".join(lines), encoding="utf-8")
     plot_history(history, run / "history.png")
 
 
 def write_metrics(run: Path, metrics: Mapping[str, float]) -> None:
     """metrics.json, which ends a run, until it is resumed for more epochs."""
     check_folder(run)
+    text = json.dumps(json_ready(metrics), indent=2) + "\n"
     with atomic(run / "metrics.json", make_folder=False) as part:
-        part.write_text(json.dumps(json_ready(metrics), indent=2) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
 
 
 def read_metrics(run: Path) -> dict[str, float] | None:
@@ -307,11 +315,14 @@ def read_metrics(run: Path) -> dict[str, float] | None:
 def best_epoch(history: list[dict[str, Any]], metric: str) -> int:
     """The epoch of highest val/<metric>, the later one of equals; the last epoch where there is no
     such number."""
-    scores = [record.get(f"val/{metric}", math.nan) for record in history]
-    known = [score for score in scores if not math.isnan(score)]
-    if not known:
-        return len(history)
-    return max(i for i, score in enumerate(scores, 1) if score == max(known))
+    best = len(history)
+    highest = -math.inf
+    for epoch, record in enumerate(history, 1):
+        score = record.get(f"val/{metric}", math.nan)
+        if score >= highest:  # never true of NaN
+            best = epoch
+            highest = score
+    return best
 
 
 def json_ready(metrics: Mapping[str, float]) -> dict[str, float | None]:

@@ -4,13 +4,16 @@ import argparse
 import logging
 import os
 import sys
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 import torch
 
 from maskrcnn.tools.runtime.distributed import rank_and_count
 from maskrcnn.tools.runtime.failures import MachineError
-from maskrcnn.tools.text import message
+from maskrcnn.tools.text import message as for_terminal
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 TRACEBACK = "MASKRCNN_TRACEBACK"  # this environment variable has errors that nobody foresaw raised
 
@@ -18,17 +21,17 @@ TRACEBACK = "MASKRCNN_TRACEBACK"  # this environment variable has errors that no
 class Parser(argparse.ArgumentParser):
     """A parser that quotes arguments as terminals can show them."""
 
-    def error(self, text: str) -> NoReturn:
+    def error(self, message: str) -> NoReturn:
         """Print usage and error, and exit with status 2."""
-        super().error(message(text))
+        super().error(for_terminal(message))
 
-    def _print_message(self, text: str, file: TextIO | None = None) -> None:
-        put(text.rstrip("\n"), file)
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        put(message.rstrip("\n"), cast("TextIO | None", file))
 
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return message(super().format(record))
+        return for_terminal(super().format(record))
 
 
 def log_to_terminal() -> None:
@@ -49,18 +52,20 @@ def put(text: str, stream: TextIO | None = None) -> None:
     if stream is None or stream.closed:
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"
+    encodable = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
-        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        print(encodable, file=stream, flush=True)
     except BrokenPipeError:
         # Python writes what is left in the buffer when it ends, which would be an error once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
 
 
 def complain(command: str, text: str) -> None:
     """Print what is wrong to standard error. Before the processes of a training are connected, each
     of them finds the same, and the first alone says it."""
     if rank_and_count()[1] > 1 or os.environ.get("LOCAL_RANK", "0") == "0":
-        put(f"maskrcnn {command}: {message(text)}", sys.stderr)
+        put(f"maskrcnn {command}: {for_terminal(text)}", sys.stderr)
 
 
 def reason(error: Exception) -> str:
@@ -104,13 +109,15 @@ def _system_error(error: OSError) -> str:
         return str(error)
     if error.filename is None:
         return error.strerror
-    files = [
-        os.fsdecode(file) if isinstance(file, (str, bytes)) else str(file)
-        for file in (error.filename, error.filename2)
-        if file is not None
-    ]
+    files = []
+    for file in (error.filename, error.filename2):
+        if isinstance(file, (str, bytes)):
+            files.append(os.fsdecode(file))
+        elif file is not None:
+            files.append(str(file))
     return f"{' and '.join(files)}: {error.strerror}"
 
 
-def _first_line(error: BaseException) -> Any:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn.tools.atomic import WriteError
+from maskrcnn.tools.optional import optional
 
 
 class Scalars:
@@ -24,16 +25,14 @@ class Scalars:
         self.file: Any = None
         if not wanted:
             return
-        try:
-            from tensorboard.summary.writer.record_writer import RecordWriter
-            from torch.utils.tensorboard import summary  # noqa: F401  # which needs TensorBoard too
-        except ImportError:
-            raise ValueError(
-                "[train] tensorboard = yes needs TensorBoard: pip install tensorboard"
-            ) from None
+        needed_for = "[train] tensorboard = yes"
+        records = optional("tensorboard.summary.writer.record_writer", needed_for)
+        self.event = optional("tensorboard.compat.proto.event_pb2", needed_for).Event
+        self.summary = optional("tensorboard.compat.proto.summary_pb2", needed_for).Summary
         now = f"{time.time():.6f}"  # TensorBoard reads files in the order of their names
         self.path = folder / f"events.out.tfevents.{now}.{socket.gethostname()}.{os.getpid()}"
-        self.file = RecordWriter(open(self.path, "wb"))  # noqa: SIM115  # for as long as the training
+        file = open(self.path, "wb")  # noqa: SIM115  # for as long as the training
+        self.file = records.RecordWriter(file)
         self._write(file_version="brain.Event:2")
 
     def add(self, numbers: Mapping[str, Any], step: int) -> None:
@@ -44,16 +43,14 @@ class Scalars:
         """
         if self.file is None:
             return
-        from torch.utils.tensorboard.summary import scalar
-
         for name, value in numbers.items():
-            self._write(step=step, summary=scalar(name, value))
+            number = self.summary.Value(tag=name, simple_value=float(value))
+            self._write(step=step, summary=self.summary(value=[number]))
 
     def _write(self, **fields: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
+        event = self.event(wall_time=time.time(), **fields)
         try:
-            self.file.write(Event(wall_time=time.time(), **fields).SerializeToString())
+            self.file.write(event.SerializeToString())
             self.file.flush()
         except OSError as error:
             what = error.strerror or str(error)

@@ -6,27 +6,23 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from easydict import EasyDict
 
 from maskrcnn import MaskRCNN
-from maskrcnn.datasets import cst_generate as cst
-from maskrcnn.datasets.formats import Dataset, open_dataset
+from maskrcnn.datasets.formats import Dataset, open_dataset, prepare_dataset
 from maskrcnn.datasets.loader import make_loader
 from maskrcnn.evaluation.evaluate import evaluate_model
 from maskrcnn.tools.atomic import FullError, atomic
 from maskrcnn.tools.config import Source, load_config
 from maskrcnn.tools.limits import limits_of
+from maskrcnn.tools.optional import optional
 from maskrcnn.tools.runtime.devices import choose_device
 from maskrcnn.tools.runtime.distributed import from_first, rank_and_count, together
 from maskrcnn.tools.runtime.failures import TrainingError, explained, less_in_training
-from maskrcnn.tools.runtime.progress import progress_bar
 from maskrcnn.tools.runtime.signals import Stopped, later
-from maskrcnn.tools.text import brief
 from maskrcnn.tools.visualize.draw import compare, confident, grid
 from maskrcnn.tools.weights.checkpoints import load_checkpoint
 
@@ -42,8 +38,11 @@ from .run_folder import (
     write_metrics,
 )
 from .trackers import Scalars
-from .train_state import State, advice
+from .train_state import Progress, State, advice
 from .validate import best_metric, check_best_metric, check_settings, finished
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger("maskrcnn")
 
@@ -65,7 +64,8 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
 
     Returns:
         The content of metrics.json: test/box_AP, test/mask_AP, ..., train/seconds,
-        train/images_per_second, ...
+        train/images_per_second, ... Of a resumed run, total_seconds is the time of this process and
+        of the training that earlier ones have done.
 
     Raises:
         ValueError: configuration, data or weights that do not fit.
@@ -92,20 +92,42 @@ def train_and_test(cfg: EasyDict, resume: bool, started: float) -> dict[str, flo
     if resume:
         cfg = from_first(lambda: as_begun(cfg))
     torch.manual_seed(cfg.train.seed)
-    from_first(lambda: prepare_data(cfg))
+    from_first(lambda: prepare_dataset(cfg.data))
     splits, model = together(lambda: make_parts(cfg))
     run, held = from_first(lambda: begin_run(cfg, resume))
     with held:  # the first process keeps others from the folder
-        ended, saved = from_first(
-            lambda: (read_metrics(run), saved_state(run)) if resume else (None, None)
-        )
+        ended = None
+        saved = None
+        if resume:
+            ended = from_first(lambda: read_metrics(run))
+            saved = from_first(lambda: saved_state(run))
         if ended is not None and (
             saved is None or finished(saved["training"]["progress"]["history"], cfg)
         ):
             log.info("%s has ended already: nothing to resume", run)
             return ended
-        history = fit(model, splits["train"], splits["val"], cfg, run, accelerator, saved)
-        return conclude(model, splits, history, cfg, run, accelerator, started)
+
+        history = fit(
+            model,
+            splits["train"],
+            splits["val"],
+            cfg,
+            run=run,
+            accelerator=accelerator,
+            saved=saved,
+        )
+        if saved is not None:
+            # As if the earlier processes of this run had trained right before this one began.
+            started -= Progress(**saved["training"]["progress"]).trained
+        return conclude(
+            model,
+            splits,
+            history,
+            cfg,
+            run=run,
+            accelerator=accelerator,
+            started=started,
+        )
 
 
 def fit(
@@ -114,7 +136,7 @@ def fit(
     val_set: Dataset,
     cfg: EasyDict,
     run: Path,
-    accelerator: Accelerator | None = None,
+    accelerator: "Accelerator | None" = None,
     saved: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """The training loop, in every process: returns the records of log.jsonl, one an epoch.
@@ -127,11 +149,26 @@ def fit(
     prepare_model(model.to(accelerator.device), settings)
     average = make_average(model, settings)
     net, optimizer = accelerator.prepare(model, make_optimizer(model, settings))
-    state = State(model, optimizer, average, accelerator, len(train_set))
+    state = State(
+        model=model,
+        optimizer=optimizer,
+        average=average,
+        accelerator=accelerator,
+        images=len(train_set),
+    )
     if saved is not None:
         together(lambda: state.restore(saved, run))
-    scalars = together(lambda: Scalars(run, settings.tensorboard and accelerator.is_main_process))
-    loop = Loop(net, state, loader, passes, scalars, cfg, run)
+    writes_scalars = settings.tensorboard and accelerator.is_main_process
+    scalars = together(lambda: Scalars(run, writes_scalars))
+    loop = Loop(
+        net=net,
+        state=state,
+        loader=loader,
+        passes=passes,
+        scalars=scalars,
+        cfg=cfg,
+        run=run,
+    )
     try:
         while not finished(state.progress.history, cfg):
             rate = train_epoch(loop)
@@ -164,43 +201,43 @@ def conclude(
     history: list[dict[str, Any]],
     cfg: EasyDict,
     run: Path,
-    accelerator: Accelerator,
+    accelerator: "Accelerator",
     started: float,
 ) -> dict[str, float]:
-    """The best epoch on the test split: predictions.png, and metrics.json, whose content is
-    returned.
+    """Evaluate the best epoch on the test split, write predictions.png and metrics.json, and return
+    the content of metrics.json.
 
-    On a GPU, train/memory_MB is the most that tensors took of the first process's.
+    `started` is the time at which the run began. On a GPU, train/memory_MB is the most that tensors
+    took of the first process's.
     """
     trained = time.perf_counter()
-    first = accelerator.is_main_process
-    used = torch.cuda.max_memory_allocated() / 2**20 if accelerator.device.type == "cuda" else None
+    memory: dict[str, float] = {}
+    if accelerator.device.type == "cuda":
+        memory["train/memory_MB"] = torch.cuda.max_memory_allocated() / 2**20
     from_first(lambda: check_folder(run))
+
     model.load_state_dict(from_first(lambda: load_checkpoint(run / "best.pt")["model"]))
     from_first(lambda: draw_predictions(model, splits["test"], run / "predictions.png"))
     test = evaluate_model(model, splits["test"], cfg.evaluate, "evaluate test", warn=True)
-    metrics = {f"test/{name}": value for name, value in test.items()}
-    seconds = sum(record["train/seconds"] for record in history)
+
     tested = time.perf_counter()
+    train_seconds = sum(record["train/seconds"] for record in history)
+    test_seconds = tested - trained
+    metrics = {f"test/{name}": value for name, value in test.items()}
     metrics |= {
         "best_epoch": best_epoch(history, best_metric(cfg)),
-        "train/seconds": seconds,
-        "train/images_per_second": len(splits["train"]) * len(history) / seconds,
-        "train/hours_per_epoch": seconds / 3600 / len(history),
-        "test/seconds": tested - trained,
-        "test/seconds_per_image": (tested - trained) / len(splits["test"]),
+        "train/seconds": train_seconds,
+        "train/images_per_second": len(splits["train"]) * len(history) / train_seconds,
+        "train/hours_per_epoch": train_seconds / 3600 / len(history),
+        "test/seconds": test_seconds,
+        "test/seconds_per_image": test_seconds / len(splits["test"]),
         "total_seconds": tested - started,
     }
-    metrics |= {} if used is None else {"train/memory_MB": used}
-    if first:
+    metrics |= memory
+    if accelerator.is_main_process:
         write_metrics(run, metrics)
-        log.info(
-            "%s: %s",
-            run,
-            ", ".join(
-                f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP") if name in test
-            ),
-        )
+        shown = [f"test/{name} {test[name]:.3f}" for name in ("box_AP", "mask_AP") if name in test]
+        log.info("%s: %s", run, ", ".join(shown))
     return metrics
 
 
@@ -212,33 +249,31 @@ def end_epoch(state: State, val_set: Dataset, cfg: EasyDict, images: int) -> dic
     seconds = state.progress.seconds
     epoch = state.progress.epoch
     from_first(state.check)
-    due = epoch % cfg.evaluate.every == 0 or epoch == cfg.train.epochs
-    validation = (
-        evaluate_model(state.judged, val_set, cfg.evaluate, "validate", cfg.data.workers)
-        if due
-        else {}
-    )
+    validation: dict[str, float] = {}
+    if epoch % cfg.evaluate.every == 0 or epoch == cfg.train.epochs:
+        validation = evaluate_model(
+            state.judged, val_set, cfg.evaluate, "validate", workers=cfg.data.workers
+        )
     together(lambda: check_losses(validation, epoch))
-    return {
-        "train/seconds": seconds,
-        "train/images_per_second": images / seconds,
-        **{f"train/{name}": total / images for name, total in totals.items()},
-        **{f"val/{name}": value for name, value in validation.items()},
-    }
+
+    record = {"train/seconds": seconds, "train/images_per_second": images / seconds}
+    for name, total in totals.items():
+        record[f"train/{name}"] = total / images
+    for name, value in validation.items():
+        record[f"val/{name}"] = value
+    return record
 
 
 def check_losses(validation: Mapping[str, float], epoch: int) -> None:
     """Raise TrainingError where a validation loss is not finite. A metric may be: of classes
     without objects."""
-    losses = {
-        name: value
-        for name, value in validation.items()
-        if name.startswith("loss") and not math.isfinite(value)
-    }
-    if losses:
-        parts = ", ".join(f"{name} = {value:g}" for name, value in losses.items())
+    parts = []
+    for name, value in validation.items():
+        if name.startswith("loss") and not math.isfinite(value):
+            parts.append(f"{name} = {value:g}")
+    if parts:
         raise TrainingError(
-            f"the validation loss is not finite in epoch {epoch}: {parts}. {advice([])}"
+            f"the validation loss is not finite in epoch {epoch}: {', '.join(parts)}. {advice([])}"
         )
 
 
@@ -250,7 +285,7 @@ def prepare_model(model: MaskRCNN, settings: EasyDict) -> None:
         model.backbone.compile()
 
 
-def make_accelerator(cfg: EasyDict) -> Accelerator:
+def make_accelerator(cfg: EasyDict) -> "Accelerator":
     """Connects the processes that `accelerate launch` or `torchrun` started, on the device that
     [train] asks for.
 
@@ -262,39 +297,43 @@ def make_accelerator(cfg: EasyDict) -> Accelerator:
         raise ValueError("[train] precision = fp16 needs a GPU; on a CPU take fp32 or bf16")
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
+    accelerate = optional("accelerate", "training")
     # an earlier training's, of perhaps another precision
-    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
     # None: what accelerate launch says
     precision = None if cfg.train.precision == "fp32" else cfg.train.precision
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    accelerator = accelerate.Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
     if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
-        norms = [
-            f"[{section}] norm"
-            for section in ("backbone", "fpn", "box", "mask")
-            if cfg[section].norm == "sync"
-        ]
-        if norms:
-            raise ValueError(f"{', '.join(norms)} = sync over several processes needs GPUs")
+        check_no_sync_norm(cfg)
     return accelerator
+
+
+def check_no_sync_norm(cfg: EasyDict) -> None:
+    """Raise ValueError where a norm over all processes is asked for, which CPUs do not have."""
+    sections = ("backbone", "fpn", "box", "mask")
+    norms = [f"[{section}] norm" for section in sections if cfg[section].norm == "sync"]
+    if norms:
+        raise ValueError(f"{', '.join(norms)} = sync over several processes needs GPUs")
 
 
 def make_parts(cfg: EasyDict) -> tuple[dict[str, Dataset], MaskRCNN]:
     """The splits, and the model for their classes. Raises ValueError for settings that do not fit
     them."""
-    prepare_data(cfg)  # where this process does not see what the first one has generated
+    prepare_dataset(cfg.data)  # where this process does not see what the first one has generated
     splits = open_splits(cfg)
-    class_names = splits["train"].class_names
-    make_loader(splits["train"], cfg)  # would the batches divide into these processes?
+    train_set = splits["train"]
+    class_names = train_set.class_names
+    make_loader(train_set, cfg)  # would the batches divide into these processes?
     check_best_metric(cfg, class_names)
-    if cfg.train.batch_size > len(splits["train"]) and rank_and_count()[0] == 0:
+    if cfg.train.batch_size > len(train_set) and rank_and_count()[0] == 0:
         log.warning(
             "[train] batch_size = %d is more than the %d training images: each step has some of "
             "them several times",
             cfg.train.batch_size,
-            len(splits["train"]),
+            len(train_set),
         )
     model = MaskRCNN(len(class_names), cfg, class_names=class_names)
-    model.category_ids = list(splits["train"].category_ids)
+    model.category_ids = list(train_set.category_ids)
     return splits, model
 
 
@@ -302,25 +341,13 @@ def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
     """The training split, and the others, which have its classes."""
     channels = len(cfg.transform.mean)
     limits = limits_of(cfg)
-    splits = {"train": open_dataset(cfg.data, "train", channels, limits=limits)}
+    train_set = open_dataset(cfg.data, "train", channels, limits=limits)
+    splits: dict[str, Dataset] = {"train": train_set}
     for split in ("val", "test"):
         splits[split] = open_dataset(
-            cfg.data, split, channels, splits["train"].class_names, limits=limits
+            cfg.data, split, channels, train_set.class_names, limits=limits
         )
     return splits
-
-
-def prepare_data(cfg: EasyDict) -> None:
-    """Generate the CST-Dataset where the configuration asks for it and its folder is not there yet,
-    or empty."""
-    root = Path(cfg.data.root)
-    if cfg.data.format == "cst":
-        cst.remove_leftovers(root)
-    if cfg.data.format == "cst" and (
-        not root.exists() or (root.is_dir() and not any(root.iterdir()))
-    ):
-        with progress_bar(sum(cst.SIZES.values()), f"generate {brief(cfg.data.root)}") as bar:
-            cst.generate(cfg.data.root, progress=lambda done, total: bar.update(done - bar.n))
 
 
 def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int = 4) -> None:

@@ -5,10 +5,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel
 
 from maskrcnn import MaskRCNN
@@ -17,6 +16,9 @@ from maskrcnn.tools.runtime.failures import TrainingError
 from maskrcnn.tools.weights.checkpoints import load_checkpoint, save_checkpoint
 
 from .run_folder import best_epoch, check_folder, check_same_data, write_log
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logging.getLogger("maskrcnn")
 
@@ -33,6 +35,11 @@ class Progress:
     # a record for each epoch that has ended
     history: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def trained(self) -> float:
+        """Return the seconds of training so far, in all processes of this run."""
+        return sum(record["train/seconds"] for record in self.history) + self.seconds
+
     def add(self, losses: Mapping[str, float], images: int) -> None:
         """The losses of a forward pass."""
         for name, value in losses.items():
@@ -40,8 +47,8 @@ class Progress:
 
     def end_epoch(self, record: dict[str, Any]) -> None:
         """Keep the record of an epoch, and turn to the next one."""
-        self.history.append(record)
-        self.epoch = self.epoch + 1
+        self.history = [*self.history, record]  # the list may be that of a checkpoint
+        self.epoch += 1
         self.step = 0
         self.totals = {}
         self.seconds = 0.0
@@ -53,9 +60,9 @@ class State:
     follows from the seed and the place in the training, see `maskrcnn.datasets.loader`."""
 
     model: MaskRCNN
-    optimizer: Any
+    optimizer: torch.optim.Optimizer
     average: AveragedModel | None
-    accelerator: Accelerator
+    accelerator: "Accelerator"
     images: int  # of the training split
     progress: Progress = field(default_factory=Progress)
     files: list[Path] = field(default_factory=list)  # the images of this process's last step
@@ -63,7 +70,9 @@ class State:
     @property
     def judged(self) -> MaskRCNN:
         """The model that is evaluated and kept: the moving average, where there is one."""
-        return self.model if self.average is None else self.average.module
+        if self.average is None:
+            return self.model
+        return cast(MaskRCNN, self.average.module)
 
     def share(self) -> dict[str, float]:
         """Makes the processes agree: all get the first one's running statistics, and it gets the
@@ -71,20 +80,21 @@ class State:
         share_buffers(self.model)
         share_buffers(self.judged)
         every = gather(self.progress.totals)
-        totals = {name: sum(each[name] for each in every) for name in self.progress.totals}
-        self.progress.totals = (
-            totals if self.accelerator.is_main_process else dict.fromkeys(totals, 0.0)
-        )
+        totals: dict[str, float] = {}
+        for name in self.progress.totals:
+            totals[name] = sum((each[name] for each in every), 0.0)
+        self.progress.totals = totals
+        if not self.accelerator.is_main_process:
+            self.progress.totals = dict.fromkeys(totals, 0.0)
         return totals
 
     def check(self) -> None:
         """Raise TrainingError where the state is no longer finite: the last step may have done
         that, whose loss was finite before."""
-        parts = {
-            "weights are": not_finite(self.model),
-            "moving average is": [] if self.average is None else not_finite(self.average.module),
-            "optimizer's state is": _moments_not_finite(self.optimizer),
-        }
+        parts = {"weights are": not_finite(self.model)}
+        if self.average is not None:
+            parts["moving average is"] = not_finite(self.average.module)
+        parts["optimizer's state is"] = _moments_not_finite(self.optimizer)
         for what, names in parts.items():
             if names:
                 raise TrainingError(
@@ -113,7 +123,6 @@ class State:
         self.check()
         check_folder(run)
         progress = self.progress
-        scaler = self.accelerator.scaler
         ended = len(progress.history)
         # of fewer epochs, whose last.pt is about to be replaced
         (run / "metrics.json").unlink(missing_ok=True)
@@ -125,19 +134,23 @@ class State:
             )
         save_checkpoint(
             run / "last.pt",
-            {
-                **self.model.checkpoint(),
-                "training": {
-                    "images": self.images,
-                    "progress": asdict(progress),
-                    "optimizer": self.optimizer.state_dict(),
-                    "average": None if self.average is None else self.average.state_dict(),
-                    "scaler": None if scaler is None else scaler.state_dict(),
-                },
-            },
+            {**self.model.checkpoint(), "training": self.state_dict()},
         )
         if progress.step == 0:
             write_log(run, progress.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what last.pt holds beside the model."""
+        scaler = self.accelerator.scaler
+        average_state = None if self.average is None else self.average.state_dict()
+        scaler_state = None if scaler is None else scaler.state_dict()
+        return {
+            "images": self.images,
+            "progress": asdict(self.progress),
+            "optimizer": self.optimizer.state_dict(),
+            "average": average_state,
+            "scaler": scaler_state,
+        }
 
     def restore(self, saved: Mapping[str, Any], run: Path) -> None:
         """Go on from the content of last.pt.
@@ -160,7 +173,8 @@ class State:
                 f"{run / 'last.pt'} does not fit the model and optimizer of this training: "
                 f"{error}. It cannot be resumed from; start anew without --resume"
             ) from error
-        if names := not_finite(self.model):
+        names = not_finite(self.model)
+        if names:
             raise ValueError(
                 f"{run / 'last.pt'}: the weights are not finite ({first_of(names)}), as this "
                 "training has diverged. It cannot be resumed from; start anew without --resume, "
@@ -185,14 +199,13 @@ def not_finite(model: torch.nn.Module) -> list[str]:
     return _names_not_finite(state)
 
 
-def _moments_not_finite(optimizer: Any) -> list[str]:
+def _moments_not_finite(optimizer: torch.optim.Optimizer) -> list[str]:
     """The same of an optimizer's tensors, by the place of their parameter."""
-    tensors = {
-        f"{name} of the optimizer's parameter {place}": value
-        for place, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
-    }
+    tensors = {}
+    for place, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                tensors[f"{name} of the optimizer's parameter {place}"] = value
     return _names_not_finite(tensors)
 
 
@@ -207,19 +220,17 @@ def _names_not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 def first_of(names: list[str], count: int = 3) -> str:
     """The first of some names, and how many more there are."""
-    return ", ".join(names[:count]) + (
-        f" and {len(names) - count} more" if len(names) > count else ""
-    )
+    shown = ", ".join(names[:count])
+    more = len(names) - count
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def advice(files: list[Path]) -> str:
     """What to do where a training has diverged in a step of these images."""
-    shown = first_of([str(file) for file in files], 10)
-    images = (
-        f"Images of this step: {shown}. Look at their annotations"
-        if files
-        else "Look at the annotations"
-    )
+    images = "Look at the annotations"
+    if files:
+        shown = first_of([str(file) for file in files], 10)
+        images = f"Images of this step: {shown}. Look at their annotations"
     return (
         f"{images}; a lower [train] learning_rate, a longer warm-up (warmup_epochs) or clip_norm "
         "may help, in a new run. What was saved before, if anything, is kept, but the same "

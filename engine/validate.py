@@ -11,6 +11,15 @@ from maskrcnn.datasets.augment.augment import Augmentation
 from maskrcnn.evaluation.coco import check_metrics
 from maskrcnn.tools.text import listed
 
+BEST_METRIC = re.compile(
+    r"last|(box|mask|boundary)_(AP|AR\d+)(50|75|_small|_medium|_large|_voc|_voc07|/.+)?"
+)
+CHOICES = {
+    "optimizer": ("sgd", "adamw"),
+    "schedule": ("step", "cosine"),
+    "precision": ("fp32", "bf16", "fp16"),
+}
+
 
 def check_settings(cfg: EasyDict) -> None:
     """Raises ValueError for a choice that does not exist, before anything is generated or
@@ -22,27 +31,14 @@ def check_settings(cfg: EasyDict) -> None:
             "[data] masks = no would teach the mask head that objects are boxes; with it set "
             "[mask] enabled = no"
         )
-    change = Augmentation(**cfg.augment)
-    if tuple(change.scale) != (1, 1) and not (
-        change.crop or change.copy_paste or cfg.transform.scale
-    ):
-        raise ValueError(
-            f"[augment] scale = {', '.join(map(str, change.scale))} has no effect, as [transform] "
-            "min_size undoes it; give [augment] crop too, or, instead of scale, min_size several "
-            "sizes"
-        )
-    if not re.fullmatch(
-        r"last|(box|mask|boundary)_(AP|AR\d+)(50|75|_small|_medium|_large|_voc|_voc07|/.+)?",
-        cfg.evaluate.best_metric,
-    ):
+    check_scale(cfg)
+    if not BEST_METRIC.fullmatch(cfg.evaluate.best_metric):
         raise ValueError(
             f"[evaluate] best_metric = {cfg.evaluate.best_metric!r}; choose one of mask_AP, "
             "box_AP, mask_AP50, box_AP50, mask_AP75, box_AP75, mask_AP_small, ..., or last"
         )
     name = best_metric(cfg)
-    needed = next(
-        (kind for kind in ("voc07", "voc", "boundary") if kind in name.partition("/")[0]), "coco"
-    )
+    needed = family(name)
     if name != "last" and needed not in cfg.evaluate.metrics:
         raise ValueError(
             f"[evaluate] best_metric = {name} needs {needed} among metrics, which are "
@@ -50,13 +46,23 @@ def check_settings(cfg: EasyDict) -> None:
         )
 
 
+def check_scale(cfg: EasyDict) -> None:
+    """Raise ValueError where [augment] scale would have no effect."""
+    change = Augmentation(**cfg.augment)
+    if tuple(change.scale) == (1, 1):
+        return
+    if change.crop or change.copy_paste or cfg.transform.scale:
+        return
+    raise ValueError(
+        f"[augment] scale = {', '.join(map(str, change.scale))} has no effect, as [transform] "
+        "min_size undoes it; give [augment] crop too, or, instead of scale, min_size several "
+        "sizes"
+    )
+
+
 def check_train_settings(settings: Mapping[str, Any]) -> None:
     """Raises ValueError for a choice that does not exist."""
-    for key, choices in (
-        ("optimizer", ("sgd", "adamw")),
-        ("schedule", ("step", "cosine")),
-        ("precision", ("fp32", "bf16", "fp16")),
-    ):
+    for key, choices in CHOICES.items():
         if settings[key] not in choices:
             raise ValueError(f"[train] {key} = {settings[key]!r}; choose {' or '.join(choices)}")
     if settings["learning_rate"] == 0:
@@ -90,14 +96,28 @@ def best_metric(cfg: EasyDict) -> str:
     return name if cfg.mask.enabled else name.replace("mask_", "box_", 1)
 
 
+def family(metric: str) -> str:
+    """Return which of [evaluate] metrics a metric belongs to."""
+    name = metric.partition("/")[0]
+    for kind in ("voc07", "voc", "boundary"):
+        if kind in name:
+            return kind
+    return "coco"
+
+
 def exhausted(history: list[dict[str, Any]], cfg: EasyDict) -> bool:
     """Whether [train] patience ends training: so many validated epochs since the metric last
     grew."""
     best = -math.inf
     since = 0
-    scores = (record.get(f"val/{best_metric(cfg)}", math.nan) for record in history)
-    for score in (score for score in scores if not math.isnan(score)):
-        best, since = (score, 0) if score > best else (best, since + 1)
+    key = f"val/{best_metric(cfg)}"
+    for record in history:
+        score = record.get(key, math.nan)
+        if score > best:
+            best = score
+            since = 0
+        elif not math.isnan(score):
+            since += 1
     return 0 < cfg.train.patience <= since
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from maskrcnn.tools.checks.outputs import check_ordinary
 
-FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
+FULL = {errno.ENOSPC, errno.EFBIG}
+if hasattr(errno, "EDQUOT"):  # not on every system
+    FULL.add(errno.EDQUOT)
 DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 PROBE = 2**20  # bytes
 PART = re.compile(r"\.part-\w+(\.\w+)?")
@@ -69,7 +71,9 @@ def atomic(path: str | os.PathLike, make_folder: bool = True) -> Iterator[Path]:
             part.unlink(missing_ok=True)  # before the free space is measured
         if reason is None:
             raise
-        kept = f" The {target.name} that was there before is unchanged." if target.is_file() else ""
+        kept = ""
+        if target.is_file():
+            kept = f" The {target.name} that was there before is unchanged."
         kind = FullError if "{free}" in reason else WriteError
         why = reason.replace("{free}", _free(target.parent))
         raise kind(f"cannot write {target}: {why}.{kept}") from error
@@ -114,16 +118,18 @@ def _reason(error: OSError | RuntimeError, target: Path, part: Path | None) -> s
     if part is not None and not part.exists():
         return f"its temporary file {part.name} was deleted while it was written"
     number = getattr(error, "errno", None)
-    # torch and Pillow forget what the system said: ask it again
     if part is not None and number is None:
-        number = _probe(part)
-    elif part is not None and error.filename not in (None, os.fspath(part), os.fspath(target)):
-        return None  # of another file, which the block reads or writes
+        number = _probe(part)  # torch and Pillow forget what the system said: ask it again
+    elif part is not None:
+        file = getattr(error, "filename", None)
+        if file not in (None, os.fspath(part), os.fspath(target)):
+            return None  # of another file, which the block reads or writes
+    if number is None:
+        return None
+    meaning = os.strerror(number).lower()
     if number in FULL:
-        return f"{os.strerror(number).lower()}, and {{free}} are free in {target.parent}"
-    if number in DENIED:
-        return os.strerror(number).lower()
-    return None
+        return f"{meaning}, and {{free}} are free in {target.parent}"
+    return meaning if number in DENIED else None
 
 
 def _probe(part: Path) -> int | None:
@@ -207,7 +213,9 @@ def remove_abandoned(paths: Iterable[Path]) -> None:
             handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
             try:
                 free = lock(handle)
-                if free or (free is None and time.time() - os.fstat(handle).st_mtime > FORGOTTEN):
+                if free is None:
+                    free = time.time() - os.fstat(handle).st_mtime > FORGOTTEN
+                if free:
                     _remove(path)  # while it is locked: its writer may just have begun
             finally:
                 os.close(handle)

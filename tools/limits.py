@@ -2,6 +2,7 @@
 in it."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,7 +31,17 @@ class Limit:
 
     def enough(self, objects: int) -> int:
         """Return the value that suits images of at most so many objects."""
-        return -(-int(objects * self.share) // STEP) * STEP
+        needed = int(objects * self.share)
+        return math.ceil(needed / STEP) * STEP
+
+    def is_reached(self, detections: int, sure: int) -> bool:
+        """Return True where so many detections, of which so many are sure, may be all that this
+        lets through."""
+        if not self.value:
+            return False
+        if self.share == CANDIDATES and sure >= self.value / 2:
+            return True
+        return detections >= self.value
 
     def stops(self, objects: int) -> bool:
         """Return True where an image has more objects than this lets through."""
@@ -57,10 +68,12 @@ def raised(limits: Sequence[Limit], objects: int) -> dict[str, dict[str, int]]:
     stops any, otherwise all that are too low, so that one does not stop what another lets
     through."""
     sections: dict[str, dict[str, int]] = {}
-    if any(limit.stops(objects) for limit in limits):
-        for limit in limits:
-            if 0 < limit.value < limit.enough(objects):
-                sections.setdefault(limit.section, {})[limit.key] = limit.enough(objects)
+    if not any(limit.stops(objects) for limit in limits):
+        return sections
+    for limit in limits:
+        enough = limit.enough(objects)
+        if 0 < limit.value < enough:
+            sections.setdefault(limit.section, {})[limit.key] = enough
     return sections
 
 
@@ -95,19 +108,14 @@ class Reached:
 
         `evaluated` is [evaluate] max_detections where they are evaluated, and otherwise 0.
         """
-        limits = [
-            replace(limit, value=evaluated) if limit.section == "evaluate" else limit
-            for limit in limits_of(model.config)
-            if not limit.training
-        ]
-        return cls(
-            [
-                limit
-                for limit in limits
-                if limit.value and PART_OF.get(limit.section) not in model.replaced
-            ],
-            least,
-        )
+        limits = []
+        for limit in limits_of(model.config):
+            if limit.section == "evaluate":
+                limit = replace(limit, value=evaluated)
+            is_replaced = PART_OF.get(limit.section) in model.replaced
+            if limit.value and not limit.training and not is_replaced:
+                limits.append(limit)
+        return cls(limits, least)
 
     def add(self, scores: Any, objects: int = 0) -> None:
         """Add the detections of an image: their scores [D], best first; and how many objects it
@@ -117,16 +125,10 @@ class Reached:
         scores = scores[scores >= self.least]
         count = len(scores)
         sure = int((scores >= SURE).sum())
-        reached = [
-            limit
-            for limit in self.limits
-            if limit.value
-            and (count >= limit.value or (limit.share == CANDIDATES and sure >= limit.value / 2))
-        ]
-        for limit in reached:
-            self.counts[limit] = self.counts.get(limit, 0) + 1
-        if reached:
-            self.weakest = max(self.weakest, float(scores[-1]))
+        for limit in self.limits:
+            if limit.is_reached(count, sure):
+                self.counts[limit] = self.counts.get(limit, 0) + 1
+                self.weakest = max(self.weakest, float(scores[-1]))
 
     def message(self) -> str:
         """Return what a user should know, or nothing where no limit was reached."""
@@ -147,5 +149,6 @@ class Reached:
 
     def warn(self) -> None:
         """Log the message, if there is one."""
-        if message := self.message():
+        message = self.message()
+        if message:
             log.warning("%s", message)

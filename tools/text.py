@@ -43,14 +43,18 @@ def brief(text: Any) -> str:
 
 def label(name: str) -> str:
     """Return a name for a place in a picture: printable, and of a long one the beginning."""
-    return printable(name if len(name) <= MOST_IN_LABEL else f"{name[: MOST_IN_LABEL - 3]}...")
+    if len(name) > MOST_IN_LABEL:
+        name = f"{name[: MOST_IN_LABEL - 3]}..."
+    return printable(name)
 
 
 def listed(items: Iterable[Any], most: int = MOST_ITEMS) -> str:
     """Return items with commas between them: of many the first ones and their count."""
     items = list(items)
     first = ", ".join(brief(item) for item in items[:most])
-    return first if len(items) <= most else f"{first}, ... ({len(items)} in all)"
+    if len(items) <= most:
+        return first
+    return f"{first}, ... ({len(items)} in all)"
 
 
 def shown(value: Any) -> str:
@@ -79,11 +83,11 @@ class _Bounded(reprlib.Repr):
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = MOST_ITEMS
         self.maxstring = self.maxlong = self.maxother = MOST_IN_NAME
 
-    def repr_int(self, value: int, level: int) -> str:
+    def repr_int(self, x: int, level: int) -> str:
         """Numbers of thousands of digits are refused by Python's own conversion."""
-        if value.bit_length() > 8 * MOST_IN_NAME:
-            return f"<a whole number of {value.bit_length()} bits>"
-        return super().repr_int(value, level)
+        if x.bit_length() > 8 * MOST_IN_NAME:
+            return f"<a whole number of {x.bit_length()} bits>"
+        return super().repr_int(x, level)
 
 
 _REPR = _Bounded()

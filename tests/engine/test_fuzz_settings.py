@@ -98,7 +98,7 @@ def config(work, monkeypatch):
     monkeypatch.chdir(work)  # relative paths of damaged configurations
     monkeypatch.setattr(train, "fit", _end)
     # no damaged format has the CST-Dataset generated
-    monkeypatch.setattr(train, "prepare_data", lambda cfg: None)
+    monkeypatch.setattr(train, "prepare_dataset", lambda data: None)
     splits = {
         split: [folder, f"{folder}.json"]
         for split, folder in (("train", "train"), ("val", "val"), ("test", "val"))
@@ -112,7 +112,7 @@ def config(work, monkeypatch):
     )
 
 
-def _end(*arguments):
+def _end(*arguments, **keywords):
     raise ValueError("this is where training begins")
 
 

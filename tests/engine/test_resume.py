@@ -54,6 +54,25 @@ def test_resumed_behind_any_step(data, whole, tmp_path, monkeypatch, saves):
     assert not list(tmp_path.glob("run-2"))
 
 
+@pytest.mark.parametrize("saves", [2, 3])
+def test_the_total_time_counts_what_earlier_processes_trained(data, tmp_path, monkeypatch, saves):
+    """Stopped within the first epoch, and at its end."""
+    run = tmp_path / "run"
+    interrupt(monkeypatch, settings(data, run, epochs=2), saves)
+    last = torch.load(run / "last.pt", weights_only=True)
+    progress = last["training"]["progress"]
+    for record in progress["history"]:
+        record["train/seconds"] += 1000.0
+    progress["seconds"] += 1000.0
+    torch.save(last, run / "last.pt")
+    metrics = train(settings(data, run, epochs=2), resume=True)
+    trained = metrics["train/seconds"]
+    assert trained > 1000 * (1 + len(progress["history"]))
+    assert metrics["total_seconds"] > trained + metrics["test/seconds"]
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert trained == pytest.approx(sum(record["train/seconds"] for record in records))
+
+
 def test_resumed_with_other_workers_and_saves(data, whole, tmp_path, monkeypatch):
     """Who loads the images and when the state is saved changes no result."""
     interrupt(monkeypatch, settings(data, tmp_path / "run"))

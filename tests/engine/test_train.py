@@ -12,7 +12,7 @@ from PIL import Image
 
 from maskrcnn import MaskRCNN
 from maskrcnn.datasets import cst_generate as cst
-from maskrcnn.datasets.formats import open_dataset
+from maskrcnn.datasets.formats import open_dataset, prepare_dataset
 from maskrcnn.datasets.loader import make_loader
 from maskrcnn.engine import train as training
 from maskrcnn.engine.cli import main
@@ -398,7 +398,9 @@ def test_validation_is_repeatable_and_leaves_randomness_alone(data):
 
 
 def test_a_warning_where_random_weights_would_be_frozen(data, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(training, "fit", lambda *_: (_ for _ in ()).throw(ValueError("stop here")))
+    monkeypatch.setattr(
+        training, "fit", lambda *_, **__: (_ for _ in ()).throw(ValueError("stop here"))
+    )
     config = settings(data, tmp_path / "run")
     config["backbone"] = {**config["backbone"], "freeze_at": 2}
     with pytest.raises(ValueError, match="stop here"):
@@ -422,12 +424,12 @@ def test_the_data_set_is_generated_where_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(
         cst, "generate", lambda root, progress: asked.update(root=root) or progress(4, 4)
     )
-    training.prepare_data(load_config({"data": {"root": str(tmp_path / "new")}}))
+    prepare_dataset(load_config({"data": {"root": str(tmp_path / "new")}}).data)
     assert asked["root"] == str(tmp_path / "new")
     asked.clear()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").touch()
-    training.prepare_data(load_config({"data": {"root": str(tmp_path / "mine")}}))
+    prepare_dataset(load_config({"data": {"root": str(tmp_path / "mine")}}).data)
     assert not asked
 
 

@@ -12,14 +12,14 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device = {name!r}; choose auto, cpu, cuda, cuda:1 or mps") from None
-    if device.type not in ("cpu", "cuda", "mps") or (
-        device.type == "mps" and not torch.backends.mps.is_available()
-    ):
+    known = device.type in ("cpu", "cuda", "mps")
+    lacks_mps = device.type == "mps" and not torch.backends.mps.is_available()
+    if not known or lacks_mps:
         raise ValueError(
             f"device = {name!r} is not there; choose auto, cpu, cuda, cuda:1 or (on a Mac) mps"
         )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device = {name!r}, but this machine shows {torch.cuda.device_count()} CUDA devices"
-        )
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ValueError(f"device = {name!r}, but this machine shows {count} CUDA devices")
     return device

@@ -22,15 +22,21 @@ Value = TypeVar("Value")
 
 def rank_and_count() -> tuple[int, int]:
     """The number of this process, from 0, and how many there are."""
-    together = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+    if not is_connected():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def is_connected() -> bool:
+    """Return True if there is a process group, be it of this process alone."""
+    return dist.is_available() and dist.is_initialized()
 
 
 @atexit.register
 def leave() -> None:
     """Part from the other processes: PyTorch's threads for them, if still at work when the
     interpreter ends, abort it now and then."""
-    if dist.is_available() and dist.is_initialized():
+    if is_connected():
         dist.destroy_process_group()
 
 
@@ -49,12 +55,12 @@ def end(status: int) -> None:
         os._exit(status)
 
 
-def gather(value: Any) -> list[Any]:
+def gather(value: Value) -> list[Value]:
     """What each process has, in the order of their ranks, in every process: all have to call it."""
     count = rank_and_count()[1]
     if count == 1:
         return [value]
-    values = [None] * count
+    values: list[Any] = [None] * count
     dist.all_gather_object(values, value)
     return values
 
@@ -74,20 +80,21 @@ def together(task: Callable[[], Value]) -> Value:
     except (ValueError, OSError, TrainingError) as caught:
         error = caught
     failed = gather(error is not None)
-    if any(failed):
-        raise (
-            error if error is not None and not any(failed[: rank_and_count()[0]]) else SystemExit(1)
-        )
-    return result
+    if not any(failed):
+        return result
+    is_first_failure = not any(failed[: rank_and_count()[0]])
+    if error is not None and is_first_failure:
+        raise error
+    raise SystemExit(1)
 
 
 def from_first(task: Callable[[], Value]) -> Value:
     """What a task returns in the first process, in every process; for errors see `together`."""
     rank, count = rank_and_count()
-    values = [together(task if rank == 0 else lambda: None)]
+    values: list[Any] = [together(task if rank == 0 else lambda: None)]
     if count > 1:
         dist.broadcast_object_list(values, src=0)
-    return values[0]  # type: ignore[return-value]
+    return values[0]
 
 
 def highest(number: int, device: torch.device) -> int:

@@ -22,6 +22,7 @@ WORKER = re.compile(
     r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) "
     r"(exited unexpectedly|is killed by signal: [^.]*)"
 )
+MANY_FILES = ("Too many open files", "received 0 items of ancdata")
 
 
 class TrainingError(RuntimeError):
@@ -44,11 +45,9 @@ def explained(less_memory: str, workers: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        reason = (
-            None
-            if isinstance(error, (TrainingError, MachineError))
-            else _reason(error, less_memory, workers)
-        )
+        if isinstance(error, (TrainingError, MachineError)):
+            raise
+        reason = _reason(error, less_memory, workers)
         if reason is None:
             raise
         raise MachineError(reason) from error
@@ -59,30 +58,31 @@ def _reason(error: Exception, less_memory: str, workers: int) -> str | None:
     text = str(error)
     number = getattr(error, "errno", None)
     fewer = f"Lower [data] workers (now {workers}; with 0 the process itself loads the images)"
-    if SHARED.search(text) and (workers or "DataLoader" in text):
+    of_workers = "DataLoader" in text
+    lacks_memory = NO_MEMORY.search(text) is not None
+    killed = WORKER.search(text)
+
+    if SHARED.search(text) and (workers or of_workers):
         return (
             f"the processes that load images ran out of shared memory (/dev/shm): {_first(text)}. "
             f"{fewer}, or give the system more of it, in a container by --shm-size"
         )
-    if killed := WORKER.search(text):
+    if killed:
         return (
             f"a process that loads images (pid {killed[1]}) {killed[2]}: mostly because memory, or "
             f"the shared memory of /dev/shm, ran out. {fewer}, or set [data] cache = no, as each "
             "of them keeps its own images"
         )
-    if (
-        number == errno.EMFILE
-        or "Too many open files" in text
-        or "received 0 items of ancdata" in text
-    ):
+    if number == errno.EMFILE or any(sign in text for sign in MANY_FILES):
         return f"too many open files. {fewer}, or raise the system's limit: ulimit -n 65536"
-    if isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and NO_MEMORY.search(text) and "DataLoader" not in text
-    ):
+
+    of_device = isinstance(error, RuntimeError) and lacks_memory and not of_workers
+    if of_device or isinstance(error, torch.OutOfMemoryError):
         return f"not enough memory: {_first(text)}. {less_memory}"
-    if isinstance(error, MemoryError) or number == errno.ENOMEM or NO_MEMORY.search(text):
+    if lacks_memory or isinstance(error, MemoryError) or number == errno.ENOMEM:
         what = _first(text) or "the system gives no more"
         return f"not enough memory: {what}. Set [data] cache = no. {fewer}. {less_memory}"
+
     if _is_lost(error, text):
         return (
             f"process {dist.get_rank()} has lost the others: one of them has ended or was killed, "
@@ -95,20 +95,24 @@ def _is_lost(error: Exception, text: str) -> bool:
     """Whether an error means that another process of this training has ended."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return False
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and NO_PEER.search(text) is not None
-    )
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and NO_PEER.search(text) is not None
 
 
 def _first(text: str) -> str:
     """The line of a message that says what happened, without what stands before and behind it."""
-    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    lines = text.strip().splitlines()
+    if not lines:
+        return ""
+    line = lines[0].strip()
     # in a process that loads images: the last line of its traceback
-    if lines and lines[0].startswith("Caught "):
-        lines = lines[-1:]
-    line = re.sub(r"^\[[^\]]*\]\s*[.:]?\s*", "", lines[0]) if lines else ""
-    short = line.partition(" If reserved but unallocated")[0].partition(" GPU ")[0]
-    return short[:200].rstrip(". ")
+    if line.startswith("Caught "):
+        line = lines[-1].strip()
+    line = re.sub(r"^\[[^\]]*\]\s*[.:]?\s*", "", line)
+    line = line.partition(" If reserved but unallocated")[0]
+    line = line.partition(" GPU ")[0]
+    return line[:200].rstrip(". ")
 
 
 def less_in_training(cfg: EasyDict) -> str:

@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from multiprocessing.process import BaseProcess
+from types import FrameType, TracebackType
 
 from .progress import in_notebook
 
@@ -43,7 +44,12 @@ class Stopped(BaseException):
 
     def __str__(self) -> str:
         how = "interrupted" if self.number == signal.SIGINT else "stopped"
-        return f"{how} by {signal.Signals(self.number).name}"
+        return f"{how} by {name_of(self.number)}"
+
+
+def name_of(number: int) -> str:
+    """Return the name of a signal: "SIGTERM"."""
+    return signal.Signals(number).name
 
 
 class Watch:
@@ -55,7 +61,8 @@ class Watch:
     """
 
     def __init__(self, command: str) -> None:
-        self.command, self.process = command, os.getpid()
+        self.command = command
+        self.process = os.getpid()
         self.asked: int | None = None  # the number of the first signal
         self.held = 0  # blocks of `later` that the main thread is in
         self.several = int(os.environ.get("WORLD_SIZE", "1") or 1) > 1
@@ -70,7 +77,7 @@ class Watch:
         # and the end of the time, must not have to wait for that.
         threading.Thread(target=self._guard, daemon=True).start()
 
-    def received(self, number: int, frame: Any) -> None:
+    def received(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
         if os.getpid() != self.process or self.asked is not None:
             return
@@ -82,20 +89,21 @@ class Watch:
             raise Stopped(number)
         if first_of_all():
             self.say(
-                f"{signal.Signals(number).name}: stopping after this step; a second signal ends it "
-                "at once"
+                f"{name_of(number)}: stopping after this step; a second signal ends it at once"
             )
 
-    def swallowed(self, error: Any) -> None:
+    def swallowed(self, error: "sys.UnraisableHookArgs") -> None:
         """Raise Stopped once more where Python had to drop it: within a `__del__` or a callback."""
         if not isinstance(error.exc_value, Stopped):
             if self.asked is None:  # otherwise a consequence of having been interrupted
                 self.before_hook(error)
-        elif hasattr(signal, "setitimer"):
-            self.before.setdefault(signal.SIGALRM, signal.signal(signal.SIGALRM, self.again))
+            return
+        if hasattr(signal, "setitimer"):
+            handler = signal.signal(signal.SIGALRM, self.again)
+            self.before.setdefault(signal.SIGALRM, handler)
             signal.setitimer(signal.ITIMER_REAL, SOON)
 
-    def again(self, number: int, frame: Any) -> None:
+    def again(self, number: int, frame: FrameType | None) -> None:
         """The handler of the alarm for that."""
         if self.asked is not None and not self.held:
             raise Stopped(self.asked)
@@ -106,15 +114,18 @@ class Watch:
             os.write(2, f"\nmaskrcnn {self.command}: {text}\n".encode())
 
     def _guard(self) -> None:
-        first = 0.0
-        number = 0
-        end = None
+        """Wait for signals, in a thread of its own, until `writing` is closed: end the process at
+        the second one, and, where it is one of several, some time after the first."""
+        number = 0  # of the first signal
+        began = 0.0  # when that came
         while True:
-            left = None if end is None else max(0.0, end - time.monotonic())
-            if not select.select([self.reading], [], [], left)[0]:
+            left = None
+            if number and self.several:
+                left = max(0.0, began + GRACE - time.monotonic())
+            ready, _, _ = select.select([self.reading], [], [], left)
+            if not ready:
                 self.say(
-                    f"{signal.Signals(number).name}: no end within {GRACE:.0f} s; what was saved "
-                    "before is kept"
+                    f"{name_of(number)}: no end within {GRACE:.0f} s; what was saved before is kept"
                 )
                 os._exit(128 + number)
             received = os.read(self.reading, 1)
@@ -123,12 +134,13 @@ class Watch:
                 return
             if received[0] not in SIGNALS:
                 continue  # another signal that Python handles
-            if number and not (self.several and time.monotonic() - first < SAME):
-                os._exit(128 + received[0])
             if not number:
-                first = time.monotonic()
                 number = received[0]
-                end = first + GRACE if self.several else None
+                began = time.monotonic()
+                continue
+            passed_on = self.several and time.monotonic() - began < SAME
+            if not passed_on:
+                os._exit(128 + received[0])
 
     def close(self) -> None:
         """Give the signals back to those who had them, and end the processes that load images."""
@@ -138,7 +150,8 @@ class Watch:
         if getattr(signal, "SIGALRM", None) in self.before:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            known = signal.SIG_DFL if handler is None else handler
+            signal.signal(number, known)
         if self.asked is not None:
             # No KeyboardInterrupt in the middle of the interpreter's end.
             atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -190,7 +203,9 @@ def later() -> Iterator[None]:
 
 def asked() -> int:
     """The number of the signal that has asked this process to stop, or 0."""
-    return 0 if WATCH is None or WATCH.asked is None else WATCH.asked
+    if WATCH is None or WATCH.asked is None:
+        return 0
+    return WATCH.asked
 
 
 def watched() -> bool:
@@ -223,14 +238,16 @@ def leave_to_parent(_: int = 0) -> None:
     sys.excepthook = _parent_may_be_gone
 
 
-def _parent_may_be_gone(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+def _parent_may_be_gone(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     """Report an error in a process that loads images, but not that the training process has hung up
     on it."""
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
 
 
-def end_children(others: set[Any]) -> None:
+def end_children(others: set[BaseProcess]) -> None:
     """End the processes that this one has started to load images, but for those in `others`. One
     may be stuck."""
     children = [
@@ -238,8 +255,10 @@ def end_children(others: set[Any]) -> None:
     ]
     if not children:
         return
-    # torch has a handler that would report them as killed.
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if hasattr(signal, "SIGCHLD") else None
+    handler = None
+    if hasattr(signal, "SIGCHLD"):
+        # torch has a handler that would report them as killed
+        handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for child in children:
         child.kill()
     for child in children:

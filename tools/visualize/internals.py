@@ -6,12 +6,15 @@ Boxes are xyxy with exclusive x2, y2, in pixels of the picture that they are on.
 without pyplot: the caller's figures and backend stay as they are.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from maskrcnn.tools.optional import optional
 
 from .draw import as_pixels
 
@@ -45,7 +48,8 @@ def visible(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tens
             f"images {list(images.shape)} must be [..., C, H, W] with a mean and a std for each of "
             f"the C channels, got {len(mean)} and {len(std)}"
         )
-    center, spread = (images.new_tensor(numbers).view(-1, 1, 1) for numbers in (mean, std))
+    center = images.new_tensor(mean).view(-1, 1, 1)
+    spread = images.new_tensor(std).view(-1, 1, 1)
     return (images * spread + center).clamp(0, 1)
 
 
@@ -73,34 +77,36 @@ def panels(
     Raises:
         ValueError: pictures, titles or boxes that do not fit, with the number of the picture.
     """
-    titles = [""] * len(pictures) if titles is None else titles
-    boxes = [{}] * len(pictures) if boxes is None else boxes
-    if not 0 < len(pictures) == len(titles) == len(boxes) or columns < 1:
+    count = len(pictures)
+    if titles is None:
+        titles = [""] * count
+    if boxes is None:
+        boxes = [{}] * count
+    has_all = 0 < count == len(titles) == len(boxes)
+    if not has_all or columns < 1:
         raise ValueError(
             f"panels needs pictures, a title and boxes for each, and at least one column, got "
-            f"{len(pictures)} pictures, {len(titles)} titles, {len(boxes)} boxes, {columns} columns"
+            f"{count} pictures, {len(titles)} titles, {len(boxes)} boxes, {columns} columns"
         )
     shown = [_shown(picture, f"pictures[{i}]") for i, picture in enumerate(pictures)]
-    groups = [
-        {kind: _checked(group, f"boxes[{i}], {kind}") for kind, group in kinds.items()}
-        for i, kinds in enumerate(boxes)
-    ]
-    colors = dict(zip(dict.fromkeys(kind for kinds in groups for kind in kinds), cycle(COLORS)))
-    room = TITLE * any(titles) + LINE * max(map(len, groups))
-    figure, axes = _sheet(shown, columns, side, room, limits)
+    groups = []
+    for i, kinds in enumerate(boxes):
+        checked = {}
+        for kind, group in kinds.items():
+            checked[kind] = _checked(group, f"boxes[{i}], {kind}")
+        groups.append(checked)
+    all_kinds = dict.fromkeys(chain.from_iterable(groups))
+    colors = dict(zip(all_kinds, cycle(COLORS)))
+    room = LINE * max(map(len, groups))
+    if any(titles):
+        room += TITLE
+    figure, axes = _sheet(shown, columns, side, room, limits=limits)
     for axis, title, kinds in zip(axes, titles, groups):
         axis.set_title(title, fontsize=9)
         for kind, group in kinds.items():
             _outline(axis, group, colors[kind], label=f"{kind}: {len(group)}")
         if kinds:
-            axis.legend(
-                loc="upper center",
-                bbox_to_anchor=(0.5, 0),
-                fontsize=8,
-                frameon=False,
-                handlelength=1.0,
-                labelspacing=0.2,
-            )
+            _add_legend(axis)
     return figure
 
 
@@ -123,14 +129,15 @@ def moves(picture: Any, before: Tensor, after: Tensor, side: float = 5.0) -> "Fi
     for old, new, color in zip(before, after, cycle(COLORS)):
         _outline(axis, old[None], color, "--")
         _outline(axis, new[None], color)
-        start, end = (((box[:2] + box[2:]) / 2 - 0.5).tolist() for box in (old, new))
-        axis.annotate(
-            "",
-            end,
-            start,
-            arrowprops={"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0},
-        )
+        arrow = {"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0}
+        axis.annotate("", xy=_center(new), xytext=_center(old), arrowprops=arrow)
     return figure
+
+
+def _center(box: Tensor) -> tuple[float, float]:
+    """Return the centre of a box [4], on axes whose whole numbers are centres of pixels."""
+    x, y = ((box[:2] + box[2:]) / 2 - 0.5).tolist()
+    return x, y
 
 
 def _shown(picture: Any, name: str) -> Tensor:
@@ -159,26 +166,25 @@ def _sheet(
 ) -> tuple["Figure", list["Axes"]]:
     """The pictures in rows of so many, with `room` inches for text at each; and the axes of
     each."""
-    # here: who only runs a model does not need matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    agg = optional("matplotlib.backends.backend_agg", "a figure")
+    figures = optional("matplotlib.figure", "a figure")
     columns = min(columns, len(shown))
-    rows = -(-len(shown) // columns)
+    rows = math.ceil(len(shown) / columns)
     ratio = max(picture.shape[0] / picture.shape[1] for picture in shown)
-    figure = Figure(
-        figsize=(columns * side, rows * (side * ratio + room)), dpi=DPI, layout="constrained"
-    )
-    FigureCanvasAgg(figure)
+    width = columns * side
+    height = rows * (side * ratio + room)
+    figure = figures.Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    agg.FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     low, high = limits or (None, None)
-    drawn = [
-        axis.imshow(picture.numpy(), cmap="viridis", vmin=low, vmax=high)
-        for axis, picture in zip(axes, shown)
-    ]
-    maps = [image for image, picture in zip(drawn, shown) if picture.dim() == 2]
+    maps = []
+    for axis, picture in zip(axes, shown):
+        image = axis.imshow(picture.numpy(), cmap="viridis", vmin=low, vmax=high)
+        if picture.dim() == 2:
+            maps.append(image)
     if limits and maps:
-        figure.colorbar(maps[0], ax=axes, fraction=0.02, pad=0.01).ax.tick_params(labelsize=8)
+        scale = figure.colorbar(maps[0], ax=axes, fraction=0.02, pad=0.01)
+        scale.ax.tick_params(labelsize=8)
     for axis in axes:
         # the view stays on the picture: boxes may reach beyond it
         axis.set(xticks=[], yticks=[], autoscale_on=False)
@@ -188,6 +194,18 @@ def _sheet(
     return figure, axes[: len(shown)]
 
 
+def _add_legend(axis: "Axes") -> None:
+    """Add the legend below a picture."""
+    axis.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        fontsize=8,
+        frameon=False,
+        handlelength=1.0,
+        labelspacing=0.2,
+    )
+
+
 def _outline(
     axis: "Axes", boxes: Tensor, color: str, style: str = "-", label: str | None = None
 ) -> None:
@@ -195,8 +213,6 @@ def _outline(
     their corners."""
     x1, y1, x2, y2 = (boxes - 0.5).unbind(1)
     lift = torch.full_like(x1, torch.nan)  # of the pen, between two boxes
-    x, y = (
-        torch.stack(path, dim=1).flatten().numpy()
-        for path in ((x1, x2, x2, x1, x1, lift), (y1, y1, y2, y2, y1, lift))
-    )
-    axis.plot(x, y, style, color=color, linewidth=1.2, label=label)
+    x = torch.stack((x1, x2, x2, x1, x1, lift), dim=1).flatten()
+    y = torch.stack((y1, y1, y2, y2, y1, lift), dim=1).flatten()
+    axis.plot(x.numpy(), y.numpy(), style, color=color, linewidth=1.2, label=label)
