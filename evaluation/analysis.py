@@ -50,7 +50,11 @@ class Confusions(NamedTuple):
     counts: np.ndarray
 
 
-def match_detections(results: Results, kind: str = "box", iou: float = 0.5) -> Matches:
+def match_detections(
+    results: Results,
+    kind: str = "box",
+    iou: float = 0.5,
+) -> Matches:
     """Which detections are right, as COCO decides: within an image and a class, best scores first,
     each takes the object not yet taken that it overlaps most, where their IoU is at least `iou`."""
     # With one threshold and one size, there is one bit: 1 or 0.
@@ -80,7 +84,11 @@ def precision_recall_of_all(matches: Matches) -> Iterator[Curve]:
         yield _curve(matches, places, objects)
 
 
-def _curve(matches: Matches, places: np.ndarray, objects: int) -> Curve:
+def _curve(
+    matches: Matches,
+    places: np.ndarray,
+    objects: int,
+) -> Curve:
     """Precision, recall and scores of the detections at these places, of a class with so many
     objects."""
     right = np.cumsum(matches.right[places])

@@ -73,7 +73,11 @@ def boundary(code: bytes, size: tuple[int, int]) -> bytes:
     return rle.encode(pixels)["counts"]
 
 
-def _all_within(pixels: np.ndarray, length: int, axis: int) -> np.ndarray:
+def _all_within(
+    pixels: np.ndarray,
+    length: int,
+    axis: int,
+) -> np.ndarray:
     """Whether so many pixels in a row (axis 1) or column are all set; shorter than `pixels` by
     length - 1."""
     rows = np.moveaxis(pixels, axis, 0)

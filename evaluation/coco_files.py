@@ -32,6 +32,9 @@ MEANT: dict[str, Callable[[Any, str], Any]] = {
 }
 PERSON = 51  # numbers of COCO's keypoints, where a file has none
 
+Entry = dict[str, Any]  # of a file: an image, a category, an annotation or a result
+Size = tuple[int, int]  # height and width
+
 
 class ResultsWriter:
     """Writes a result file, a JSON list, as images come; only when the block ends well is it there.
@@ -156,7 +159,7 @@ def read_results(annotations: str | os.PathLike, results: str | os.PathLike) -> 
         )
     if not isinstance(entries, list):
         raise ValueError(f"{results} is no COCO result file: it must be a list of results")
-    sizes: dict[Id, tuple[int, int]] = {}
+    sizes: dict[Id, Size] = {}
     of_images = _List(annotations, "images")
     for image in _entries(of_images, content["images"], keys=("id", "height", "width")):
         sizes[image["id"]] = (image["height"], image["width"])
@@ -186,7 +189,7 @@ def read_results(annotations: str | os.PathLike, results: str | os.PathLike) -> 
     return collected
 
 
-def _numbers_first(category: dict[str, Any]) -> tuple[bool, Id]:
+def _numbers_first(category: Entry) -> tuple[bool, Id]:
     """Return a key that sorts categories by their ids, with those that are words at the end."""
     return isinstance(category["id"], str), category["id"]
 
@@ -215,11 +218,15 @@ class _Known(NamedTuple):
     """What the entries of a file may name: images, with their height and width, and categories,
     with their labels."""
 
-    sizes: Mapping[Id, tuple[int, int]]
+    sizes: Mapping[Id, Size]
     labels: Mapping[Id, int]
 
 
-def _entries(source: _List, entries: Any, keys: Sequence[str]) -> list[dict[str, Any]]:
+def _entries(
+    source: _List,
+    entries: Any,
+    keys: Sequence[str],
+) -> list[Entry]:
     """Those of a list, once every one is known to have these keys, with ids and numbers as they are
     meant."""
     if not isinstance(entries, list):
@@ -251,7 +258,7 @@ def _by_image(
     entries = _entries(source, entries, keys)
     shared = _shared_keys(entries)
     numbers = _keypoint_numbers(source, entries)
-    of_image: dict[Id, list[dict[str, Any]]] = {image_id: [] for image_id in known.sizes}
+    of_image: dict[Id, list[Entry]] = {image_id: [] for image_id in known.sizes}
     for place, entry in enumerate(entries):
         where = source.entry(place)
         image_id = entry["image_id"]
@@ -264,8 +271,9 @@ def _by_image(
                 f"{where}: there is no category of id {shown(entry['category_id'])} in the "
                 "annotations"
             )
-        if not all(entry.get(key) for key in shared):
-            raise ValueError(f"{where} has no {' and '.join(shared)}, as others have")
+        for key in shared:
+            if not entry.get(key):
+                raise ValueError(f"{where} has no {' and '.join(shared)}, as others have")
         converted = _converted(entry, where, known.sizes[image_id])
         of_image[image_id].append(converted)
     sides = {}
@@ -274,15 +282,19 @@ def _by_image(
     return sides
 
 
-def _shared_keys(entries: Sequence[dict[str, Any]]) -> list[str]:
+def _shared_keys(entries: Sequence[Entry]) -> list[str]:
     """Return which of keypoints and segmentation a file has."""
     both = ["keypoints", "segmentation"]
     if not entries:
         return both  # nothing was found, of whatever kind
-    return [key for key in both if any(entry.get(key) for entry in entries)]
+    shared = []
+    for key in both:
+        if any(entry.get(key) for entry in entries):
+            shared.append(key)
+    return shared
 
 
-def _keypoint_numbers(source: _List, entries: Sequence[dict[str, Any]]) -> int:
+def _keypoint_numbers(source: _List, entries: Sequence[Entry]) -> int:
     """Return how many numbers the keypoints of every entry are."""
     counts = {len(entry["keypoints"]) for entry in entries if entry.get("keypoints")}
     if len(counts) > 1:
@@ -293,7 +305,11 @@ def _keypoint_numbers(source: _List, entries: Sequence[dict[str, Any]]) -> int:
     return counts.pop() if counts else PERSON
 
 
-def _converted(entry: dict[str, Any], where: str, size: tuple[int, int]) -> dict[str, Any]:
+def _converted(
+    entry: Entry,
+    where: str,
+    size: Size,
+) -> Entry:
     """An entry with its mask as RLE, its keypoints [n, 3], and a box xyxy."""
     try:
         points = np.array(entry.get("keypoints") or [], float).reshape(-1, 3)
@@ -312,7 +328,7 @@ def _converted(entry: dict[str, Any], where: str, size: tuple[int, int]) -> dict
     return entry | {"box": box, "mask": mask, "points": points}
 
 
-def _mask(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
+def _mask(segmentation: Any, size: Size) -> dict[str, Any]:
     """Return polygons, of an image of this height and width, or an RLE as a compressed RLE."""
     if isinstance(segmentation, list):
         return segments.to_rle(segments.from_polygons(segmentation), *size)
@@ -321,10 +337,10 @@ def _mask(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _box(
-    entry: dict[str, Any],
+    entry: Entry,
     mask: dict[str, Any] | None,
     points: np.ndarray,
-    size: tuple[int, int],
+    size: Size,
 ) -> Sequence[float]:
     """Return the box of an entry, xyxy, or else that of its mask, or else of its keypoints."""
     if entry.get("bbox"):
@@ -337,7 +353,7 @@ def _box(
 
 
 def _side(
-    entries: Sequence[dict[str, Any]],
+    entries: Sequence[Entry],
     shared: Sequence[str],
     labels: Mapping[Id, int],
     numbers: int,

@@ -127,7 +127,11 @@ def take_objects(
                 yield i, j, taken
 
 
-def _reached(values: np.ndarray, thresholds: np.ndarray, sizes: int) -> np.ndarray:
+def _reached(
+    values: np.ndarray,
+    thresholds: np.ndarray,
+    sizes: int,
+) -> np.ndarray:
     """Return the bits, int64 [P], of the thresholds that each value reaches, the same for every
     size."""
     count = np.searchsorted(thresholds, values, side="right").astype(np.int64)
@@ -142,7 +146,11 @@ def _blocks(thresholds: int, sizes: int) -> np.ndarray:
     return ((1 << thresholds) - 1) << first
 
 
-def _mark(part: np.ndarray, taken: Iterable[tuple[int, int, int]], counts: Sequence[int]) -> None:
+def _mark(
+    part: np.ndarray,
+    taken: Iterable[tuple[int, int, int]],
+    counts: Sequence[int],
+) -> None:
     """Set the bits of an image's detections that took objects; `counts` has those of the
     objects."""
     right = part["right"]
@@ -163,7 +171,11 @@ class _Compared(NamedTuple):
     counting: np.ndarray
 
 
-def _compared(record: Record, kind: str, sigmas: Sequence[float] | None) -> _Compared:
+def _compared(
+    record: Record,
+    kind: str,
+    sigmas: Sequence[float] | None,
+) -> _Compared:
     """Compare the detections of an image with its objects. The area is that of what is evaluated;
     COCO's own loadRes takes the box's even for masks, where a result has both."""
     truths = record.truths
@@ -196,7 +208,11 @@ def _inside(areas: np.ndarray, sizes: Sequence[tuple[float, float]]) -> np.ndarr
     return (areas >= least) & (areas <= greatest)
 
 
-def _count_objects(labels: np.ndarray, counting: np.ndarray, classes: int) -> np.ndarray:
+def _count_objects(
+    labels: np.ndarray,
+    counting: np.ndarray,
+    classes: int,
+) -> np.ndarray:
     """Return how many objects [K, A] of each label count as of each size, [A, M]."""
     counts = [np.bincount(labels[row] - 1, minlength=classes) for row in counting]
     return np.stack(counts, axis=1)

@@ -211,7 +211,11 @@ class Results:
             yield record
 
 
-def overlaps(record: Record, kind: str = "box", crowds: bool = True) -> np.ndarray:
+def overlaps(
+    record: Record,
+    kind: str = "box",
+    crowds: bool = True,
+) -> np.ndarray:
     """IoU [D, M] of each detection of an image with each object, of whatever class, by boxes or
     masks.
 
@@ -346,7 +350,12 @@ def _checked(
     return known
 
 
-def _check_shape(key: str, values: Tensor | Sequence[Any], count: int, what: str) -> None:
+def _check_shape(
+    key: str,
+    values: Tensor | Sequence[Any],
+    count: int,
+    what: str,
+) -> None:
     """Raise ValueError where values, of an image with so many boxes, are not one per box."""
     wanted = SHAPES.get(key, ())
     if isinstance(values, Tensor):

@@ -295,7 +295,11 @@ def shared(mine: Results) -> Results:
     return results
 
 
-def write_results(path: str | os.PathLike, results: Results, dataset: Dataset) -> None:
+def write_results(
+    path: str | os.PathLike,
+    results: Results,
+    dataset: Dataset,
+) -> None:
     """The detections as a file that the COCO server accepts, with the ids of the data set's
     annotations."""
     with ResultsWriter(path, dataset.category_ids) as writer:

@@ -125,7 +125,11 @@ def write_report(
         part.write_text(_page(title, "\n".join(parts)), encoding="utf-8")
 
 
-def _counts(results: Results, matches: Matches, class_names: Sequence[str]) -> str:
+def _counts(
+    results: Results,
+    matches: Matches,
+    class_names: Sequence[str],
+) -> str:
     """Return how many images, objects, detections and classes there are, as a paragraph."""
     detections = sum(len(record.found["labels"]) for record in results.records)
     classes = "class" if len(class_names) == 1 else "classes"
@@ -305,7 +309,11 @@ def _worst(confused: Confusions, class_names: Sequence[str]) -> str:
     return _table(("class", "detected as", "objects"), lines)
 
 
-def _plot_precision(matches: Matches, class_names: Sequence[str], iou: float) -> "Figure":
+def _plot_precision(
+    matches: Matches,
+    class_names: Sequence[str],
+    iou: float,
+) -> "Figure":
     """Interpolated precision over recall: the classes, and their mean."""
     figure, axes = _axes("recall", "precision", f"precision at IoU {iou:g}")
     recall = np.linspace(0, 1, 101)
@@ -321,7 +329,13 @@ def _plot_precision(matches: Matches, class_names: Sequence[str], iou: float) ->
             _plot(axes, recall, curve, text, classes=len(class_names))
     if curves:
         mean = np.mean(curves, axis=0)
-        axes.plot(recall, mean, color="black", linewidth=2.5, label=f"mean {mean.mean():.3f}")
+        axes.plot(
+            recall,
+            mean,
+            color="black",
+            linewidth=2.5,
+            label=f"mean {mean.mean():.3f}",
+        )
         axes.legend(
             title="average precision",
             frameon=False,
@@ -331,16 +345,36 @@ def _plot_precision(matches: Matches, class_names: Sequence[str], iou: float) ->
     return figure
 
 
-def _plot_f1(matches: Matches, class_names: Sequence[str], best: float) -> "Figure":
+def _plot_f1(
+    matches: Matches,
+    class_names: Sequence[str],
+    best: float,
+) -> "Figure":
     """F1 over the score threshold: the classes, and all together."""
     figure, axes = _axes("score threshold", "F1", "F1 at IoU 0.5")
     thresholds, curves = f1_curve(matches)
     for name, draw, curve in zip(class_names, _drawn(matches), curves[1:]):
         if draw and not np.isnan(curve).any():
             _plot(axes, thresholds, curve, _label(name), classes=len(class_names))
-    axes.plot(thresholds, curves[0], color="black", linewidth=2.5, label="all classes")
-    axes.axvline(best, color="black", linewidth=1, linestyle=":", label=f"best: {best:.2f}")
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.plot(
+        thresholds,
+        curves[0],
+        color="black",
+        linewidth=2.5,
+        label="all classes",
+    )
+    axes.axvline(
+        best,
+        color="black",
+        linewidth=1,
+        linestyle=":",
+        label=f"best: {best:.2f}",
+    )
+    axes.legend(
+        frameon=False,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+    )
     return figure
 
 
@@ -356,13 +390,27 @@ def _figure(width: float, height: float) -> "Figure":
     """Return an empty figure of so many inches. It is none of pyplot's: the caller's figures and
     backend stay as they are."""
     matplotlib = optional("matplotlib.figure", "a report")
-    return matplotlib.Figure(figsize=(width, height), dpi=110, layout="constrained")
+    return matplotlib.Figure(
+        figsize=(width, height),
+        dpi=110,
+        layout="constrained",
+    )
 
 
-def _axes(x: str, y: str, title: str) -> tuple["Figure", "Axes"]:
+def _axes(
+    x: str,
+    y: str,
+    title: str,
+) -> tuple["Figure", "Axes"]:
     figure = _figure(8, 4.5)
     axes = figure.subplots()
-    axes.set(xlabel=x, ylabel=y, title=title, xlim=(0, 1), ylim=(0, 1.03))
+    axes.set(
+        xlabel=x,
+        ylabel=y,
+        title=title,
+        xlim=(0, 1),
+        ylim=(0, 1.03),
+    )
     axes.grid(alpha=0.3)
     return figure, axes
 
@@ -376,9 +424,21 @@ def _plot(
 ) -> None:
     """The curve of one class, of so many: of many each is a thin line without a name."""
     if classes <= FEW:
-        axes.plot(x, y, linewidth=1.5, alpha=1, label=label)
+        axes.plot(
+            x,
+            y,
+            linewidth=1.5,
+            alpha=1,
+            label=label,
+        )
     else:
-        axes.plot(x, y, linewidth=0.6, alpha=0.5, color="tab:blue")
+        axes.plot(
+            x,
+            y,
+            linewidth=0.6,
+            alpha=0.5,
+            color="tab:blue",
+        )
 
 
 def _plot_matrix(
@@ -401,7 +461,12 @@ def _plot_matrix(
     figure = _figure(side + 1, side)
     axes = figure.subplots()
     share = matrix / np.maximum(1, totals[:, None])
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(
+        share,
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+    )
     figure.colorbar(image, label="share of the row", shrink=0.7)
     axes.set(xlabel="detected as", ylabel="object")
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=fontsize)
@@ -411,7 +476,11 @@ def _plot_matrix(
     return figure
 
 
-def _write_counts(axes: "Axes", matrix: np.ndarray, share: np.ndarray) -> None:
+def _write_counts(
+    axes: "Axes",
+    matrix: np.ndarray,
+    share: np.ndarray,
+) -> None:
     """Write its number into every cell of a matrix, but for background found as background, which
     has none."""
     last = len(matrix) - 1
@@ -419,7 +488,14 @@ def _write_counts(axes: "Axes", matrix: np.ndarray, share: np.ndarray) -> None:
         if (i, j) == (last, last):
             continue
         color = "white" if share[i, j] > 0.5 else "black"
-        axes.text(j, i, str(count), ha="center", va="center", color=color)
+        axes.text(
+            j,
+            i,
+            str(count),
+            ha="center",
+            va="center",
+            color=color,
+        )
 
 
 def _label(name: str) -> str:

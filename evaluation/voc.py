@@ -80,7 +80,11 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(defined))
 
 
-def eleven_points(right: np.ndarray, precision: np.ndarray, objects: int) -> float:
+def eleven_points(
+    right: np.ndarray,
+    precision: np.ndarray,
+    objects: int,
+) -> float:
     """VOC 2007's average precision.
 
     right: [D], how many of the best 1, 2, ..., D detections are right. precision: [D]. objects: how
@@ -96,7 +100,11 @@ def eleven_points(right: np.ndarray, precision: np.ndarray, objects: int) -> flo
     return float(np.mean(best))
 
 
-def area_under(right: np.ndarray, precision: np.ndarray, objects: int) -> float:
+def area_under(
+    right: np.ndarray,
+    precision: np.ndarray,
+    objects: int,
+) -> float:
     """Average precision of VOC 2010 and later; the arguments are those of `eleven_points`."""
     if objects == 0:
         return float("nan")
@@ -133,7 +141,11 @@ def _candidates(results: Results, kind: str) -> tuple[_Candidates, np.ndarray]:
     return _Candidates(*columns), counts
 
 
-def _ranked(candidates: _Candidates, label: int, iou: float) -> tuple[np.ndarray, np.ndarray]:
+def _ranked(
+    candidates: _Candidates,
+    label: int,
+    iou: float,
+) -> tuple[np.ndarray, np.ndarray]:
     """How many of a class's best 1, 2, ... detections are right, and their precision, without
     difficult matches."""
     chosen = np.flatnonzero(candidates.labels == label)

@@ -201,8 +201,8 @@ def _taken_apart(value: Any) -> tuple[Collection[Any], Callable[[list[Any]], Any
         return (value.__func__, value.__self__), _method
     if kind is functools.partial:
         return (value.func, value.args, value.keywords), _partial
-    if isinstance(value, tuple) and hasattr(value, "_make"):  # a named tuple
-        return value, value._make
+    if isinstance(value, tuple):
+        return value, getattr(value, "_make", None)  # which named tuples have
     return (), None
 
 

@@ -129,7 +129,12 @@ class Summary:
         )
         self.detections += count
 
-    def write(self, path: Path, ids: Sequence[Id], class_names: Sequence[str]) -> None:
+    def write(
+        self,
+        path: Path,
+        ids: Sequence[Id],
+        class_names: Sequence[str],
+    ) -> None:
         """Write the file, with the id and the name of every class."""
         categories = [{"id": own, "name": name} for own, name in zip(ids, class_names)]
         failed = [{"file_name": file, "reason": reason} for file, reason in self.failures.items()]
@@ -163,7 +168,11 @@ def detect(model: MaskRCNN, images: list[Tensor]) -> list[dict[str, Tensor]]:
         return model(images)
 
 
-def check_outputs(output: Path, names: Sequence[str], inputs: Sequence[str | os.PathLike]) -> None:
+def check_outputs(
+    output: Path,
+    names: Sequence[str],
+    inputs: Sequence[str | os.PathLike],
+) -> None:
     """Make the folder `output`, and check that files can be written into it and take the place of
     no input.
 
