@@ -96,8 +96,9 @@ def _curve(
         recall = right / objects
     else:
         recall = np.full(len(right), np.nan)
+    count = np.arange(1, len(right) + 1)
     return Curve(
-        precision=right / np.arange(1, len(right) + 1),
+        precision=right / count,
         recall=recall,
         scores=matches.scores[places],
     )
@@ -132,9 +133,11 @@ def _f1(
     """Return F1 [T] of the detections at these places, where there are so many objects."""
     if objects == 0:
         return np.full(len(thresholds), np.nan)
-    # scores descend: how many detections are at or above each threshold
-    count = np.searchsorted(-matches.scores[places], -thresholds, side="right")
-    right = np.append(0, np.cumsum(matches.right[places]))
+    scores = matches.scores[places]  # descending
+    right = np.cumsum(matches.right[places])
+    right = np.append(0, right)  # of the best 0, 1, 2, ... detections
+    # how many detections are at or above each threshold
+    count = np.searchsorted(-scores, -thresholds, side="right")
     return 2 * right[count] / (count + objects)
 
 
@@ -196,8 +199,9 @@ def _confused(
     of an image count."""
     labels = record.truths["labels"]
     crowds = record.truths["iscrowd"]
-    best_first = np.argsort(-record.found["scores"], kind="stable")
-    kept = best_first[record.found["scores"][best_first] >= score]
+    scores = record.found["scores"]
+    best_first = np.argsort(-scores, kind="stable")
+    kept = best_first[scores[best_first] >= score]
     found = record.found["labels"][kept]
 
     same_class = found[:, None] == labels
@@ -219,6 +223,7 @@ def _confused(
         counted[i] = not crowds[j]
         missed[j] = False
     missed_labels = labels[missed]
+    background = np.zeros_like(missed_labels)
     rows = np.concatenate([objects[counted], missed_labels])
-    columns = np.concatenate([found[counted], np.zeros_like(missed_labels)])
+    columns = np.concatenate([found[counted], background])
     return rows, columns

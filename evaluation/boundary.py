@@ -54,8 +54,8 @@ def boundary(code: bytes, size: tuple[int, int]) -> bytes:
     """The pixels of a mask from which a pixel outside, or the border of the image, is no more than
     the width of a boundary away, in rows and in columns. Masks are codes, as in `Record`, of an
     image of this height and width."""
-    # The evaluator's own rleToBoundary is wrong in images that are no wider, or no higher, than
-    # two boundaries, and crashes before version 1.8.
+    # faster_coco_eval's own rleToBoundary leaves pixels out in images that are no higher than two
+    # boundaries, and crashes before version 1.8.
     rle = optional("faster_coco_eval", "boundary AP").mask
     (mask,) = as_rle([code], size)
     reach = boundary_width(size)

@@ -108,7 +108,8 @@ def coco_figures(
         if kind == "keypoints":
             most = [min(20, max_detections)]
         else:
-            most = [n for n in (1, 10) if n < max_detections] + [max_detections]
+            fewer = [count for count in (1, 10) if count < max_detections]
+            most = [*fewer, max_detections]
         precision, recall = coco_curves(results, kind, most, sigmas)
         values = _summary(precision, recall, kind, most)
         for i, name in enumerate(results.class_names):

@@ -119,8 +119,7 @@ def coco_results(
                 f"labels must lie in 1..{len(category_ids)}, the number of category_ids, got "
                 f"{labels}"
             )
-        # JSON has no place for the integers of NumPy
-        own = [number if isinstance(number, str) else int(number) for number in category_ids]
+        own = [_plain(category_id) for category_id in category_ids]
         labels = [own[label - 1] for label in labels]
     columns = {
         "category_id": labels,
@@ -312,12 +311,15 @@ def _converted(
 ) -> Entry:
     """An entry with its mask as RLE, its keypoints [n, 3], and a box xyxy."""
     try:
-        points = np.array(entry.get("keypoints") or [], float).reshape(-1, 3)
+        keypoints = entry.get("keypoints") or []
+        points = np.array(keypoints, float).reshape(-1, 3)
         mask = None
         if entry.get("segmentation"):
             mask = _mask(entry["segmentation"], size)
         box = _box(entry, mask, points, size)
-        for number in (*box, entry.get("score", 0), entry.get("area", 0)):
+        score = entry.get("score", 0)
+        area = entry.get("area", 0)
+        for number in (*box, score, area):
             if not isinstance(number, (int, float)) or not math.isfinite(number):
                 raise ValueError("bbox, score and area must be finite numbers")
     except (KeyError, TypeError, ValueError) as error:
@@ -379,6 +381,13 @@ def _side(
         points = [entry["points"] for entry in entries]
         side["keypoints"] = np.array(points, float).reshape(-1, numbers // 3, 3)
     return side
+
+
+def _plain(category_id: int | str) -> int | str:
+    """Return an id that JSON can hold, which the integers of NumPy are not."""
+    if isinstance(category_id, str):
+        return category_id
+    return int(category_id)
 
 
 def _text(code: Mapping[str, Any]) -> dict[str, Any]:

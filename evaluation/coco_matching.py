@@ -55,6 +55,7 @@ def matched(
     objects = np.zeros((len(results.class_names), len(sizes)), int)
     for record in records_of(results, kind):
         compared = _compared(record, kind, sigmas)
+        # [A, M]: which objects count as of each size
         counting = compared.counting & _inside(record.truths["area"], sizes)
         objects += _count_objects(record.truths["labels"], counting, len(objects))
 
@@ -136,8 +137,8 @@ def _reached(
     size."""
     count = np.searchsorted(thresholds, values, side="right").astype(np.int64)
     of_one_size = (1 << count) - 1
-    repeated = sum(1 << (len(thresholds) * a) for a in range(sizes))
-    return of_one_size * repeated
+    lowest_bits = [1 << (len(thresholds) * a) for a in range(sizes)]
+    return of_one_size * sum(lowest_bits)
 
 
 def _blocks(thresholds: int, sizes: int) -> np.ndarray:
@@ -187,8 +188,9 @@ def _compared(
         labelled = truths["keypoints"][:, :, 2] > 0
         counting = counting & labelled.any(axis=1)
         points = found["keypoints"][:, :, :2]
-        extent = points.max(axis=1, initial=-np.inf) - points.min(axis=1, initial=np.inf)
-        areas = extent.prod(axis=1)
+        greatest = points.max(axis=1, initial=-np.inf)
+        least = points.min(axis=1, initial=np.inf)
+        areas = (greatest - least).prod(axis=1)
     elif kind == "box":
         similar = overlaps(record)
         areas = box_areas(found["boxes"])
@@ -204,7 +206,9 @@ def _compared(
 
 def _inside(areas: np.ndarray, sizes: Sequence[tuple[float, float]]) -> np.ndarray:
     """[A, N]: which of N areas are of each size."""
-    least, greatest = np.array(sizes, float).T[:, :, None]
+    bounds = np.array(sizes, float)
+    least = bounds[:, :1]
+    greatest = bounds[:, 1:]
     return (areas >= least) & (areas <= greatest)
 
 
@@ -214,8 +218,11 @@ def _count_objects(
     classes: int,
 ) -> np.ndarray:
     """Return how many objects [K, A] of each label count as of each size, [A, M]."""
-    counts = [np.bincount(labels[row] - 1, minlength=classes) for row in counting]
-    return np.stack(counts, axis=1)
+    counts = np.zeros((classes, len(counting)), int)
+    for a, of_size in enumerate(counting):
+        numbers = labels[of_size] - 1
+        counts[:, a] = np.bincount(numbers, minlength=classes)
+    return counts
 
 
 def _ranked(record: Record, most: int | None) -> tuple[np.ndarray, np.ndarray]:

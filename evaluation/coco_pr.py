@@ -43,13 +43,17 @@ def coco_curves(
         most=most[-1],
         sigmas=sigmas,
     )
+    classes = len(objects)
     count = len(THRESHOLDS)
-    after_last = len(objects) + 1
-    begins = np.searchsorted(found["label"], np.arange(1, after_last + 1))
-    recall = np.full((count, *objects.shape, len(most)), -1.0)
-    precision = np.full((count, len(RECALLS), *objects.shape, len(most)), -1.0)
+    shape = (classes, len(sizes), len(most))
+    recall = np.full((count, *shape), -1.0)
+    precision = np.full((count, len(RECALLS), *shape), -1.0)
+    # where each class begins, and where the last one ends
+    begins = np.searchsorted(found["label"], np.arange(1, classes + 2))
     for k, a in zip(*np.nonzero(objects)):
-        of_class = found[begins[k] : begins[k + 1]]
+        begin = begins[k]
+        end = begins[k + 1]
+        of_class = found[begin:end]
         for t in range(count):
             bit = 1 << (a * count + t)
             counted = (of_class["counted"] & bit) != 0
@@ -61,7 +65,7 @@ def coco_curves(
                 precisions = hits / np.arange(1, len(hits) + 1)
                 recalls = hits / objects[k, a]
                 precision[t, :, k, a, m] = interpolated(precisions, recalls)
-                recall[t, k, a, m] = recalls[-1] if len(recalls) else 0
+                recall[t, k, a, m] = recalls[-1] if len(hits) else 0
     return precision, recall
 
 

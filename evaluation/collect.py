@@ -232,11 +232,12 @@ def overlaps(
     rle = optional("faster_coco_eval", "evaluation").mask
     flags = (truths["iscrowd"] & crowds).astype(int).tolist()
     if kind == "box":
-        ious = rle.iou(xywh(found["boxes"]), xywh(truths["boxes"]), flags)
+        shown = xywh(found["boxes"])
+        true = xywh(truths["boxes"])
     else:
         shown = as_rle(found["masks"], record.size)
         true = as_rle(truths["masks"], record.size)
-        ious = rle.iou(shown, true, flags)
+    ious = rle.iou(shown, true, flags)
     return np.asarray(ious).reshape(shape)
 
 
@@ -260,18 +261,22 @@ def xywh(boxes: Any) -> np.ndarray:
     """xyxy boxes [D, 4] as COCO's x, y, width, height, in float64, so that x + width is x2
     again."""
     boxes = torch.as_tensor(boxes).detach().cpu().double().numpy()
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    first = boxes[:, :2]
+    last = boxes[:, 2:]
+    return np.concatenate([first, last - first], axis=1)
 
 
 def box_areas(boxes: Any) -> np.ndarray:
     """Return the areas, float64 [D], of xyxy boxes [D, 4]."""
-    return xywh(boxes)[:, 2:].prod(axis=1)
+    sizes = xywh(boxes)[:, 2:]
+    return sizes.prod(axis=1)
 
 
 def mask_areas(codes: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
     """Return the areas in pixels, float64 [D], of D masks, codes as in `Record`."""
     rle = optional("faster_coco_eval", "evaluation").mask
-    return np.asarray(rle.area(as_rle(codes, size)), np.float64)
+    areas = rle.area(as_rle(codes, size))
+    return np.asarray(areas, np.float64)
 
 
 def _record(
@@ -285,14 +290,16 @@ def _record(
         raise ValueError(
             f"image {number}: masks must agree in size, target's {of_target}, detected {of_found}"
         )
-    height, width = (of_target or of_found or [0, 0, 0])[1:]
-    truths.setdefault("iscrowd", np.zeros(len(truths["labels"]), bool))
+    _, height, width = of_target or of_found or (0, 0, 0)
+    size = (height, width)
+    if "iscrowd" not in truths:
+        truths["iscrowd"] = np.zeros(len(truths["labels"]), bool)
     if "area" not in truths:
         if truths.get("masks"):
-            truths["area"] = mask_areas(truths["masks"], (height, width))
+            truths["area"] = mask_areas(truths["masks"], size)
         else:
             truths["area"] = box_areas(truths["boxes"])
-    return Record(number, (height, width), truths, found)
+    return Record(number, size, truths, found)
 
 
 def _arrays(side: Mapping[str, Any], what: str) -> tuple[dict[str, Any], list[int] | None]:
@@ -339,15 +346,23 @@ def _checked(
     count = len(known["boxes"])
     for key, values in known.items():
         _check_shape(key, values, count, what)
-        if key in FINITE and not bool(torch.isfinite(values).all()):
+        finite = key not in FINITE or bool(torch.isfinite(values).all())
+        if not finite:
             raise ValueError(f"{what}: {key} must be finite numbers, got {shown(values.tolist())}")
-    labels = known["labels"]
-    if count and not 1 <= int(labels.min()) <= int(labels.max()) <= classes:
+    if count:
+        _check_labels(known["labels"], classes, what)
+    return known
+
+
+def _check_labels(labels: Tensor, classes: int, what: str) -> None:
+    """Raise ValueError for labels [M], at least one, that are of none of so many classes."""
+    least = int(labels.min())
+    greatest = int(labels.max())
+    if least < 1 or greatest > classes:
         raise ValueError(
             f"{what}: labels must lie in 1..{classes}, the number of class_names, got "
             f"{shown(labels.tolist())}"
         )
-    return known
 
 
 def _check_shape(

@@ -6,7 +6,27 @@ import numpy as np
 from .collect import Record
 
 # How far people are off who annotate the points of a person, as shares of the person's size.
-PERSON = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
+PERSON = np.array(
+    [
+        0.026,  # nose
+        0.025,  # eyes, left and right
+        0.025,
+        0.035,  # ears
+        0.035,
+        0.079,  # shoulders
+        0.079,
+        0.072,  # elbows
+        0.072,
+        0.062,  # wrists
+        0.062,
+        0.107,  # hips
+        0.107,
+        0.087,  # knees
+        0.087,
+        0.089,  # ankles
+        0.089,
+    ]
+)
 
 
 def keypoint_similarity(record: Record, sigmas: np.ndarray) -> np.ndarray:

@@ -60,7 +60,9 @@ def voc_figures(
         if kind != "box" and not any_of(results, kind):
             continue
         candidates, counts = _candidates(results, kind)
-        curves = [_ranked(candidates, label, iou) for label in range(1, len(counts) + 1)]
+        curves = []
+        for label in range(1, len(counts) + 1):
+            curves.append(_ranked(candidates, label, iou))
         for variant in variants:
             average = eleven_points if variant == "voc07" else area_under
             values = []
@@ -137,7 +139,10 @@ def _candidates(results: Results, kind: str) -> tuple[_Candidates, np.ndarray]:
         )
         parts.append(part)
         first += ious.shape[1]
-    columns = [np.concatenate(column) for column in zip(*parts)] or [np.zeros(0)] * 5
+    if not parts:
+        nothing = np.zeros(0)
+        parts.append(_Candidates(nothing, nothing, nothing, nothing, difficult=nothing))
+    columns = [np.concatenate(column) for column in zip(*parts)]
     return _Candidates(*columns), counts
 
 
@@ -154,10 +159,12 @@ def _ranked(
     matches = candidates.ious[chosen] >= iou
     matched = np.flatnonzero(matches)
     # the first in order of score
-    _, first = np.unique(candidates.objects[chosen[matched]], return_index=True)
+    objects = candidates.objects[chosen[matched]]
+    _, first = np.unique(objects, return_index=True)
     hits = np.zeros(len(chosen), bool)
     hits[matched[first]] = True
     difficult = candidates.difficult[chosen].astype(bool)
     hits = hits[~(matches & difficult)]
     right = np.cumsum(hits)
-    return right, right / np.arange(1, len(hits) + 1)
+    count = np.arange(1, len(hits) + 1)
+    return right, right / count

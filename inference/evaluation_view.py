@@ -131,7 +131,9 @@ class _View:
         if make is not None:
             new_parts = self._all(parts, objects)
             return value if new_parts is None else make(new_parts)
-        return self._object(value) if objects else value
+        if objects:
+            return self._object(value)
+        return value
 
     def _all(self, values: Collection[Any], objects: bool) -> list[Any] | None:
         """What becomes of values, or None where all stay what they are."""
@@ -225,5 +227,8 @@ def _filled(cell: CellType) -> bool:
 
 def _compiled_modules() -> tuple[type, ...]:
     """The class of what torch.compile makes of modules, once it has been imported."""
-    found = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", None)
-    return () if found is None else (found,)
+    module = sys.modules.get("torch._dynamo.eval_frame")
+    found = getattr(module, "OptimizedModule", None)
+    if found is None:
+        return ()
+    return (found,)

@@ -82,9 +82,11 @@ def predict(
         ResultsWriter(folder / "results.json", ids) as results,
     ):
         for start in range(0, len(images), batch_size):
-            numbers = range(start, min(start + batch_size, len(images)))
+            end = min(start + batch_size, len(images))
+            numbers = range(start, end)
             batch = read_batch(images, numbers, model.image_options, summary.failures)
-            for (i, image), found in zip(batch.items(), detect(model, list(batch.values()))):
+            every = detect(model, list(batch.values()))
+            for (i, image), found in zip(batch.items(), every):
                 reached.add(found["scores"])
                 detections = {key: value.cpu() for key, value in found.items()}
                 picture = draw(image, confident(detections, drawn_from), model.class_names)
