@@ -41,7 +41,9 @@ class CocoMetrics(Results):
         self.max_detections = max_detections
 
     def compute(
-        self, kinds: Sequence[str] = ("box", "mask"), sigmas: Sequence[float] | None = None
+        self,
+        kinds: Sequence[str] = ("box", "mask"),
+        sigmas: Sequence[float] | None = None,
     ) -> dict[str, float]:
         """The figures of all images so far: see `coco_figures`."""
         return coco_figures(self, kinds, self.max_detections, sigmas)
@@ -55,18 +57,23 @@ def check_metrics(metrics: Sequence[str]) -> None:
 
 
 def figures(
-    results: Results, metrics: Sequence[str] = ("coco",), max_detections: int = 100
+    results: Results,
+    metrics: Sequence[str] = ("coco",),
+    max_detections: int = 100,
 ) -> dict[str, float]:
     """The figures that [evaluate] metrics asks for: coco, boundary, voc07, voc. Raises ValueError
     for any other."""
     check_metrics(metrics)
-    kinds = [
-        *(("box", "mask") if "coco" in metrics else ()),
-        *(("boundary",) if "boundary" in metrics else ()),
-    ]
-    found = coco_figures(results, kinds, max_detections) if kinds else {}
+    kinds = []
+    if "coco" in metrics:
+        kinds += ["box", "mask"]
+    if "boundary" in metrics:
+        kinds.append("boundary")
+    found = coco_figures(results, kinds, max_detections)
     variants = [name for name in ("voc07", "voc") if name in metrics]
-    return found | (voc_figures(results, variants=variants) if variants else {})
+    if variants:
+        found |= voc_figures(results, variants=variants)
+    return found
 
 
 def coco_figures(
@@ -96,13 +103,19 @@ def coco_figures(
     """
     found: dict[str, float] = {}
     for kind in dict.fromkeys(kinds):
-        if kind == "box" or any_of(results, kind):
-            most = [n for n in (1, 10) if n < max_detections] + [max_detections]
-            most = [min(20, max_detections)] if kind == "keypoints" else most
-            named = _figures(
-                *coco_curves(results, kind, most, sigmas), kind, most, results.class_names
-            )
-            found |= {f"{kind}_{key}": value for key, value in named.items()}
+        if kind != "box" and not any_of(results, kind):
+            continue
+        if kind == "keypoints":
+            most = [min(20, max_detections)]
+        else:
+            fewer = [count for count in (1, 10) if count < max_detections]
+            most = [*fewer, max_detections]
+        precision, recall = coco_curves(results, kind, most, sigmas)
+        values = _summary(precision, recall, kind, most)
+        for i, name in enumerate(results.class_names):
+            values[f"AP/{name}"] = precision[:, :, i, 0, -1]
+        for key, value in values.items():
+            found[f"{kind}_{key}"] = _mean(value)
     return found
 
 
@@ -127,39 +140,52 @@ def evaluate_files(
             raise ValueError(
                 f"no figures of kind {kind}: {annotations} and {results} must both have them"
             )
-    return coco_figures(collected, kinds or ("box", "mask"), max_detections, sigmas)
+    return coco_figures(
+        collected,
+        kinds=kinds or ("box", "mask"),
+        max_detections=max_detections,
+        sigmas=sigmas,
+    )
 
 
-def _figures(
+def _summary(
     precision: np.ndarray,
     recall: np.ndarray,
     kind: str,
     most: Sequence[int],
-    class_names: Sequence[str],
-) -> dict[str, float]:
-    """The summary of an evaluation, and the AP of the classes, of the arrays of `coco_curves`: size
-    0 is "all", and the last of the max detections the greatest."""
+) -> dict[str, np.ndarray]:
+    """Return what each figure of all classes together is the mean of, from the arrays of
+    `coco_curves`.
+
+    Size 0 is "all", and the last of the max detections the greatest.
+    """
+    all_precision = precision[:, :, :, 0, -1]
+    all_recall = recall[:, :, 0, -1]
     found = {
-        "AP": precision[:, :, :, 0, -1],
-        "AP50": precision[0, :, :, 0, -1],
-        "AP75": precision[5, :, :, 0, -1],
+        "AP": all_precision,
+        "AP50": all_precision[0],
+        "AP75": all_precision[5],
     }
-    sizes = SIZES[1:] if kind == "keypoints" else SIZES  # COCO has no keypoints on small objects
-    found |= {f"AP_{size}": precision[:, :, :, i, -1] for i, size in enumerate(sizes, 1)}
+    sizes = SIZES
     if kind == "keypoints":
-        found |= {
-            "AR": recall[:, :, 0, -1],
-            "AR50": recall[0, :, 0, -1],
-            "AR75": recall[5, :, 0, -1],
-        }
+        sizes = SIZES[1:]  # COCO has no keypoints on small objects
+    for i, size in enumerate(sizes, 1):
+        found[f"AP_{size}"] = precision[:, :, :, i, -1]
+    if kind == "keypoints":
+        found["AR"] = all_recall
+        found["AR50"] = all_recall[0]
+        found["AR75"] = all_recall[5]
     else:
-        found |= {f"AR{count}": recall[:, :, 0, i] for i, count in enumerate(most)}
-    found |= {f"AR_{size}": recall[:, :, i, -1] for i, size in enumerate(sizes, 1)}
-    found |= {f"AP/{name}": precision[:, :, i, 0, -1] for i, name in enumerate(class_names)}
-    return {key: _mean(values) for key, values in found.items()}
+        for i, count in enumerate(most):
+            found[f"AR{count}"] = recall[:, :, 0, i]
+    for i, size in enumerate(sizes, 1):
+        found[f"AR_{size}"] = recall[:, :, i, -1]
+    return found
 
 
 def _mean(values: np.ndarray) -> float:
     """The mean of what is defined; the evaluator marks classes without ground truth with -1."""
     values = values[values > -1]
-    return float(values.mean()) if values.size else float("nan")
+    if values.size == 0:
+        return float("nan")
+    return float(values.mean())

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ MEANT: dict[str, Callable[[Any, str], Any]] = {
     "width": whole,
     "iscrowd": flag,
 }
+PERSON = 51  # numbers of COCO's keypoints, where a file has none
+
+Entry = dict[str, Any]  # of a file: an image, a category, an annotation or a result
+Size = tuple[int, int]  # height and width
 
 
 class ResultsWriter:
@@ -75,12 +79,13 @@ class ResultsWriter:
         lines = []
         for entry in coco_results(detections, image_id, self.category_ids):
             try:
-                lines.append(json.dumps(entry, allow_nan=False))
+                line = json.dumps(entry, allow_nan=False)
             except ValueError:
                 raise ValueError(
                     f"{self.path}: image {image_id}: boxes and scores must be finite numbers, got "
                     f"{entry['bbox']} and {entry['score']}"
                 ) from None
+            lines.append(line)
         for line in lines:
             self._file.write(self._separator + line)
             self._separator = ",\n"
@@ -88,7 +93,8 @@ class ResultsWriter:
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None and self._file is not None:
-            self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+            is_empty = self._separator == "[\n"
+            self._file.write("[]\n" if is_empty else "\n]\n")
         self._file = None
         self._stack.__exit__(*error)
 
@@ -113,18 +119,25 @@ def coco_results(
                 f"labels must lie in 1..{len(category_ids)}, the number of category_ids, got "
                 f"{labels}"
             )
-        own = [number if isinstance(number, str) else int(number) for number in category_ids]
+        own = [_plain(category_id) for category_id in category_ids]
         labels = [own[label - 1] for label in labels]
-    columns = [
-        labels,
-        xywh(detections["boxes"]).tolist(),
-        torch.as_tensor(detections["scores"]).tolist(),
-    ]
+    columns = {
+        "category_id": labels,
+        "bbox": xywh(detections["boxes"]).tolist(),
+        "score": torch.as_tensor(detections["scores"]).tolist(),
+    }
     if "masks" in detections:
         masks = detections["masks"]
-        columns.append([_text(code) for code in masks] if is_codes(masks) else encode_masks(masks))
-    keys = ("category_id", "bbox", "score", "segmentation")
-    return [{"image_id": image_id, **dict(zip(keys, row))} for row in zip(*columns, strict=True)]
+        if is_codes(masks):
+            columns["segmentation"] = [_text(code) for code in masks]
+        else:
+            columns["segmentation"] = encode_masks(masks)
+    entries = []
+    for row in zip(*columns.values(), strict=True):
+        entry = {"image_id": image_id}
+        entry.update(zip(columns, row))
+        entries.append(entry)
+    return entries
 
 
 def read_results(annotations: str | os.PathLike, results: str | os.PathLike) -> Results:
@@ -138,31 +151,46 @@ def read_results(annotations: str | os.PathLike, results: str | os.PathLike) -> 
     """
     content = _load(annotations)
     entries = _load(results)
-    if not isinstance(content, dict) or {"images", "annotations", "categories"} - set(content):
+    needed = {"images", "annotations", "categories"}
+    if not isinstance(content, dict) or needed - set(content):
         raise ValueError(
             f"{annotations} is no COCO annotation file: it needs images, annotations and categories"
         )
     if not isinstance(entries, list):
         raise ValueError(f"{results} is no COCO result file: it must be a list of results")
-    images = {
-        image["id"]: (image["height"], image["width"])
-        for image in _entries(annotations, "images", content["images"], "id", "height", "width")
-    }
-    categories = sorted(
-        (
-            (category["id"], category["name"])
-            for category in _entries(annotations, "categories", content["categories"], "id", "name")
-        ),
-        key=lambda pair: (isinstance(pair[0], str), pair[0]),
+    sizes: dict[Id, Size] = {}
+    of_images = _List(annotations, "images")
+    for image in _entries(of_images, content["images"], keys=("id", "height", "width")):
+        sizes[image["id"]] = (image["height"], image["width"])
+    of_categories = _List(annotations, "categories")
+    categories = _entries(of_categories, content["categories"], keys=("id", "name"))
+    categories.sort(key=_numbers_first)
+    labels = {category["id"]: label for label, category in enumerate(categories, 1)}
+
+    known = _Known(sizes, labels)
+    truths = _by_image(
+        _List(annotations, "annotations"),
+        content["annotations"],
+        known,
+        keys=("image_id", "category_id", "bbox"),
     )
-    labels = {category: label for label, (category, _) in enumerate(categories, 1)}
-    truths = _by_image(annotations, "annotations", content["annotations"], images, labels, "bbox")
-    found = _by_image(results, "results", entries, images, labels, "score")
-    collected = Results([name for _, name in categories])
-    free = (number for number in itertools.count() if number not in images)
-    for image in images:
-        collected.add(truths[image], found[image], next(free) if isinstance(image, str) else image)
+    found = _by_image(
+        _List(results, "results"),
+        entries,
+        known,
+        keys=("image_id", "category_id", "score"),
+    )
+    collected = Results([category["name"] for category in categories])
+    free = (number for number in itertools.count() if number not in sizes)
+    for image_id in sizes:
+        number = next(free) if isinstance(image_id, str) else image_id
+        collected.add(truths[image_id], found[image_id], number)
     return collected
+
+
+def _numbers_first(category: Entry) -> tuple[bool, Id]:
+    """Return a key that sorts categories by their ids, with those that are words at the end."""
+    return isinstance(category["id"], str), category["id"]
 
 
 def _load(path: str | os.PathLike) -> Any:
@@ -174,93 +202,126 @@ def _load(path: str | os.PathLike) -> Any:
         raise ValueError(f"{path} is no JSON: {error}") from error
 
 
-def _entries(path: str | os.PathLike, what: str, entries: Any, *keys: str) -> list[dict]:
+class _List(NamedTuple):
+    """A list of entries in a file, as messages name it: results, annotations, ..."""
+
+    path: str | os.PathLike
+    what: str
+
+    def entry(self, place: int) -> str:
+        """Return what messages call one of its entries."""
+        return f"{self.path}: number {place} (from 0) of {self.what}"
+
+
+class _Known(NamedTuple):
+    """What the entries of a file may name: images, with their height and width, and categories,
+    with their labels."""
+
+    sizes: Mapping[Id, Size]
+    labels: Mapping[Id, int]
+
+
+def _entries(
+    source: _List,
+    entries: Any,
+    keys: Sequence[str],
+) -> list[Entry]:
     """Those of a list, once every one is known to have these keys, with ids and numbers as they are
     meant."""
+    if not isinstance(entries, list):
+        entries = [entries]
     read = []
-    for place, entry in enumerate(entries if isinstance(entries, list) else [entries]):
-        if not isinstance(entry, dict) or set(keys) - set(entry):
-            raise ValueError(
-                f"{path}: number {place} (from 0) of {what} must have {', '.join(keys)}, got "
-                f"{shown(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__}"
-            )
+    for place, entry in enumerate(entries):
+        is_dict = isinstance(entry, dict)
+        if not is_dict or set(keys) - set(entry):
+            got = shown(sorted(entry)) if is_dict else type(entry).__name__
+            raise ValueError(f"{source.entry(place)} must have {', '.join(keys)}, got {got}")
+        entry = dict(entry)
         try:
-            read.append(
-                entry
-                | {
-                    key: as_meant(entry[key], key)
-                    for key, as_meant in MEANT.items()
-                    if key in entry
-                }
-            )
+            for key, as_meant in MEANT.items():
+                if key in entry:
+                    entry[key] = as_meant(entry[key], key)
         except ValueError as error:
-            raise ValueError(f"{path}: number {place} (from 0) of {what}: {error}") from error
+            raise ValueError(f"{source.entry(place)}: {error}") from error
+        read.append(entry)
     return read
 
 
 def _by_image(
-    path: str | os.PathLike,
-    what: str,
-    entries: list,
-    images: Mapping[Id, tuple[int, int]],
-    labels: Mapping[Id, int],
-    *keys: str,
+    source: _List,
+    entries: Any,
+    known: _Known,
+    keys: Sequence[str],
 ) -> dict[Id, dict[str, Any]]:
     """Targets or detections, by the id of their image."""
-    sides: dict[Id, list[dict]] = {number: [] for number in images}
-    entries = _entries(path, what, entries, "image_id", "category_id", *keys)
-    # Of an empty list nothing is known: nothing was found, of whatever kind.
-    shared = {
-        key
-        for key in ("segmentation", "keypoints")
-        if not entries or any(entry.get(key) for entry in entries)
-    }
-    points = {len(entry["keypoints"]) for entry in entries if entry.get("keypoints")} or {51}
-    if len(points) > 1:
-        raise ValueError(
-            f"{path}: keypoints of all {what} must be as many numbers, got {shown(sorted(points))}"
-        )
+    entries = _entries(source, entries, keys)
+    shared = _shared_keys(entries)
+    numbers = _keypoint_numbers(source, entries)
+    of_image: dict[Id, list[Entry]] = {image_id: [] for image_id in known.sizes}
     for place, entry in enumerate(entries):
-        where = f"{path}: number {place} (from 0) of {what}"
-        if entry["image_id"] not in images:
+        where = source.entry(place)
+        image_id = entry["image_id"]
+        if image_id not in known.sizes:
             raise ValueError(
-                f"{where}: there is no image of id {shown(entry['image_id'])} in the annotations"
+                f"{where}: there is no image of id {shown(image_id)} in the annotations"
             )
-        if entry["category_id"] not in labels:
+        if entry["category_id"] not in known.labels:
             raise ValueError(
                 f"{where}: there is no category of id {shown(entry['category_id'])} in the "
                 "annotations"
             )
-        if any(not entry.get(key) for key in shared):
-            raise ValueError(f"{where} has no {' and '.join(sorted(shared))}, as others have")
-        sides[entry["image_id"]].append(_converted(entry, where, images[entry["image_id"]]))
-    return {number: _side(each, shared, labels, *points) for number, each in sides.items()}
+        for key in shared:
+            if not entry.get(key):
+                raise ValueError(f"{where} has no {' and '.join(shared)}, as others have")
+        converted = _converted(entry, where, known.sizes[image_id])
+        of_image[image_id].append(converted)
+    sides = {}
+    for image_id, own in of_image.items():
+        sides[image_id] = _side(own, shared, known.labels, numbers)
+    return sides
 
 
-def _converted(entry: dict, where: str, size: tuple[int, int]) -> dict[str, Any]:
+def _shared_keys(entries: Sequence[Entry]) -> list[str]:
+    """Return which of keypoints and segmentation a file has."""
+    both = ["keypoints", "segmentation"]
+    if not entries:
+        return both  # nothing was found, of whatever kind
+    shared = []
+    for key in both:
+        if any(entry.get(key) for entry in entries):
+            shared.append(key)
+    return shared
+
+
+def _keypoint_numbers(source: _List, entries: Sequence[Entry]) -> int:
+    """Return how many numbers the keypoints of every entry are."""
+    counts = {len(entry["keypoints"]) for entry in entries if entry.get("keypoints")}
+    if len(counts) > 1:
+        raise ValueError(
+            f"{source.path}: keypoints of all {source.what} must be as many numbers, got "
+            f"{shown(sorted(counts))}"
+        )
+    return counts.pop() if counts else PERSON
+
+
+def _converted(
+    entry: Entry,
+    where: str,
+    size: Size,
+) -> Entry:
     """An entry with its mask as RLE, its keypoints [n, 3], and a box xyxy."""
     try:
+        keypoints = entry.get("keypoints") or []
+        points = np.array(keypoints, float).reshape(-1, 3)
         mask = None
-        box = entry.get("bbox")
-        points = np.array(entry.get("keypoints") or [], float).reshape(-1, 3)
         if entry.get("segmentation"):
-            polygons = isinstance(entry["segmentation"], list)
-            code = (segments.from_polygons if polygons else segments.from_rle)(
-                entry["segmentation"]
-            )
-            mask = segments.to_rle(code, *(size if polygons else entry["segmentation"]["size"]))
-        if not box and mask is not None:
-            box = segments.tight_box(segments.from_rle(mask), *size)
-        elif not box:
-            box = [*points[:, :2].min(0), *points[:, :2].max(0)]
-        else:
-            x, y, w, h = box
-            box = [x, y, x + w, y + h]
-        numbers = [*box, entry.get("score", 0), entry.get("area", 0)]
-        if not all(
-            isinstance(number, (int, float)) and math.isfinite(number) for number in numbers
-        ):
-            raise ValueError("bbox, score and area must be finite numbers")
+            mask = _mask(entry["segmentation"], size)
+        box = _box(entry, mask, points, size)
+        score = entry.get("score", 0)
+        area = entry.get("area", 0)
+        for number in (*box, score, area):
+            if not isinstance(number, (int, float)) or not math.isfinite(number):
+                raise ValueError("bbox, score and area must be finite numbers")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{where}: it needs bbox [x, y, width, height], segmentation (polygons or RLE) or "
@@ -269,32 +330,70 @@ def _converted(entry: dict, where: str, size: tuple[int, int]) -> dict[str, Any]
     return entry | {"box": box, "mask": mask, "points": points}
 
 
+def _mask(segmentation: Any, size: Size) -> dict[str, Any]:
+    """Return polygons, of an image of this height and width, or an RLE as a compressed RLE."""
+    if isinstance(segmentation, list):
+        return segments.to_rle(segments.from_polygons(segmentation), *size)
+    code = segments.from_rle(segmentation)
+    return segments.to_rle(code, *segmentation["size"])
+
+
+def _box(
+    entry: Entry,
+    mask: dict[str, Any] | None,
+    points: np.ndarray,
+    size: Size,
+) -> Sequence[float]:
+    """Return the box of an entry, xyxy, or else that of its mask, or else of its keypoints."""
+    if entry.get("bbox"):
+        x, y, width, height = entry["bbox"]
+        return [x, y, x + width, y + height]
+    if mask is not None:
+        return segments.tight_box(segments.from_rle(mask), *size)
+    xy = points[:, :2]
+    return [*xy.min(axis=0), *xy.max(axis=0)]
+
+
 def _side(
-    entries: list[dict], shared: set[str], labels: Mapping[Id, int], numbers: int
+    entries: Sequence[Entry],
+    shared: Sequence[str],
+    labels: Mapping[Id, int],
+    numbers: int,
 ) -> dict[str, Any]:
     """One image's entries as a target, or as detections; objects have keypoints of so many
     numbers."""
+    boxes = [entry["box"] for entry in entries]
+    own_labels = [labels[entry["category_id"]] for entry in entries]
+    crowds = [entry.get("iscrowd", 0) for entry in entries]
+    scores = [entry.get("score", 0) for entry in entries]
     side: dict[str, Any] = {
-        "boxes": np.array([entry["box"] for entry in entries], float).reshape(-1, 4),
-        "labels": np.array([labels[entry["category_id"]] for entry in entries], int),
-        "iscrowd": np.array([entry.get("iscrowd", 0) for entry in entries], bool),
-        "scores": np.array([entry.get("score", 0) for entry in entries], float),
+        "boxes": np.array(boxes, float).reshape(-1, 4),
+        "labels": np.array(own_labels, int),
+        "iscrowd": np.array(crowds, bool),
+        "scores": np.array(scores, float),
     }
     if all("area" in entry for entry in entries):
-        side["area"] = np.array([entry["area"] for entry in entries], float)
+        areas = [entry["area"] for entry in entries]
+        side["area"] = np.array(areas, float)
     if "segmentation" in shared:
         side["masks"] = [entry["mask"] for entry in entries]
     if "keypoints" in shared:
-        side["keypoints"] = np.array([entry["points"] for entry in entries], float).reshape(
-            -1, numbers // 3, 3
-        )
+        points = [entry["points"] for entry in entries]
+        side["keypoints"] = np.array(points, float).reshape(-1, numbers // 3, 3)
     return side
+
+
+def _plain(category_id: int | str) -> int | str:
+    """Return an id that JSON can hold, which the integers of NumPy are not."""
+    if isinstance(category_id, str):
+        return category_id
+    return int(category_id)
 
 
 def _text(code: Mapping[str, Any]) -> dict[str, Any]:
     """An RLE whose counts JSON can hold."""
+    size = [int(length) for length in code["size"]]
     counts = code["counts"]
-    return {
-        "size": [int(side) for side in code["size"]],
-        "counts": counts.decode() if isinstance(counts, bytes) else counts,
-    }
+    if isinstance(counts, bytes):
+        counts = counts.decode()
+    return {"size": size, "counts": counts}

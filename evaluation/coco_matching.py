@@ -8,23 +8,33 @@ kilobytes of each.
 
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from faster_coco_eval import mask as rle
-
-from maskrcnn.tools.rle import as_rle
 
 from .boundary import boundary_overlaps
-from .collect import Record, Results, overlaps, records_of, xywh
+from .collect import Record, Results, box_areas, mask_areas, overlaps, records_of
 from .keypoints import PERSON, keypoint_similarity
+
+DETECTION = np.dtype(
+    [
+        ("label", np.int32),
+        ("rank", np.int32),
+        ("score", np.float64),
+        ("right", np.int64),
+        ("counted", np.int64),
+    ]
+)
+ANY = (-np.inf, np.inf)  # least and greatest area
+ALL_BITS = -1
 
 
 def matched(
     results: Results,
     kind: str,
     thresholds: np.ndarray,
-    sizes: Sequence[tuple[float, float]] = ((-np.inf, np.inf),),
+    sizes: Sequence[tuple[float, float]] = (ANY,),
     most: int | None = None,
     sigmas: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -40,41 +50,35 @@ def matched(
     most: how many of an image's detections of a class there are at most, best scores first.
     Raises ValueError for an unknown kind, and for keypoints that are not as many as the sigmas.
     """
-    count = len(thresholds)
-    # all bits of each size
-    blocks = (1 << count) - 1 << count * np.arange(len(sizes), dtype=np.int64)
-    parts = [
-        np.zeros(
-            0,
-            [
-                ("label", np.int32),
-                ("rank", np.int32),
-                ("score", np.float64),
-                ("right", np.int64),
-                ("counted", np.int64),
-            ],
-        )
-    ]
+    blocks = _blocks(len(thresholds), len(sizes))
+    parts = [np.zeros(0, DETECTION)]
     objects = np.zeros((len(results.class_names), len(sizes)), int)
     for record in records_of(results, kind):
-        similar, areas, counting = _compared(record, kind, sigmas)
-        counting = counting & _inside(record.truths["area"], sizes)
-        for a, row in enumerate(counting):
-            objects[:, a] += np.bincount(record.truths["labels"][row] - 1, minlength=len(objects))
+        compared = _compared(record, kind, sigmas)
+        # [A, M]: which objects count as of each size
+        counting = compared.counting & _inside(record.truths["area"], sizes)
+        objects += _count_objects(record.truths["labels"], counting, len(objects))
 
         order, rank = _ranked(record, most)
-        part = np.zeros(len(order), parts[0].dtype)
-        part["label"], part["score"] = record.found["labels"][order], record.found["scores"][order]
-        part["rank"], part["counted"] = rank, blocks @ _inside(areas[order], sizes)
+        part = np.zeros(len(order), DETECTION)
+        part["label"] = record.found["labels"][order]
+        part["score"] = record.found["scores"][order]
+        part["rank"] = rank
+        # Without an object, a detection counts for the sizes that it has itself.
+        part["counted"] = blocks @ _inside(compared.areas[order], sizes)
         counts = (blocks @ counting).tolist()
-        for i, j, bits in take_objects(
-            similar[order], record.truths["iscrowd"], counts, thresholds, len(sizes)
-        ):
-            part["right"][i] |= bits & counts[j]
-            part["counted"][i] = part["counted"][i] & ~bits | bits & counts[j]
+        taken = take_objects(
+            compared.similar[order],
+            record.truths["iscrowd"],
+            counts,
+            thresholds,
+            sizes=len(sizes),
+        )
+        _mark(part, taken, counts)
         parts.append(part)
     found = np.concatenate(parts)
-    return found[np.lexsort((-found["score"], found["label"]))], objects
+    order = np.lexsort((-found["score"], found["label"]))
+    return found[order], objects
 
 
 def take_objects(
@@ -99,53 +103,126 @@ def take_objects(
     """
     rows, columns = np.nonzero(similar >= thresholds[0])
     values = similar[rows, columns]
-    later = np.zeros(len(rows), bool) if preferred is None else ~preferred[rows, columns]
-    order = np.lexsort((-columns, later, -values, rows))
-    reached = (1 << np.searchsorted(thresholds, values, side="right").astype(np.int64)) - 1
-    reached *= sum(1 << len(thresholds) * a for a in range(sizes))  # the same for every size
-    left = [-1] * len(counts)
-    pairs = zip(rows[order].tolist(), columns[order].tolist(), reached[order].tolist())
-    for i, own in itertools.groupby(pairs, key=operator.itemgetter(0)):
-        wanted = -1
-        own = list(own)
+    later = np.zeros(len(rows), bool)
+    if preferred is not None:
+        later = ~preferred[rows, columns]
+    order = np.lexsort((-columns, later, -values, rows))  # by the last of these keys first
+    pairs = zip(
+        rows[order].tolist(),
+        columns[order].tolist(),
+        _reached(values[order], thresholds, sizes).tolist(),
+    )
+    left = [ALL_BITS] * len(counts)  # of each object: where nothing has taken it
+    for i, group in itertools.groupby(pairs, key=operator.itemgetter(0)):
+        candidates = list(group)
+        wanted = ALL_BITS  # where this detection has no object yet
         for counting in (True, False):
-            for _, j, bits in own:
-                taken = bits & wanted & left[j] & (counts[j] if counting else ~counts[j])
-                if taken:
-                    wanted &= ~taken
-                    left[j] &= -1 if crowds[j] else ~taken
-                    yield i, j, taken
+            for _, j, reached in candidates:
+                eligible = counts[j] if counting else ~counts[j]
+                taken = reached & wanted & left[j] & eligible
+                if not taken:
+                    continue
+                wanted &= ~taken
+                if not crowds[j]:
+                    left[j] &= ~taken
+                yield i, j, taken
+
+
+def _reached(
+    values: np.ndarray,
+    thresholds: np.ndarray,
+    sizes: int,
+) -> np.ndarray:
+    """Return the bits, int64 [P], of the thresholds that each value reaches, the same for every
+    size."""
+    count = np.searchsorted(thresholds, values, side="right").astype(np.int64)
+    of_one_size = (1 << count) - 1
+    lowest_bits = [1 << (len(thresholds) * a) for a in range(sizes)]
+    return of_one_size * sum(lowest_bits)
+
+
+def _blocks(thresholds: int, sizes: int) -> np.ndarray:
+    """Return all bits of each size, int64 [A]: so many thresholds for each of so many sizes."""
+    first = thresholds * np.arange(sizes, dtype=np.int64)
+    return ((1 << thresholds) - 1) << first
+
+
+def _mark(
+    part: np.ndarray,
+    taken: Iterable[tuple[int, int, int]],
+    counts: Sequence[int],
+) -> None:
+    """Set the bits of an image's detections that took objects; `counts` has those of the
+    objects."""
+    right = part["right"]
+    counted = part["counted"]
+    for i, j, bits in taken:
+        of_object = bits & counts[j]
+        right[i] |= of_object
+        # Where it took an object, it counts as that object does.
+        counted[i] = (counted[i] & ~bits) | of_object
+
+
+class _Compared(NamedTuple):
+    """How similar [D, M] detections and objects are, -1 for other classes; area [D] of the
+    detections; and which objects, [M], count."""
+
+    similar: np.ndarray
+    areas: np.ndarray
+    counting: np.ndarray
 
 
 def _compared(
-    record: Record, kind: str, sigmas: Sequence[float] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How similar [D, M] detections and objects are, -1 for other classes; area [D] of the
-    detections; and which objects, [M], count. The area is that of what is evaluated; COCO's own
-    loadRes takes the box's even for masks, where a result has both."""
+    record: Record,
+    kind: str,
+    sigmas: Sequence[float] | None,
+) -> _Compared:
+    """Compare the detections of an image with its objects. The area is that of what is evaluated;
+    COCO's own loadRes takes the box's even for masks, where a result has both."""
     truths = record.truths
     found = record.found
     counting = ~truths["iscrowd"]
     if kind == "keypoints":
-        similar = keypoint_similarity(
-            record, PERSON if sigmas is None else np.asarray(sigmas, float)
-        )
-        counting = counting & (truths["keypoints"][:, :, 2] > 0).any(1)
+        spread = PERSON if sigmas is None else np.asarray(sigmas, float)
+        similar = keypoint_similarity(record, spread)
+        labelled = truths["keypoints"][:, :, 2] > 0
+        counting = counting & labelled.any(axis=1)
         points = found["keypoints"][:, :, :2]
-        areas = (points.max(1, initial=-np.inf) - points.min(1, initial=np.inf)).prod(1)
+        greatest = points.max(axis=1, initial=-np.inf)
+        least = points.min(axis=1, initial=np.inf)
+        areas = (greatest - least).prod(axis=1)
     elif kind == "box":
         similar = overlaps(record)
-        areas = xywh(found["boxes"])[:, 2:].prod(1)
+        areas = box_areas(found["boxes"])
+    elif kind == "boundary":
+        similar = boundary_overlaps(record)
+        areas = mask_areas(found["masks"], record.size)
     else:
-        similar = boundary_overlaps(record) if kind == "boundary" else overlaps(record, "mask")
-        areas = np.asarray(rle.area(as_rle(found["masks"], record.size)), float)
-    return np.where(found["labels"][:, None] == truths["labels"], similar, -1), areas, counting
+        similar = overlaps(record, "mask")
+        areas = mask_areas(found["masks"], record.size)
+    same_class = found["labels"][:, None] == truths["labels"]
+    return _Compared(np.where(same_class, similar, -1), areas, counting)
 
 
 def _inside(areas: np.ndarray, sizes: Sequence[tuple[float, float]]) -> np.ndarray:
     """[A, N]: which of N areas are of each size."""
-    least, greatest = np.array(sizes, float).T[:, :, None]
+    bounds = np.array(sizes, float)
+    least = bounds[:, :1]
+    greatest = bounds[:, 1:]
     return (areas >= least) & (areas <= greatest)
+
+
+def _count_objects(
+    labels: np.ndarray,
+    counting: np.ndarray,
+    classes: int,
+) -> np.ndarray:
+    """Return how many objects [K, A] of each label count as of each size, [A, M]."""
+    counts = np.zeros((classes, len(counting)), int)
+    for a, of_size in enumerate(counting):
+        numbers = labels[of_size] - 1
+        counts[:, a] = np.bincount(numbers, minlength=classes)
+    return counts
 
 
 def _ranked(record: Record, most: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -153,6 +230,10 @@ def _ranked(record: Record, most: int | None) -> tuple[np.ndarray, np.ndarray]:
     from 0 to most - 1."""
     labels = record.found["labels"]
     order = np.lexsort((-record.found["scores"], labels))
-    rank = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
-    kept = rank < (len(rank) if most is None else most)
+    in_order = labels[order]
+    first_of_class = np.searchsorted(in_order, in_order)
+    rank = np.arange(len(order)) - first_of_class
+    if most is None:
+        return order, rank
+    kept = rank < most
     return order[kept], rank[kept]

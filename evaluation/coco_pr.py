@@ -18,7 +18,10 @@ LARGE = (96**2, 1e10)
 
 
 def coco_curves(
-    results: Results, kind: str, most: Sequence[int], sigmas: Sequence[float] | None = None
+    results: Results,
+    kind: str,
+    most: Sequence[int],
+    sigmas: Sequence[float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Precision [10 IoU thresholds, 101 recalls, K, sizes, max detections], and recall, which is
     the same without the recalls; -1 where there is no ground truth.
@@ -29,24 +32,40 @@ def coco_curves(
     sigmas: of keypoints; COCO's own for a person by default.
     Raises ValueError for another kind, and for keypoints that are not as many as the sigmas.
     """
-    sizes = [ALL, MEDIUM, LARGE] if kind == "keypoints" else [ALL, SMALL, MEDIUM, LARGE]
-    found, objects = matched(results, kind, THRESHOLDS, sizes, most[-1], sigmas)
-    begins = np.searchsorted(found["label"], np.arange(1, len(objects) + 2))
-    recall = np.full((len(THRESHOLDS), *objects.shape, len(most)), -1.0)
-    precision = np.full((len(THRESHOLDS), len(RECALLS), *objects.shape, len(most)), -1.0)
+    sizes = [ALL, SMALL, MEDIUM, LARGE]
+    if kind == "keypoints":
+        sizes.remove(SMALL)
+    found, objects = matched(
+        results,
+        kind,
+        THRESHOLDS,
+        sizes=sizes,
+        most=most[-1],
+        sigmas=sigmas,
+    )
+    classes = len(objects)
+    count = len(THRESHOLDS)
+    shape = (classes, len(sizes), len(most))
+    recall = np.full((count, *shape), -1.0)
+    precision = np.full((count, len(RECALLS), *shape), -1.0)
+    # where each class begins, and where the last one ends
+    begins = np.searchsorted(found["label"], np.arange(1, classes + 2))
     for k, a in zip(*np.nonzero(objects)):
-        rows = found[begins[k] : begins[k + 1]]
-        for t in range(len(THRESHOLDS)):
-            bit = 1 << a * len(THRESHOLDS) + t
-            counted = rows["counted"] & bit != 0
-            right = rows["right"][counted] & bit != 0
-            rank = rows["rank"][counted]
+        begin = begins[k]
+        end = begins[k + 1]
+        of_class = found[begin:end]
+        for t in range(count):
+            bit = 1 << (a * count + t)
+            counted = (of_class["counted"] & bit) != 0
+            right = (of_class["right"][counted] & bit) != 0
+            rank = of_class["rank"][counted]
             for m, limit in enumerate(most):
                 hits = np.cumsum(right[rank < limit])
-                recall[t, k, a, m] = hits[-1] / objects[k, a] if len(hits) else 0
-                precision[t, :, k, a, m] = interpolated(
-                    hits / np.arange(1, len(hits) + 1), hits / objects[k, a]
-                )
+                # of the best 1, 2, ... detections
+                precisions = hits / np.arange(1, len(hits) + 1)
+                recalls = hits / objects[k, a]
+                precision[t, :, k, a, m] = interpolated(precisions, recalls)
+                recall[t, k, a, m] = recalls[-1] if len(hits) else 0
     return precision, recall
 
 
@@ -56,5 +75,6 @@ def interpolated(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
 
     Both are [D], of the best 1, 2, ..., D detections.
     """
-    best_behind = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
+    best_behind = np.maximum.accumulate(precision[::-1])[::-1]
+    best_behind = np.append(best_behind, 0)  # of a recall that is not reached
     return best_behind[np.searchsorted(recall, RECALLS, side="left")]

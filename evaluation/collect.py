@@ -17,14 +17,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from faster_coco_eval import mask as rle
 from torch import Tensor
 
+from maskrcnn.tools.optional import optional
 from maskrcnn.tools.rle import as_codes, as_rle, is_codes
 from maskrcnn.tools.text import listed, shown
 
 Self = TypeVar("Self", bound="Results")
 KINDS = ("box", "mask", "boundary", "keypoints")  # of figures
+KEYS = {"mask": "masks", "boundary": "masks", "keypoints": "keypoints"}  # what a kind needs
+SHAPES = {"boxes": (4,), "masks": ("h", "w"), "keypoints": ("n", 3)}  # of each box's values
+FINITE = ("boxes", "scores", "keypoints", "area")  # keys whose values are checked for it
+DTYPES = {"labels": torch.int64, "iscrowd": torch.bool}  # of stored arrays; others are float64
 
 
 class Record(NamedTuple):
@@ -53,9 +57,8 @@ class Records:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as this object lives
-        self._places: dict[
-            int, tuple[int, int]
-        ] = {}  # where each begins, and its length, by its number
+        # where each begins, and its length, by its number
+        self._places: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -80,7 +83,8 @@ class Records:
         end = self._file.seek(0, os.SEEK_END)
         try:
             for record in records:
-                places[record.number] = self._write(pickle.dumps(tuple(record)))
+                packed = pickle.dumps(tuple(record))
+                places[record.number] = self._write(packed)
         except BaseException:
             with suppress(OSError):  # of what could not be written, and is in its buffer
                 self._file.truncate(end)
@@ -117,25 +121,24 @@ class Results:
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
-        if (
-            isinstance(class_names, str)
-            or len(class_names) == 0
-            or len(set(class_names)) != len(class_names)
-        ):
+        is_list = not isinstance(class_names, str) and len(class_names) > 0
+        if not is_list or len(set(class_names)) != len(class_names):
             raise ValueError(
                 f"class_names must be a non-empty list of different names, got {shown(class_names)}"
             )
         self.class_names = list(class_names)
         self.records = Records()
-        self._detected: dict[
-            str, bool
-        ] = {}  # whether masks and keypoints are, known from the first target with them
+        # whether masks and keypoints are, known from the first target with them
+        self._detected: dict[str, bool] = {}
 
     def __len__(self) -> int:
         return len(self.records)
 
     def add(
-        self, target: Mapping[str, Any], detections: Mapping[str, Any], number: int | None = None
+        self,
+        target: Mapping[str, Any],
+        detections: Mapping[str, Any],
+        number: int | None = None,
     ) -> None:
         """Add one image.
 
@@ -150,18 +153,18 @@ class Results:
         there already.
         """
         number = len(self) if number is None else operator.index(number)
-        target = _checked(
-            target, f"image {number}, target", len(self.class_names), "iscrowd", "area"
-        )
-        detections = _checked(
-            detections, f"image {number}, detections", len(self.class_names), "scores"
-        )
-        self._insert([_record(number, target, detections)])
+        classes = len(self.class_names)
+        truths = _checked(target, f"image {number}, target", classes, keys=("iscrowd", "area"))
+        found = _checked(detections, f"image {number}, detections", classes, keys=("scores",))
+        self._insert([_record(number, truths, found)])
 
     def state(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:
         """Everything added, for `merge`, or the images from one place in their order to another,
         which bounds how much it is: lists, dicts and bytes, which other processes can be sent."""
-        return {"class_names": self.class_names, "records": list(self.records.packed(start, stop))}
+        return {
+            "class_names": self.class_names,
+            "records": list(self.records.packed(start, stop)),
+        }
 
     def merge(self: Self, states: Iterable[Mapping[str, Any]]) -> Self:
         """Add what other collections hold, given as their `state()`; returns self.
@@ -196,9 +199,11 @@ class Results:
                     f"image {record.number} was added before; every image needs a number of its own"
                 )
             numbers.add(record.number)
-            for key in {"masks", "keypoints"} & set(record.truths):
-                # leaving it out would flatter
-                if detected.setdefault(key, record.has(key)) != record.has(key):
+            for key in ("masks", "keypoints"):
+                if key not in record.truths:
+                    continue
+                before = detected.setdefault(key, record.has(key))
+                if before != record.has(key):  # leaving it out would flatter
                     raise ValueError(
                         f"image {record.number}: detections came with {key} for some images, "
                         "without for others"
@@ -206,7 +211,11 @@ class Results:
             yield record
 
 
-def overlaps(record: Record, kind: str = "box", crowds: bool = True) -> np.ndarray:
+def overlaps(
+    record: Record,
+    kind: str = "box",
+    crowds: bool = True,
+) -> np.ndarray:
     """IoU [D, M] of each detection of an image with each object, of whatever class, by boxes or
     masks.
 
@@ -215,15 +224,21 @@ def overlaps(record: Record, kind: str = "box", crowds: bool = True) -> np.ndarr
     """
     if kind not in ("box", "mask"):
         raise ValueError(f"kind = {kind!r}; choose box or mask")
-    shape = len(record.found["labels"]), len(record.truths["labels"])
+    found = record.found
+    truths = record.truths
+    shape = (len(found["labels"]), len(truths["labels"]))
     if 0 in shape:
         return np.zeros(shape)
-    flags = (record.truths["iscrowd"] & crowds).astype(int).tolist()
-    sides = [
-        xywh(side["boxes"]) if kind == "box" else as_rle(side["masks"], record.size)
-        for side in (record.found, record.truths)
-    ]
-    return np.asarray(rle.iou(*sides, flags)).reshape(shape)
+    rle = optional("faster_coco_eval", "evaluation").mask
+    flags = (truths["iscrowd"] & crowds).astype(int).tolist()
+    if kind == "box":
+        shown = xywh(found["boxes"])
+        true = xywh(truths["boxes"])
+    else:
+        shown = as_rle(found["masks"], record.size)
+        true = as_rle(truths["masks"], record.size)
+    ious = rle.iou(shown, true, flags)
+    return np.asarray(ious).reshape(shape)
 
 
 def records_of(results: Results, kind: str) -> Iterator[Record]:
@@ -231,8 +246,10 @@ def records_of(results: Results, kind: str) -> Iterator[Record]:
     target and detections."""
     if kind not in KINDS:
         raise ValueError(f"kind = {kind!r}; choose among {', '.join(KINDS)}")
-    key = {"mask": "masks", "boundary": "masks"}.get(kind, kind)
-    return (record for record in results.records if kind == "box" or record.has(key))
+    if kind == "box":
+        return iter(results.records)
+    key = KEYS[kind]
+    return (record for record in results.records if record.has(key))
 
 
 def any_of(results: Results, kind: str) -> bool:
@@ -244,77 +261,127 @@ def xywh(boxes: Any) -> np.ndarray:
     """xyxy boxes [D, 4] as COCO's x, y, width, height, in float64, so that x + width is x2
     again."""
     boxes = torch.as_tensor(boxes).detach().cpu().double().numpy()
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    first = boxes[:, :2]
+    last = boxes[:, 2:]
+    return np.concatenate([first, last - first], axis=1)
 
 
-def _record(number: int, target: Mapping[str, Any], detections: Mapping[str, Any]) -> Record:
-    sides = []
-    sizes = []
-    for name, side in (("target", target), ("detections", detections)):
-        side = dict(side)
-        if "masks" in side:
-            side["masks"], size = as_codes(side["masks"], f"image {number}, {name}")
-            sizes += [[len(side["masks"]), *size]] if size is not None else []
-        sides.append(side)
-    if len({tuple(size[1:]) for size in sizes}) > 1:
+def box_areas(boxes: Any) -> np.ndarray:
+    """Return the areas, float64 [D], of xyxy boxes [D, 4]."""
+    sizes = xywh(boxes)[:, 2:]
+    return sizes.prod(axis=1)
+
+
+def mask_areas(codes: Sequence[bytes], size: tuple[int, int]) -> np.ndarray:
+    """Return the areas in pixels, float64 [D], of D masks, codes as in `Record`."""
+    rle = optional("faster_coco_eval", "evaluation").mask
+    areas = rle.area(as_rle(codes, size))
+    return np.asarray(areas, np.float64)
+
+
+def _record(
+    number: int,
+    target: Mapping[str, Any],
+    detections: Mapping[str, Any],
+) -> Record:
+    truths, of_target = _arrays(target, f"image {number}, target")
+    found, of_found = _arrays(detections, f"image {number}, detections")
+    if of_target and of_found and of_target[1:] != of_found[1:]:
         raise ValueError(
-            f"image {number}: masks must agree in size, target's {sizes[0]}, detected {sizes[1]}"
+            f"image {number}: masks must agree in size, target's {of_target}, detected {of_found}"
         )
-    height, width = sizes[0][1:] if sizes else (0, 0)
-    truths, found = (
-        {key: values if key == "masks" else _array(key, values) for key, values in side.items()}
-        for side in sides
-    )
-    truths.setdefault("iscrowd", np.zeros(len(truths["labels"]), bool))
+    _, height, width = of_target or of_found or (0, 0, 0)
+    size = (height, width)
+    if "iscrowd" not in truths:
+        truths["iscrowd"] = np.zeros(len(truths["labels"]), bool)
     if "area" not in truths:
-        masks = truths.get("masks")
-        areas = (
-            rle.area(as_rle(masks, (height, width)))
-            if masks
-            else xywh(truths["boxes"])[:, 2:].prod(1)
-        )
-        truths["area"] = np.asarray(areas, np.float64)
-    return Record(number, (height, width), truths, found)
+        if truths.get("masks"):
+            truths["area"] = mask_areas(truths["masks"], size)
+        else:
+            truths["area"] = box_areas(truths["boxes"])
+    return Record(number, size, truths, found)
+
+
+def _arrays(side: Mapping[str, Any], what: str) -> tuple[dict[str, Any], list[int] | None]:
+    """Return a target or detections as arrays and codes, and the shape of their masks, where it is
+    known."""
+    arrays: dict[str, Any] = {}
+    shape = None
+    for key, values in side.items():
+        if key == "masks":
+            codes, size = as_codes(values, what)
+            arrays[key] = codes
+            if size is not None:
+                shape = [len(codes), *size]
+        else:
+            arrays[key] = _array(key, values)
+    return arrays, shape
 
 
 def _array(key: str, values: Tensor) -> np.ndarray:
     """A copy, which no later change of the tensor reaches."""
-    dtype = {"labels": torch.int64, "iscrowd": torch.bool}.get(key, torch.float64)
+    dtype = DTYPES.get(key, torch.float64)
     return values.detach().to("cpu", dtype, copy=True).numpy()
 
 
-def _checked(record: Mapping[str, Any], what: str, classes: int, *keys: str) -> dict[str, Any]:
+def _checked(
+    record: Mapping[str, Any],
+    what: str,
+    classes: int,
+    keys: Sequence[str],
+) -> dict[str, Any]:
     """The tensors of a target or of detections, once their shapes and labels are found to fit
-    together."""
-    wanted = [key for key in ("boxes", "labels", "masks", "keypoints", *keys) if key in record]
-    known = {
-        key: record[key]
-        if key == "masks" and is_codes(record[key])
-        else torch.as_tensor(record[key])
-        for key in wanted
-    }
-    for key in {"boxes", "labels", "scores"} & {"boxes", "labels", *keys} - set(known):
-        raise ValueError(f"{what}: {key} missing, got {shown(sorted(record))}")
+    together. `keys` are those that only the one or the other has."""
+    known = {}
+    for key in ("boxes", "labels", "masks", "keypoints", *keys):
+        if key not in record:
+            continue
+        values = record[key]
+        are_codes = key == "masks" and is_codes(values)
+        known[key] = values if are_codes else torch.as_tensor(values)
+    for key in ("boxes", "labels", "scores"):
+        needed = key != "scores" or key in keys
+        if needed and key not in known:
+            raise ValueError(f"{what}: {key} missing, got {shown(sorted(record))}")
     count = len(known["boxes"])
-    ranks = {"boxes": (2, ", 4"), "masks": (3, ", h, w"), "keypoints": (3, ", n, 3")}
     for key, values in known.items():
-        rank, rest = ranks.get(key, (1, ""))
-        rank = rank if isinstance(values, Tensor) else 1  # a list of codes
-        shape = list(values.shape) if isinstance(values, Tensor) else [len(values)]
-        if (
-            len(shape) != rank
-            or shape[0] != count
-            or shape[-1] != {"boxes": 4, "keypoints": 3}.get(key, shape[-1])
-        ):
-            raise ValueError(f"{what}: {key} must be [{count}{rest}], one per box, got {shape}")
-        if key in ("boxes", "scores", "keypoints", "area") and not bool(
-            torch.isfinite(values).all()
-        ):
+        _check_shape(key, values, count, what)
+        finite = key not in FINITE or bool(torch.isfinite(values).all())
+        if not finite:
             raise ValueError(f"{what}: {key} must be finite numbers, got {shown(values.tolist())}")
-    labels = known["labels"]
-    if count and not 1 <= int(labels.min()) <= int(labels.max()) <= classes:
+    if count:
+        _check_labels(known["labels"], classes, what)
+    return known
+
+
+def _check_labels(labels: Tensor, classes: int, what: str) -> None:
+    """Raise ValueError for labels [M], at least one, that are of none of so many classes."""
+    least = int(labels.min())
+    greatest = int(labels.max())
+    if least < 1 or greatest > classes:
         raise ValueError(
             f"{what}: labels must lie in 1..{classes}, the number of class_names, got "
             f"{shown(labels.tolist())}"
         )
-    return known
+
+
+def _check_shape(
+    key: str,
+    values: Tensor | Sequence[Any],
+    count: int,
+    what: str,
+) -> None:
+    """Raise ValueError where values, of an image with so many boxes, are not one per box."""
+    wanted = SHAPES.get(key, ())
+    if isinstance(values, Tensor):
+        shape = list(values.shape)
+        rank = 1 + len(wanted)
+    else:
+        shape = [len(values)]  # a list of codes
+        rank = 1
+    fits = len(shape) == rank and shape[0] == count
+    if fits and key in ("boxes", "keypoints"):
+        fits = shape[-1] == wanted[-1]
+    if not fits:
+        expected = ", ".join(map(str, (count, *wanted)))
+        raise ValueError(f"{what}: {key} must be [{expected}], one per box, got {shape}")

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from easydict import EasyDict
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,6 +18,7 @@ from maskrcnn.tools.atomic import check_writable
 from maskrcnn.tools.checks.outputs import check_apart
 from maskrcnn.tools.config import Source, load_config
 from maskrcnn.tools.limits import SURE, Reached
+from maskrcnn.tools.optional import optional
 from maskrcnn.tools.rle import as_rle
 from maskrcnn.tools.runtime.devices import choose_device
 from maskrcnn.tools.runtime.distributed import from_first, gather, rank_and_count, together
@@ -29,10 +29,13 @@ from maskrcnn.tools.text import listed
 from .coco import check_metrics, figures
 from .coco_files import ResultsWriter
 from .collect import Results
+from .html_report import write_report
 
 log = logging.getLogger("maskrcnn")
 
 SENT = 500  # images
+
+BatchLosses = tuple[int, dict[str, float]]  # how many images a batch has, and its losses
 
 
 def evaluate(
@@ -70,7 +73,14 @@ def evaluate(
         {"the weights": weights, "the configuration": config},
     )
     with explained(less_in_evaluation(cfg), cfg.data.workers):
-        return evaluate_checkpoint(cfg, weights, split, results, report, overrides)
+        return evaluate_checkpoint(
+            cfg,
+            weights,
+            split,
+            results,
+            report=report,
+            overrides=overrides,
+        )
 
 
 def evaluate_checkpoint(
@@ -83,39 +93,55 @@ def evaluate_checkpoint(
 ) -> dict[str, float]:
     """Everything that `evaluate` does with a configuration."""
     device = choose_device(cfg.train.device)
-    state = PartialState(cpu=device.type == "cpu")
+    accelerate = optional("accelerate", "evaluation")
+    state = accelerate.PartialState(cpu=device.type == "cpu")
     model, dataset = together(lambda: _opened(cfg, weights, split, overrides))
-    from_first(lambda: check_writable(*(path for path in (results, report) if path is not None)))
+    written = [path for path in (results, report) if path is not None]
+    from_first(lambda: check_writable(*written))
     model.to(device if state.num_processes == 1 else state.device)
-    collected, losses = collect(
-        model, dataset, cfg.evaluate.batch_size, f"evaluate {split}", cfg.data.workers
-    )
-    metrics = losses | from_first(
-        lambda: figures(collected, cfg.evaluate.metrics, cfg.evaluate.max_detections)
-    )
-    if state.is_main_process:
-        warn_reached(model, collected, cfg.evaluate)
-        if results is not None:
-            write_results(results, collected, dataset)
-        if report is not None:
-            from .html_report import write_report  # and with it matplotlib
 
-            write_report(
-                report,
-                collected,
-                dataset.class_names,
-                metrics,
-                f"{weights} on {split} of {cfg.data.root}",
-            )
+    settings = cfg.evaluate
+    collected, losses = collect(
+        model,
+        dataset,
+        settings.batch_size,
+        description=f"evaluate {split}",
+        workers=cfg.data.workers,
+    )
+    metrics = losses | _figures(collected, settings)
+
+    if not state.is_main_process:
+        return metrics
+    warn_reached(model, collected, settings)
+    if results is not None:
+        write_results(results, collected, dataset)
+    if report is not None:
+        write_report(
+            report,
+            collected,
+            class_names=dataset.class_names,
+            figures=metrics,
+            title=f"{weights} on {split} of {cfg.data.root}",
+        )
     return metrics
 
 
+def _figures(results: Results, settings: EasyDict) -> dict[str, float]:
+    """Return the figures that `settings`, [evaluate], asks for, in every process. The first one
+    alone computes them, since all share the cores."""
+    return from_first(lambda: figures(results, settings.metrics, settings.max_detections))
+
+
 def _opened(
-    cfg: EasyDict, weights: str | os.PathLike, split: str, overrides: dict[str, Any]
+    cfg: EasyDict,
+    weights: str | os.PathLike,
+    split: str,
+    overrides: dict[str, Any],
 ) -> tuple[MaskRCNN, Dataset]:
     """A model, and a split that has its classes."""
     model = MaskRCNN.load(weights, overrides)
-    dataset = open_dataset(cfg.data, split, model.transform.channels, model.class_names)
+    channels = model.transform.channels
+    dataset = open_dataset(cfg.data, split, channels, model.class_names)
     if model.num_classes != len(dataset.class_names):
         raise ValueError(
             f"{weights} detects {model.num_classes} classes, but {cfg.data.root} has "
@@ -160,19 +186,31 @@ def evaluate_model(
         warn: log on how many images detections reached a limit. Validation does not, as every epoch
             would repeat it.
     """
-    results, losses = collect(model, dataset, settings.batch_size, description, workers)
-    if warn and rank_and_count()[0] == 0:
+    results, losses = collect(
+        model,
+        dataset,
+        settings.batch_size,
+        description=description,
+        workers=workers,
+    )
+    rank, _ = rank_and_count()
+    if warn and rank == 0:
         warn_reached(model, results, settings, SURE)  # not of what is yet to be learned
-    # By the first process alone, since all share the cores.
-    return losses | from_first(lambda: figures(results, settings.metrics, settings.max_detections))
+    return losses | _figures(results, settings)
 
 
-def warn_reached(model: MaskRCNN, results: Results, settings: EasyDict, least: float = 0.0) -> None:
+def warn_reached(
+    model: MaskRCNN,
+    results: Results,
+    settings: EasyDict,
+    least: float = 0.0,
+) -> None:
     """Log on how many images the detections that score at least this reached a limit; `settings` is
     [evaluate]."""
     reached = Reached.of(model, least, settings.max_detections)
     for record in results.records:
-        reached.add(record.found["scores"], int((~record.truths["iscrowd"]).sum()))
+        not_crowds = ~record.truths["iscrowd"]
+        reached.add(record.found["scores"], int(not_crowds.sum()))
     reached.warn()
 
 
@@ -189,10 +227,11 @@ def collect(
     number of processes, no image counts twice, and so the figures are equal.
     """
     mine = Results(dataset.class_names)
-    losses: dict[int, tuple[int, dict[str, float]]] = {}
+    losses: dict[int, BatchLosses] = {}
     model.eval()
 
     def collect_own() -> None:
+        _, processes = rank_and_count()
         with (
             torch.inference_mode(),
             own_forward(model),
@@ -200,21 +239,22 @@ def collect(
         ):
             for number, (images, targets) in own_batches(dataset, batch_size, workers):
                 detections, parts = model(images, targets)
-                losses[number] = (
-                    len(images),
-                    dict(zip(parts, torch.stack(list(parts.values())).tolist())),
-                )
-                for place, (target, found) in enumerate(
-                    zip(targets, detections), number * batch_size
-                ):
+                values = torch.stack(list(parts.values())).tolist()  # waits for the device once
+                losses[number] = (len(images), dict(zip(parts, values)))
+                first = number * batch_size
+                for place, (target, found) in enumerate(zip(targets, detections), first):
                     check_found(found, dataset.file(place))
-                    mine.add(target, {key: value.cpu() for key, value in found.items()}, place)
-                bar.update(min(len(images) * rank_and_count()[1], len(dataset) - bar.n))
+                    on_cpu = {key: value.cpu() for key, value in found.items()}
+                    mine.add(target, on_cpu, place)
+                done = len(images) * processes  # about, as the others have as many
+                bar.update(min(done, len(dataset) - bar.n))
 
     together(collect_own)
-    return shared(mine), mean_losses(
-        {number: batch for part in gather(losses) for number, batch in part.items()}
-    )
+    results = shared(mine)
+    of_all: dict[int, BatchLosses] = {}
+    for of_process in gather(losses):
+        of_all |= of_process
+    return results, mean_losses(of_all)
 
 
 def check_found(found: Mapping[str, Tensor], file: os.PathLike) -> None:
@@ -244,15 +284,22 @@ def own_forward(model: MaskRCNN) -> Iterator[None]:
 def shared(mine: Results) -> Results:
     """What all processes have collected, in each of them. They send each other so many images at a
     time, which bounds what is in memory; all have to call it."""
-    if rank_and_count()[1] == 1:
+    _, processes = rank_and_count()
+    if processes == 1:
         return mine
     results = Results(mine.class_names)
-    for start in range(0, max(gather(len(mine))), SENT):
-        results.merge(gather(mine.state(start, start + SENT)))
+    most = max(gather(len(mine)))
+    for start in range(0, most, SENT):
+        states = gather(mine.state(start, start + SENT))
+        results.merge(states)
     return results
 
 
-def write_results(path: str | os.PathLike, results: Results, dataset: Dataset) -> None:
+def write_results(
+    path: str | os.PathLike,
+    results: Results,
+    dataset: Dataset,
+) -> None:
     """The detections as a file that the COCO server accepts, with the ids of the data set's
     annotations."""
     with ResultsWriter(path, dataset.category_ids) as writer:
@@ -264,35 +311,40 @@ def write_results(path: str | os.PathLike, results: Results, dataset: Dataset) -
 
 
 def own_batches(
-    dataset: Dataset, batch_size: int, workers: int = 0
+    dataset: Dataset,
+    batch_size: int,
+    workers: int = 0,
 ) -> Iterator[tuple[int, tuple[list[Tensor], list[dict[str, Any]]]]]:
     """This process's share of the data set in order: the number of each batch, its images and its
     targets."""
     rank, processes = rank_and_count()
     starts = range(rank * batch_size, len(dataset), processes * batch_size)
-    plan = [
-        [(i, i) for i in range(start, min(start + batch_size, len(dataset)))] for start in starts
-    ]
-    # its own, so as not to draw from torch's
+    plan = []
+    for start in starts:
+        end = min(start + batch_size, len(dataset))
+        plan.append([(i, i) for i in range(start, end)])  # each image's seed is its place
     loader = DataLoader(
         Seeded(dataset),
         batch_sampler=plan,
         num_workers=workers,
         collate_fn=transpose,
         worker_init_fn=quiet(),
+        # its own, so as not to draw from torch's
         generator=torch.Generator().manual_seed(0),
     )
     for start, (images, targets, _) in zip(starts, begin(loader)):
         yield start // batch_size, (images, targets)
 
 
-def mean_losses(batches: dict[int, tuple[int, dict[str, float]]]) -> dict[str, float]:
+def mean_losses(batches: Mapping[int, BatchLosses]) -> dict[str, float]:
     """The loss and its parts over all images, added up in the order of the batches: rounded the
     same however many processes there were."""
     totals: dict[str, float] = {}
-    for _, (count, parts) in sorted(batches.items()):
+    images = 0
+    for number in sorted(batches):
+        count, parts = batches[number]
+        images += count
         for name, value in parts.items():
             totals[name] = totals.get(name, 0.0) + value * count
-    images = max(1, sum(count for count, _ in batches.values()))
-    means = {name: total / images for name, total in totals.items()}
+    means = {name: total / max(1, images) for name, total in totals.items()}
     return {"loss": sum(means.values()), **means}

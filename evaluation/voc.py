@@ -49,7 +49,8 @@ def voc_figures(
         VOC 2010 and later, the area under precision made monotone.
     iou: least IoU of a match.
     """
-    if set(variants) - set(VARIANTS) or set(kinds) - {"box", "mask"} or not 0 < iou <= 1:
+    known = set(variants) <= set(VARIANTS) and set(kinds) <= {"box", "mask"}
+    if not known or not 0 < iou <= 1:
         raise ValueError(
             f"variants {listed(variants)} must be among voc07 and voc, kinds {listed(kinds)} among "
             f"box and mask, and iou {iou} in 0..1"
@@ -59,20 +60,33 @@ def voc_figures(
         if kind != "box" and not any_of(results, kind):
             continue
         candidates, counts = _candidates(results, kind)
-        curves = [_ranked(candidates, label, iou) for label in range(1, len(counts) + 1)]
+        curves = []
+        for label in range(1, len(counts) + 1):
+            curves.append(_ranked(candidates, label, iou))
         for variant in variants:
             average = eleven_points if variant == "voc07" else area_under
-            values = [average(*curve, count) for curve, count in zip(curves, counts.tolist())]
-            defined = [value for value in values if not np.isnan(value)]
-            found[f"{kind}_AP_{variant}"] = float(np.mean(defined)) if defined else float("nan")
-            found |= {
-                f"{kind}_AP_{variant}/{name}": value
-                for name, value in zip(results.class_names, values)
-            }
+            values = []
+            for (right, precision), count in zip(curves, counts.tolist()):
+                values.append(average(right, precision, count))
+            found[f"{kind}_AP_{variant}"] = _mean(values)
+            for name, value in zip(results.class_names, values):
+                found[f"{kind}_AP_{variant}/{name}"] = value
     return found
 
 
-def eleven_points(right: np.ndarray, precision: np.ndarray, objects: int) -> float:
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean of those that are no NaN."""
+    defined = [value for value in values if not np.isnan(value)]
+    if not defined:
+        return float("nan")
+    return float(np.mean(defined))
+
+
+def eleven_points(
+    right: np.ndarray,
+    precision: np.ndarray,
+    objects: int,
+) -> float:
     """VOC 2007's average precision.
 
     right: [D], how many of the best 1, 2, ..., D detections are right. precision: [D]. objects: how
@@ -80,18 +94,25 @@ def eleven_points(right: np.ndarray, precision: np.ndarray, objects: int) -> flo
     """
     if objects == 0:
         return float("nan")
-    # In whole numbers: 0.1 * 3 in floating point is above 3 / 10.
-    return float(
-        np.mean([precision[10 * right >= tenth * objects].max(initial=0) for tenth in range(11)])
-    )
+    best = []
+    for tenth in range(11):
+        # In whole numbers: 0.1 * 3 in floating point is above 3 / 10.
+        reached = 10 * right >= tenth * objects
+        best.append(precision[reached].max(initial=0))
+    return float(np.mean(best))
 
 
-def area_under(right: np.ndarray, precision: np.ndarray, objects: int) -> float:
+def area_under(
+    right: np.ndarray,
+    precision: np.ndarray,
+    objects: int,
+) -> float:
     """Average precision of VOC 2010 and later; the arguments are those of `eleven_points`."""
     if objects == 0:
         return float("nan")
     best_behind = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(right, prepend=0) / objects * best_behind))
+    steps = np.diff(right, prepend=0) / objects  # of recall
+    return float(np.sum(steps * best_behind))
 
 
 def _candidates(results: Results, kind: str) -> tuple[_Candidates, np.ndarray]:
@@ -102,31 +123,48 @@ def _candidates(results: Results, kind: str) -> tuple[_Candidates, np.ndarray]:
     for record in records_of(results, kind):
         truths = record.truths
         found = record.found
-        counts += np.bincount(truths["labels"][~truths["iscrowd"]] - 1, minlength=len(counts))
-        ious = np.where(
-            found["labels"][:, None] == truths["labels"], overlaps(record, kind, crowds=False), 0
-        )
+        easy = truths["labels"][~truths["iscrowd"]]
+        counts += np.bincount(easy - 1, minlength=len(counts))
+        same_class = found["labels"][:, None] == truths["labels"]
+        ious = np.where(same_class, overlaps(record, kind, crowds=False), 0)
         # one that is no object, for images without any
         ious = np.pad(ious, ((0, 0), (0, 1)), constant_values=0)
-        best = ious.argmax(1)
-        difficult = np.append(truths["iscrowd"], False)[best]
-        parts.append((found["scores"], found["labels"], ious.max(1), first + best, difficult))
+        best = ious.argmax(axis=1)
+        part = _Candidates(
+            scores=found["scores"],
+            labels=found["labels"],
+            ious=ious.max(axis=1),
+            objects=first + best,
+            difficult=np.append(truths["iscrowd"], False)[best],
+        )
+        parts.append(part)
         first += ious.shape[1]
-    columns = [np.concatenate(column) for column in zip(*parts)] if parts else [np.zeros(0)] * 5
+    if not parts:
+        nothing = np.zeros(0)
+        parts.append(_Candidates(nothing, nothing, nothing, nothing, difficult=nothing))
+    columns = [np.concatenate(column) for column in zip(*parts)]
     return _Candidates(*columns), counts
 
 
-def _ranked(candidates: _Candidates, label: int, iou: float) -> tuple[np.ndarray, np.ndarray]:
+def _ranked(
+    candidates: _Candidates,
+    label: int,
+    iou: float,
+) -> tuple[np.ndarray, np.ndarray]:
     """How many of a class's best 1, 2, ... detections are right, and their precision, without
     difficult matches."""
     chosen = np.flatnonzero(candidates.labels == label)
-    chosen = chosen[np.argsort(-candidates.scores[chosen], kind="stable")]
+    best_first = np.argsort(-candidates.scores[chosen], kind="stable")
+    chosen = chosen[best_first]
     matches = candidates.ious[chosen] >= iou
     matched = np.flatnonzero(matches)
     # the first in order of score
-    _, first = np.unique(candidates.objects[chosen][matched], return_index=True)
+    objects = candidates.objects[chosen[matched]]
+    _, first = np.unique(objects, return_index=True)
     hits = np.zeros(len(chosen), bool)
     hits[matched[first]] = True
-    hits = hits[~(matches & candidates.difficult[chosen].astype(bool))]
+    difficult = candidates.difficult[chosen].astype(bool)
+    hits = hits[~(matches & difficult)]
     right = np.cumsum(hits)
-    return right, right / np.arange(1, len(hits) + 1)
+    count = np.arange(1, len(hits) + 1)
+    return right, right / count

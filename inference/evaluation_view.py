@@ -3,12 +3,13 @@ second prediction."""
 
 import copy
 import functools
+import operator
 import sys
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import CellType, FunctionType, MethodType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -57,43 +58,43 @@ class _View:
 
     def __init__(self, model: nn.Module) -> None:
         self.modules: dict[int, nn.Module] = {}
-        self.others: dict[
-            tuple[int, bool], Any
-        ] = {}  # copies, or the things themselves where they hold no module
+        # copies, or the things themselves where they hold no module
+        self.others: dict[tuple[int, bool], Any] = {}
         self.kept: list[Any] = []  # whose ids are keys: they must not be given to other things
-        copied: list[tuple[nn.Module, nn.Module]] = []
-        self._copy(model, copied)
-        for module, new in copied:
+        self.empty: list[tuple[nn.Module, nn.Module]] = []  # modules, and copies that are to fill
+        self._copy(model)
+        for module, new in self.empty:
             self._fill(module, new)
 
-    def _copy(self, module: nn.Module, copied: list[tuple[nn.Module, nn.Module]]) -> nn.Module:
+    def _copy(self, module: nn.Module) -> nn.Module:
         """An empty copy of a module, and of those below it."""
         if id(module) in self.modules:
             return self.modules[id(module)]
         if isinstance(module, torch.jit.ScriptModule):
             new = copy.deepcopy(module).eval()
         elif isinstance(module, _compiled_modules()):
-            new = self._copy(module._orig_mod, copied)
+            new = self._copy(cast(nn.Module, module._orig_mod))
         else:
             new = object.__new__(type(module))
-            copied.append((module, new))
+            self.empty.append((module, new))
         self.modules[id(module)] = new
         for child in module.children():
-            self._copy(child, copied)
+            self._copy(child)
         return new
 
     def _fill(self, module: nn.Module, new: nn.Module) -> None:
         attributes = dict(vars(module))
-        for name in ("_parameters", "_buffers"):
-            attributes[name] = attributes[
-                name
-            ].copy()  # so that a buffer that is replaced stays the model's own
         children = attributes.pop("_modules")
         for name, value in attributes.items():
-            attributes[name] = value if name in ("_parameters", "_buffers") else self.of(value)
-        attributes["_modules"] = type(children)(
-            (name, self.of(child)) for name, child in children.items()
-        )
+            if name in ("_parameters", "_buffers"):
+                # so that a buffer that is replaced stays the model's own
+                attributes[name] = value.copy()
+            else:
+                attributes[name] = self.of(value)
+        copies = type(children)()
+        for name, child in children.items():
+            copies[name] = self.of(child)
+        attributes["_modules"] = copies
         attributes["training"] = False
         if "_compiled_call_impl" in attributes:
             attributes["_compiled_call_impl"] = None
@@ -104,9 +105,12 @@ class _View:
         none. `objects` says whether to look into plain objects."""
         if isinstance(value, nn.Module):
             return self.modules.get(id(value), value)
-        if type(value) in ATOMS or (type(value) in CONTAINERS and not value):
+        kind = type(value)
+        if kind in ATOMS:
             return value
-        key = id(value), objects
+        if kind in CONTAINERS and not value:
+            return value
+        key = (id(value), objects)
         if key not in self.others:
             self.kept.append(value)
             self.others[key] = value  # for what leads back to itself
@@ -115,45 +119,42 @@ class _View:
 
     def _rebuilt(self, value: Any, objects: bool) -> Any:
         kind = type(value)
-        named = isinstance(value, tuple) and hasattr(value, "_make")
-        if kind in LISTS or named:
-            items = self._all(value, objects)
-            make = value._make if named else kind
-            return value if items is None else make(items)
         if kind in MAPPINGS:
             return self._mapping(value, objects)
-        if kind is MethodType:
-            parts = self._all((value.__func__, value.__self__), objects)
-            return value if parts is None else MethodType(*parts)
-        if kind is functools.partial:
-            parts = self._all((value.func, value.args, value.keywords), objects)
-            return value if parts is None else functools.partial(parts[0], *parts[1], **parts[2])
+        if kind is FunctionType:
+            return self._function(value, objects)
         if kind is weakref.ref:
             target = value()
             new = self.of(target, objects)
             return value if new is target else weakref.ref(new)
-        if kind is FunctionType:
-            return self._function(value, objects)
-        return self._object(value) if objects else value
+        parts, make = _taken_apart(value)
+        if make is not None:
+            new_parts = self._all(parts, objects)
+            return value if new_parts is None else make(new_parts)
+        if objects:
+            return self._object(value)
+        return value
 
-    def _all(self, values: Any, objects: bool) -> list[Any] | None:
+    def _all(self, values: Collection[Any], objects: bool) -> list[Any] | None:
         """What becomes of values, or None where all stay what they are."""
         if len(values) > LARGEST:
             return None
         before = list(values)
         after = [self.of(value, objects) for value in before]
-        return after if any(new is not old for new, old in zip(after, before)) else None
+        if all(map(operator.is_, before, after)):
+            return None
+        return after
 
     def _mapping(self, mapping: Any, objects: bool) -> Any:
-        before = mapping.copy()
-        keys = self._all(before.keys(), objects)
-        values = self._all(before.values(), objects)
+        new = mapping.copy()  # which no other thread changes
+        keys = self._all(new.keys(), objects)
+        values = self._all(new.values(), objects)
         if keys is None and values is None:
             return mapping
-        pairs = list(zip(keys or before.keys(), values or before.values()))
-        before.clear()
-        before.update(pairs)
-        return before
+        pairs = list(zip(keys or new.keys(), values or new.values()))
+        new.clear()
+        new.update(pairs)
+        return new
 
     def _function(self, function: FunctionType, objects: bool) -> Callable:
         closure = function.__closure__ or ()
@@ -161,31 +162,60 @@ class _View:
         contents = self._all([cell.cell_contents for cell in filled], objects)
         if contents is None:
             return function
-        cells = {id(cell): CellType(content) for cell, content in zip(filled, contents)}
+        cells = {}
+        for cell, content in zip(filled, contents):
+            cells[id(cell)] = CellType(content)
         new = FunctionType(
             function.__code__,
             function.__globals__,
-            function.__name__,
-            function.__defaults__,
-            tuple(cells.get(id(cell), cell) for cell in closure),
+            name=function.__name__,
+            argdefs=function.__defaults__,
+            closure=tuple(cells.get(id(cell), cell) for cell in closure),
         )
         new.__kwdefaults__ = function.__kwdefaults__
         return functools.update_wrapper(new, function)
 
     def _object(self, value: Any) -> Any:
         """A plain object whose attributes hold modules; not one that holds such an object."""
-        plain = type(value).__new__ is object.__new__ and isinstance(
-            getattr(value, "__dict__", None), dict
-        )
-        if not plain or isinstance(value, type) or len(vars(value)) > LARGEST:
+        if type(value).__new__ is not object.__new__ or isinstance(value, type):
             return value
-        attributes = dict(vars(value))
-        changed = {name: self.of(held, objects=False) for name, held in attributes.items()}
-        if all(new is attributes[name] for name, new in changed.items()):
+        attributes = getattr(value, "__dict__", None)
+        if not isinstance(attributes, dict) or len(attributes) > LARGEST:
+            return value
+        before = dict(attributes)
+        after = {}
+        for name, held in before.items():
+            after[name] = self.of(held, objects=False)
+        if all(after[name] is before[name] for name in before):
             return value
         new = object.__new__(type(value))
-        new.__dict__.update(changed)
+        new.__dict__.update(after)
         return new
+
+
+def _taken_apart(value: Any) -> tuple[Collection[Any], Callable[[list[Any]], Any] | None]:
+    """Return the parts of a list, a tuple, a set, a bound method or a partial, and what makes the
+    same of other parts; of anything else, no parts and None."""
+    kind = type(value)
+    if kind in LISTS:
+        return value, kind
+    if kind is MethodType:
+        return (value.__func__, value.__self__), _method
+    if kind is functools.partial:
+        return (value.func, value.args, value.keywords), _partial
+    if isinstance(value, tuple):
+        return value, getattr(value, "_make", None)  # which named tuples have
+    return (), None
+
+
+def _method(parts: list[Any]) -> MethodType:
+    function, owner = parts
+    return MethodType(function, owner)
+
+
+def _partial(parts: list[Any]) -> functools.partial:
+    function, arguments, keywords = parts
+    return functools.partial(function, *arguments, **keywords)
 
 
 def _filled(cell: CellType) -> bool:
@@ -197,5 +227,8 @@ def _filled(cell: CellType) -> bool:
 
 def _compiled_modules() -> tuple[type, ...]:
     """The class of what torch.compile makes of modules, once it has been imported."""
-    found = getattr(sys.modules.get("torch._dynamo.eval_frame"), "OptimizedModule", None)
-    return () if found is None else (found,)
+    module = sys.modules.get("torch._dynamo.eval_frame")
+    found = getattr(module, "OptimizedModule", None)
+    if found is None:
+        return ()
+    return (found,)

@@ -5,7 +5,9 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +15,12 @@ from torch import Tensor
 from maskrcnn import MaskRCNN
 from maskrcnn.evaluation.coco_files import ResultsWriter
 from maskrcnn.tools.atomic import atomic, check_writable
-from maskrcnn.tools.images.read import read_image
+from maskrcnn.tools.images.read import ImageOptions, read_image
 from maskrcnn.tools.limits import Reached
 from maskrcnn.tools.runtime.devices import choose_device
 from maskrcnn.tools.runtime.failures import explained
 from maskrcnn.tools.runtime.progress import progress_bar
+from maskrcnn.tools.values import Id
 from maskrcnn.tools.visualize.draw import confident, draw
 
 from .predict_images import options_of
@@ -62,65 +65,118 @@ def predict(
         raise ValueError(f"batch_size {batch_size} must be at least 1")
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise ValueError(f"score {score_threshold} must lie in 0..1")
-    output = Path(output)
+    # By default, results.json has what the model finds, and pictures what it is rather sure of.
+    drawn_from = 0.0
+    config = {"box": {"score_threshold": score_threshold}}
+    if score_threshold is None:
+        drawn_from = 0.5
+        config = None
+    folder = Path(output)
     names = unique_names(images)
-    config = None if score_threshold is None else {"box": {"score_threshold": score_threshold}}
     model = MaskRCNN.load(weights, config).to(choose_device(device))
-    check_outputs(output, names, [*images, weights])
+    check_outputs(folder, names, [*images, weights])
     reached = Reached.of(model)
-    ids = model.category_ids or list(range(1, model.num_classes + 1))
-    failures: dict[str, str] = {}
-    count = 0
-    listed = []
+    labels = range(1, model.num_classes + 1)
+    ids = model.category_ids or list(labels)
+    summary = Summary()
     with (
         progress_bar(len(images), "predict") as bar,
-        ResultsWriter(output / "results.json", ids) as results,
+        ResultsWriter(folder / "results.json", ids) as results,
     ):
         for start in range(0, len(images), batch_size):
-            batch: dict[int, Tensor] = {}
-            for i in range(start, min(start + batch_size, len(images))):
-                try:
-                    batch[i] = read_image(images[i], options_of(model))
-                except (ValueError, OSError) as error:
-                    failures[os.fspath(images[i])] = str(error)
-            for (i, image), found in zip(batch.items(), detect(model, list(batch.values()))):
+            end = min(start + batch_size, len(images))
+            numbers = range(start, end)
+            batch = read_batch(images, numbers, options_of(model), summary.failures)
+            every = detect(model, list(batch.values()))
+            for (i, image), found in zip(batch.items(), every):
                 reached.add(found["scores"])
                 detections = {key: value.cpu() for key, value in found.items()}
-                shown = confident(detections, 0.5 if score_threshold is None else 0.0)
-                with atomic(output / f"{names[i]}.png", make_folder=False) as part:
-                    draw(image, shown, model.class_names).save(part, format="PNG")
+                picture = draw(image, confident(detections, drawn_from), model.class_names)
+                with atomic(folder / f"{names[i]}.png", make_folder=False) as part:
+                    picture.save(part, format="PNG")
                 results.add(i, detections)
-                count += len(detections["scores"])
-                listed.append(
-                    {
-                        "id": i,
-                        "file_name": os.fspath(images[i]),
-                        "height": image.shape[1],
-                        "width": image.shape[2],
-                        "picture": f"{names[i]}.png",
-                    }
-                )
-            bar.update(min(batch_size, len(images) - start))
-    class_names = model.class_names or [str(k) for k in range(1, model.num_classes + 1)]
-    categories = [{"id": k, "name": name} for k, name in zip(ids, class_names)]
-    log.info("%d images, %d detections: %s", len(listed), count, output)
+                summary.add(i, images[i], names[i], image, count=len(detections["scores"]))
+            bar.update(len(numbers))
+    log.info("%d images, %d detections: %s", len(summary.images), summary.detections, folder)
     reached.warn()
-    failed = [{"file_name": file, "reason": reason} for file, reason in failures.items()]
-    with atomic(output / "images.json", make_folder=False) as part:
-        part.write_text(
-            json.dumps({"images": listed, "categories": categories, "failed": failed}),
-            encoding="utf-8",
+    class_names = model.class_names or [str(label) for label in labels]
+    summary.write(folder / "images.json", ids, class_names)
+    return summary.failures
+
+
+@dataclass
+class Summary:
+    """What images.json has: the images that are done, and those that cannot be read."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)  # the reason, by the file
+    detections: int = 0  # in all images
+
+    def add(
+        self,
+        number: int,
+        file: str | os.PathLike,
+        name: str,
+        image: Tensor,
+        count: int,
+    ) -> None:
+        """List an image in which so many objects were detected; `name` is that of its picture."""
+        _, height, width = image.shape
+        self.images.append(
+            {
+                "id": number,
+                "file_name": os.fspath(file),
+                "height": height,
+                "width": width,
+                "picture": f"{name}.png",
+            }
         )
-    return failures
+        self.detections += count
+
+    def write(
+        self,
+        path: Path,
+        ids: Sequence[Id],
+        class_names: Sequence[str],
+    ) -> None:
+        """Write the file, with the id and the name of every class."""
+        categories = [{"id": own, "name": name} for own, name in zip(ids, class_names)]
+        failed = [{"file_name": file, "reason": reason} for file, reason in self.failures.items()]
+        content = {"images": self.images, "categories": categories, "failed": failed}
+        with atomic(path, make_folder=False) as part:
+            part.write_text(json.dumps(content), encoding="utf-8")
+
+
+def read_batch(
+    images: Sequence[str | os.PathLike],
+    numbers: Sequence[int],
+    options: ImageOptions,
+    failures: dict[str, str],
+) -> dict[int, Tensor]:
+    """Return the images of these numbers, without those that cannot be read: the reason goes into
+    `failures`, under the file."""
+    batch = {}
+    for i in numbers:
+        try:
+            batch[i] = read_image(images[i], options)
+        except (ValueError, OSError) as error:
+            failures[os.fspath(images[i])] = str(error)
+    return batch
 
 
 def detect(model: MaskRCNN, images: list[Tensor]) -> list[dict[str, Tensor]]:
     """The detections of a batch of images, which may be empty."""
+    if not images:
+        return []
     with torch.no_grad():
-        return model(images) if images else []
+        return model(images)
 
 
-def check_outputs(output: Path, names: Sequence[str], inputs: Sequence[str | os.PathLike]) -> None:
+def check_outputs(
+    output: Path,
+    names: Sequence[str],
+    inputs: Sequence[str | os.PathLike],
+) -> None:
     """Make the folder `output`, and check that files can be written into it and take the place of
     no input.
 
@@ -134,12 +190,12 @@ def check_outputs(output: Path, names: Sequence[str], inputs: Sequence[str | os.
     own: set[str] = set()
     for path in inputs:
         with suppress(ValueError):  # no path at all: reading it will say so
-            own |= {
-                os.path.realpath(path),
-                os.path.join(os.path.realpath(Path(path).parent), Path(path).name),
-            }
+            parent = os.path.realpath(Path(path).parent)
+            link = os.path.join(parent, Path(path).name)
+            own |= {os.path.realpath(path), link}
     folder = os.path.realpath(output)
-    for file in ("results.json", "images.json", *(f"{name}.png" for name in names)):
+    pictures = [f"{name}.png" for name in names]
+    for file in ("results.json", "images.json", *pictures):
         if os.path.join(folder, file) in own:
             raise ValueError(
                 f"{output / file} would replace an input image or the weights; choose another "
@@ -169,6 +225,6 @@ def unique_names(images: Sequence[str | os.PathLike]) -> list[str]:
 def cut(name: str) -> str:
     """A name, or as much of it as a file system takes."""
     encoded = name.encode("utf-8", "surrogatepass")
-    return (
-        name if len(encoded) <= LONGEST_NAME else encoded[:LONGEST_NAME].decode("utf-8", "ignore")
-    )
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    return encoded[:LONGEST_NAME].decode("utf-8", "ignore")
