@@ -24,7 +24,7 @@ import torch
 from easydict import EasyDict
 from torch import Tensor, nn
 
-from maskrcnn.backbones.build import choose_backbone
+from maskrcnn.backbones.build import BackboneSettings, build_backbone
 from maskrcnn.heads.box import BoxHead
 from maskrcnn.heads.losses import box_losses, mask_loss
 from maskrcnn.heads.mask import MaskHead
@@ -129,7 +129,14 @@ class MaskRCNN(nn.Module):
         self.image_options = ImageOptions(
             len(cfg.transform.mean), cfg.data.value_range, cfg.data.orientation
         )
-        self.backbone = backbone if backbone is not None else build_backbone(cfg)
+        if backbone is None:
+            backbone = build_backbone(
+                settings=BackboneSettings(**cfg.backbone),
+                in_channels=len(cfg.transform.mean),
+                pyramid_channels=cfg.fpn.channels,
+                pyramid_norm=cfg.fpn.norm,
+            )
+        self.backbone = backbone
         channels, strides = check_backbone(self.backbone)
         self.proposal: Any = (
             proposal if proposal is not None else build_proposal(cfg, channels, strides)
@@ -406,16 +413,6 @@ class MaskRCNN(nn.Module):
             "They come from the config given to load",
         )
         return model.eval()
-
-
-def build_backbone(cfg: EasyDict) -> nn.Module:
-    """The trunk and the neck of [backbone]; [fpn] is that of a pyramid."""
-    return choose_backbone(
-        **cfg.backbone,
-        in_channels=len(cfg.transform.mean),
-        pyramid_channels=cfg.fpn.channels,
-        pyramid_norm=cfg.fpn.norm,
-    )
 
 
 def build_proposal(cfg: EasyDict, channels: int, strides: Sequence[int]) -> RPN:
