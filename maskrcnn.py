@@ -129,14 +129,15 @@ class MaskRCNN(nn.Module):
         self.image_options = ImageOptions(
             len(cfg.transform.mean), cfg.data.value_range, cfg.data.orientation
         )
-        if backbone is None:
-            backbone = build_backbone(
+        if backbone is not None:
+            self.backbone = backbone
+        else:
+            self.backbone = build_backbone(
                 settings=BackboneSettings(**cfg.backbone),
                 in_channels=len(cfg.transform.mean),
                 pyramid_channels=cfg.fpn.channels,
                 pyramid_norm=cfg.fpn.norm,
             )
-        self.backbone = backbone
         channels, strides = check_backbone(self.backbone)
         self.proposal: Any = (
             proposal if proposal is not None else build_proposal(cfg, channels, strides)
