@@ -88,7 +88,7 @@ class Timm(Trunk):
         strides = info.reduction()
         # of several maps of a stride the deepest
         deepest = {stride: i for i, stride in enumerate(strides)}
-        chosen = [deepest[stride] for stride in sorted(deepest) if stride in (4, 8, 16, 32)]
+        chosen = [deepest[stride] for stride in (4, 8, 16, 32) if stride in deepest]
         if not chosen:
             raise ValueError(
                 f"timm/{self.name} has maps of strides {strides}; a trunk needs some of 4, 8, "
@@ -117,9 +117,12 @@ class Timm(Trunk):
                 f"these are {images.shape[2]} x {images.shape[3]}: set [transform] size_divisor = "
                 f"{self.side}, or choose another model ({str(error) or 'it gives no reason'})"
             ) from error
-        chosen = [maps[i] for i in self.chosen]
-        if self.channels_last:
-            return [x.permute(0, 3, 1, 2) for x in chosen]
+        chosen = []
+        for i in self.chosen:
+            x = maps[i]
+            if self.channels_last:
+                x = x.permute(0, 3, 1, 2)
+            chosen.append(x)
         return chosen
 
     def published(self) -> dict[str, Tensor]:
@@ -242,11 +245,11 @@ class Timm(Trunk):
         of these names."""
         names = {name, name.replace(".", "_"), name.replace(".", "_", 1), f"model.{name}"}
         beginnings = tuple(f"{each}." for each in names)
-        return [
-            i
-            for i, module in enumerate(modules)
-            if module in names or module.startswith(beginnings)
-        ]
+        places = []
+        for i, module in enumerate(modules):
+            if module in names or module.startswith(beginnings):
+                places.append(i)
+        return places
 
 
 class PerThread(dict[Any, Any]):

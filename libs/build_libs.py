@@ -56,8 +56,10 @@ def own_targets() -> list[str]:
     GPUs."""
     if sys.platform == "darwin":
         return ["cpu"]
-    architectures = sorted(set(own_architectures()))
-    return ["cpu", "cuda", *(f"sm_{number}" for number in architectures)]
+    targets = ["cpu", "cuda"]
+    for architecture in sorted(set(own_architectures())):
+        targets.append(f"sm_{architecture}")
+    return targets
 
 
 def own_architectures() -> list[int]:
