@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 from torch import Tensor, nn
 
-from maskrcnn.backbones.build import choose_backbone as build_backbone
+from maskrcnn.backbones.build import build_backbone
 from maskrcnn.heads.build import build_box_branch, build_mask_branch
 from maskrcnn.pooling.build import PoolBuilder
 from maskrcnn.proposal.build import build_proposal
@@ -105,7 +105,7 @@ class MaskRCNN(nn.Module):
 
         self.transform = build_transform(cfg.transform)
         self.backbone = parts.get("backbone") or build_backbone(
-            **cfg.backbone,
+            cfg.backbone,
             in_channels=self.transform.channels,
             pyramid_channels=cfg.fpn.channels,
             pyramid_norm=cfg.fpn.norm,

@@ -12,9 +12,8 @@ from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
-version = re.search(
-    r'^__version__ = "(.+)"', (here / "maskrcnn.py").read_text(encoding="utf-8"), re.M
-).group(1)
+source = (here / "maskrcnn.py").read_text(encoding="utf-8")
+version = re.findall(r'^__version__ = "(.+)"', source, re.M)[0]
 # to run notebooks, and to test the examples'
 notebook = ["ipykernel>=6", "nbclient>=0.7", "nbformat>=5.7"]
 ROOMS = (
@@ -29,8 +28,11 @@ ROOMS = (
     "proposal",
     "tools",
 )
-sources = (path for room in ROOMS for path in (here / room).rglob("*.py"))
-folders = sorted({path.parent.relative_to(here) for path in sources})
+folders = {path.parent for room in ROOMS for path in (here / room).rglob("*.py")}
+packages = {}  # their folders, by name
+for folder in sorted(folders):
+    name = ".".join(("maskrcnn", *folder.relative_to(here).parts))
+    packages[name] = str(folder.relative_to(here))
 
 
 class BuildPy(build_py):
@@ -63,9 +65,10 @@ def compile_operators(folder: Path) -> None:
     """Where there is no C compiler the library installs all the same: its operators in PyTorch then
     serve."""
     sys.path.insert(0, str(here / "libs"))
-    from native.compile_c import BuildError, build
+    from native.compile_c import BuildError, build  # pyright: ignore[reportMissingImports]
 
-    for name in ("cpu",) if sys.platform == "darwin" else ("cpu", "cuda"):
+    names = ["cpu"] if sys.platform == "darwin" else ["cpu", "cuda"]
+    for name in names:
         try:
             print(f"operators compiled: {build(name, folder)}")
         except BuildError as error:
@@ -81,8 +84,8 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     py_modules=["maskrcnn"],
-    packages=[".".join(("maskrcnn", *folder.parts)) for folder in folders],
-    package_dir={".".join(("maskrcnn", *folder.parts)): str(folder) for folder in folders},
+    packages=list(packages),
+    package_dir=packages,
     package_data={"maskrcnn.libs.native": ["*.c", "*.h", "*.cu"]},
     cmdclass={"build_py": BuildPy},
     distclass=BinaryDistribution,

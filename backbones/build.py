@@ -2,35 +2,55 @@
 
 from torch import nn
 
+from maskrcnn.tools.settings.schema import BackboneSettings
 from maskrcnn.tools.text import shown
 
 from .c4_dc5 import C4, DC5
 from .fpn import FPN
-from .resnet import VARIANTS, BasicBlock, ResNet
+from .resnet import VARIANTS, BasicBlock, ResNet, Striding
 from .simple_pyramid import SimplePyramid
 from .timm import Timm
+from .trunk import Trunk
 from .vgg import VGG16
 
 
-def choose_backbone(
-    name: str,
-    neck: str,
-    width: int,
-    norm: str,
-    freeze_at: int,
-    stride_in_1x1: bool,
-    drop_path: float,
-    checkpointing: bool,
-    in_channels: int,
-    pyramid_channels: int,
-    pyramid_norm: str,
-    dilate_first_block: bool = False,
+def build_backbone(
+    settings: BackboneSettings, *, in_channels: int, pyramid_channels: int, pyramid_norm: str
 ) -> nn.Module:
-    """The trunk of this name with this neck; what the arguments mean stands in config.ini.
+    """Build the trunk of this name and put this neck on it.
+
+    Args:
+        settings: what to build.
+        in_channels: of the images.
+        pyramid_channels: of every level, where the neck is a pyramid.
+        pyramid_norm: of the neck `fpn`; none for the others.
 
     Raises:
         ValueError: names that are not known, or a neck or setting that the trunk cannot have.
     """
+    _check(settings)
+    trunk = _build_trunk(settings, in_channels)
+    neck = settings.neck
+    plain_transformer = len(trunk.strides) == 1
+    if neck == "fpn" and not plain_transformer:
+        return FPN(trunk, channels=pyramid_channels, norm=pyramid_norm)
+    if pyramid_norm != "none":
+        what = f"neck = {neck} has no pyramid"
+        if plain_transformer:
+            what = "the pyramid of a plain transformer has layer norms"
+        raise ValueError(f"[fpn] norm = {pyramid_norm}: {what}; leave it at none")
+    if plain_transformer:
+        return SimplePyramid(trunk, channels=pyramid_channels)
+    if neck == "c4":
+        assert isinstance(trunk, ResNet)  # no other has a last stage that can be set apart
+        return C4(trunk)
+    return DC5(trunk)
+
+
+def _check(settings: BackboneSettings) -> None:
+    """Raise ValueError for a neck or a setting that the trunk cannot have."""
+    name = settings.name
+    neck = settings.neck
     if neck not in ("fpn", "c4", "dc5"):
         raise ValueError(f"[backbone] neck = {shown(neck)}; choose fpn, c4 or dc5")
     if neck != "fpn" and name not in VARIANTS:
@@ -38,62 +58,61 @@ def choose_backbone(
             f"[backbone] neck = {neck} needs a trunk whose last stage can be set apart, "
             f"{', '.join(VARIANTS)}; not {shown(name)}"
         )
-    if dilate_first_block and neck != "dc5":
+    if settings.dilate_first_block and neck != "dc5":
         raise ValueError(
             f"[backbone] dilate_first_block = yes is for neck = dc5: neck = {neck} dilates no block"
         )
-    if norm == "":
+    if settings.norm == "":
         raise ValueError("[backbone] norm is empty; choose frozen, batch, sync, group or layer")
-    if drop_path and name == "vgg16":
+    if settings.drop_path and name == "vgg16":
         raise ValueError(
-            f"[backbone] drop_path = {drop_path}: vgg16 has no stochastic depth, for lack of "
-            "shortcuts"
+            f"[backbone] drop_path = {settings.drop_path}: vgg16 has no stochastic depth, for lack "
+            "of shortcuts"
         )
-    if stride_in_1x1 and (name not in VARIANTS or VARIANTS[name][0] is BasicBlock):
+    has_1x1 = name in VARIANTS and VARIANTS[name].block is not BasicBlock
+    if settings.stride_in_1x1 and not has_1x1:
         raise ValueError(
             f"[backbone] stride_in_1x1 = yes: {name} has no 1x1 convolutions to take it"
         )
-    if checkpointing and name == "vgg16":
+    if settings.checkpointing and name == "vgg16":
         raise ValueError("[backbone] checkpointing = yes: vgg16 cannot do that")
-    trunk: nn.Module
+
+
+def _build_trunk(settings: BackboneSettings, in_channels: int) -> Trunk:
+    name = settings.name
     if name.startswith("timm/"):
-        trunk = Timm(
-            name.removeprefix("timm/"), norm, freeze_at, in_channels, drop_path, checkpointing
+        return Timm(
+            name.removeprefix("timm/"),
+            norm=settings.norm,
+            freeze_at=settings.freeze_at,
+            in_channels=in_channels,
+            drop_path=settings.drop_path,
+            checkpointing=settings.checkpointing,
         )
-    elif name in VARIANTS:
-        trunk = ResNet(
+    if name in VARIANTS:
+        striding = Striding(
+            in_1x1=settings.stride_in_1x1,
+            replace_with_dilation=settings.neck == "dc5",
+            dilate_first_block=settings.dilate_first_block,
+        )
+        return ResNet(
             name,
-            width,
-            norm,
-            freeze_at,
-            in_channels,
-            stride_in_1x1,
-            neck == "dc5",
-            drop_path,
-            checkpointing,
-            dilate_first_block,
+            width=settings.width,
+            norm=settings.norm,
+            freeze_at=settings.freeze_at,
+            in_channels=in_channels,
+            striding=striding,
+            drop_path=settings.drop_path,
+            checkpointing=settings.checkpointing,
         )
-    elif name == "vgg16":
-        trunk = VGG16(width, "none" if norm == "frozen" else norm, freeze_at, in_channels)
-    else:
-        raise ValueError(
-            f"[backbone] name = {shown(name)}; choose {', '.join(VARIANTS)}, vgg16, or timm/ and "
-            "the name of a model of timm"
+    if name == "vgg16":
+        return VGG16(
+            settings.width,
+            norm="none" if settings.norm == "frozen" else settings.norm,
+            freeze_at=settings.freeze_at,
+            in_channels=in_channels,
         )
-    plain = len(trunk.strides) == 1
-    if neck == "fpn" and not plain:
-        return FPN(trunk, pyramid_channels, pyramid_norm)
-    if pyramid_norm != "none":
-        what = (
-            "the pyramid of a plain transformer has layer norms"
-            if plain
-            else f"neck = {neck} has no pyramid"
-        )
-        raise ValueError(f"[fpn] norm = {pyramid_norm}: {what}; leave it at none")
-    return (
-        SimplePyramid(trunk, pyramid_channels)
-        if plain
-        else C4(trunk)
-        if neck == "c4"
-        else DC5(trunk)
+    raise ValueError(
+        f"[backbone] name = {shown(name)}; choose {', '.join(VARIANTS)}, vgg16, or timm/ and "
+        "the name of a model of timm"
     )

@@ -1,8 +1,9 @@
 """Backbones of one map, of stride 16, without a pyramid."""
 
-from typing import Any
-
 from torch import Tensor, nn
+
+from .resnet import ResNet
+from .trunk import FeatureMaps
 
 
 class C4(nn.Module):
@@ -13,7 +14,7 @@ class C4(nn.Module):
         roi_channels, roi_stride: of what `roi_stage` makes of pooled features.
     """
 
-    def __init__(self, trunk: Any) -> None:
+    def __init__(self, trunk: ResNet) -> None:
         super().__init__()
         self.trunk = trunk
         self.channels = trunk.channels[2:3]
@@ -34,7 +35,7 @@ class DC5(nn.Module):
     """The last map of a trunk whose last stage is dilated and keeps stride 16 (Dai et al., R-FCN,
     3)."""
 
-    def __init__(self, trunk: Any) -> None:
+    def __init__(self, trunk: FeatureMaps) -> None:
         super().__init__()
         self.trunk = trunk
         self.channels = trunk.channels[3:]

@@ -1,11 +1,11 @@
 """Feature pyramid (Lin et al., Feature Pyramid Networks, section 3)."""
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.tools.norm import conv_norm
+
+from .trunk import FeatureMaps
 
 
 class FPN(nn.Module):
@@ -23,7 +23,7 @@ class FPN(nn.Module):
             more for the RPN.
     """
 
-    def __init__(self, trunk: Any, channels: int = 256, norm: str = "none") -> None:
+    def __init__(self, trunk: FeatureMaps, *, channels: int = 256, norm: str = "none") -> None:
         super().__init__()
         self.trunk = trunk
         self.lateral = nn.ModuleList(conv_norm(c, channels, 1, norm) for c in trunk.channels)
@@ -42,9 +42,8 @@ class FPN(nn.Module):
         # Top down on the unsmoothed maps: the smoothing belongs to each level's output alone
         # (section 3, figure 3).
         for i in range(len(inner) - 1, 0, -1):
-            inner[i - 1] = inner[i - 1] + F.interpolate(
-                inner[i], size=inner[i - 1].shape[-2:], mode="nearest"
-            )
+            finer = inner[i - 1]
+            inner[i - 1] = finer + F.interpolate(inner[i], size=finer.shape[-2:], mode="nearest")
         levels = [conv(x) for conv, x in zip(self.smooth, inner)]
         levels.append(F.max_pool2d(levels[-1], 1, 2))
         return levels

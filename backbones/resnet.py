@@ -3,6 +3,8 @@ key names of torchvision's weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +44,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, norm: Norm, shape: Shape) -> None:
+    def __init__(
+        self, in_channels: int, *, width: int, stride: int, norm: Norm, shape: Shape
+    ) -> None:
         super().__init__()
-        d = shape.dilation
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, d, d, bias=False)
+        self.conv1 = _conv3x3(in_channels, width, stride=stride, dilation=shape.dilation)
         self.bn1 = norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, d, d, bias=False)
+        self.conv2 = _conv3x3(width, width, dilation=shape.dilation)
         self.bn2 = norm(width)
         self.downsample = _shortcut(in_channels, width, stride, norm)
         self.drop = _drop_path(shape.drop)
@@ -66,14 +69,18 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, norm: Norm, shape: Shape) -> None:
+    def __init__(
+        self, in_channels: int, *, width: int, stride: int, norm: Norm, shape: Shape
+    ) -> None:
         super().__init__()
         inner = int(width * shape.inner)
-        d = shape.dilation
-        strides = (stride, 1) if shape.stride_in_1x1 else (1, stride)
-        self.conv1 = StridedConv(in_channels, inner, 1, bias=False, step=strides[0])
+        stride_1x1 = stride if shape.stride_in_1x1 else 1
+        stride_3x3 = 1 if shape.stride_in_1x1 else stride
+        self.conv1 = StridedConv(in_channels, inner, 1, bias=False, step=stride_1x1)
         self.bn1 = norm(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, strides[1], d, d, shape.groups, bias=False)
+        self.conv2 = _conv3x3(
+            inner, inner, stride=stride_3x3, dilation=shape.dilation, groups=shape.groups
+        )
         self.bn2 = norm(inner)
         self.conv3 = nn.Conv2d(inner, width * 4, 1, bias=False)
         self.bn3 = norm(width * 4)
@@ -99,9 +106,27 @@ class StridedConv(nn.Conv2d):
         super().__init__(*arguments, bias=bias)
         self.step = step
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, out_channels, H / step, W / step]"""
-        return super().forward(x[:, :, :: self.step, :: self.step] if self.step > 1 else x)
+        if self.step > 1:
+            input = input[:, :, :: self.step, :: self.step]
+        return super().forward(input)
+
+
+def _conv3x3(
+    in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """Return a 3x3 convolution that keeps the resolution but for its stride."""
+    return nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=3,
+        stride=stride,
+        padding=dilation,
+        dilation=dilation,
+        groups=groups,
+        bias=False,
+    )
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
@@ -111,23 +136,71 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> n
     return nn.Sequential(conv, norm(out_channels))
 
 
-# Block, blocks of each of the four stages, groups, and channels of the 3x3 convolution for 64 of
-# the block, by name. ResNet-10 is not in the paper: one basic block a stage, for small data.
-VARIANTS: dict[
-    str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int], int, int]
-] = {
-    "resnet10": (BasicBlock, (1, 1, 1, 1), 1, 64),
-    "resnet18": (BasicBlock, (2, 2, 2, 2), 1, 64),
-    "resnet34": (BasicBlock, (3, 4, 6, 3), 1, 64),
-    "resnet50": (Bottleneck, (3, 4, 6, 3), 1, 64),
-    "resnet101": (Bottleneck, (3, 4, 23, 3), 1, 64),
-    "resnet152": (Bottleneck, (3, 8, 36, 3), 1, 64),
-    "resnext50_32x4d": (Bottleneck, (3, 4, 6, 3), 32, 32 * 4),
-    "resnext101_32x8d": (Bottleneck, (3, 4, 23, 3), 32, 32 * 8),
-    "resnext101_64x4d": (Bottleneck, (3, 4, 23, 3), 64, 64 * 4),
-    "wide_resnet50_2": (Bottleneck, (3, 4, 6, 3), 1, 128),
-    "wide_resnet101_2": (Bottleneck, (3, 4, 23, 3), 1, 128),
+class Variant(NamedTuple):
+    """A published network."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    blocks: tuple[int, int, int, int]  # of each of the four stages
+    groups: int = 1
+    inner: int = 64  # channels of the 3x3 convolution for 64 of the block
+
+
+# ResNet-10 is not in the paper: one basic block a stage, for small data.
+VARIANTS: dict[str, Variant] = {
+    "resnet10": Variant(BasicBlock, (1, 1, 1, 1)),
+    "resnet18": Variant(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": Variant(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": Variant(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": Variant(Bottleneck, (3, 4, 23, 3)),
+    "resnet152": Variant(Bottleneck, (3, 8, 36, 3)),
+    "resnext50_32x4d": Variant(Bottleneck, (3, 4, 6, 3), groups=32, inner=32 * 4),
+    "resnext101_32x8d": Variant(Bottleneck, (3, 4, 23, 3), groups=32, inner=32 * 8),
+    "resnext101_64x4d": Variant(Bottleneck, (3, 4, 23, 3), groups=64, inner=64 * 4),
+    "wide_resnet50_2": Variant(Bottleneck, (3, 4, 6, 3), inner=128),
+    "wide_resnet101_2": Variant(Bottleneck, (3, 4, 23, 3), inner=128),
 }
+
+
+@dataclass(frozen=True)
+class Striding:
+    """Where a ResNet's stages take their stride, and what the last one does in its place."""
+
+    in_1x1: bool = False  # in a bottleneck's first 1x1 convolution instead of its 3x3
+    replace_with_dilation: bool = False  # the last stage keeps the resolution of the one before
+    dilate_first_block: bool = False  # of that stage; otherwise the blocks after it alone
+
+
+def _build_stages(
+    variant: Variant, width: int, norm: Norm, *, striding: Striding, drop_path: float
+) -> list[nn.Sequential]:
+    """Build the four stages; stochastic depth grows from block to block up to `drop_path`."""
+    stages = []
+    channels = width
+    built = 0
+    for i, count in enumerate(variant.blocks):
+        dilated = striding.replace_with_dilation and i == 3
+        blocks = []
+        for j in range(count):
+            built += 1
+            first = j == 0
+            # The first block of a dilated stage takes the place of its stride, those behind it
+            # are dilated: of torchvision's. detectron2 dilates them all.
+            dilate = dilated and (not first or striding.dilate_first_block)
+            halve = first and i > 0 and not dilated
+            shape = Shape(
+                groups=variant.groups,
+                inner=variant.inner / 64,
+                stride_in_1x1=striding.in_1x1,
+                dilation=2 if dilate else 1,
+                drop=drop_path * built / sum(variant.blocks),
+            )
+            block = variant.block(
+                channels, width=width * 2**i, stride=2 if halve else 1, norm=norm, shape=shape
+            )
+            blocks.append(block)
+            channels = width * 2**i * block.expansion
+        stages.append(nn.Sequential(*blocks))
+    return stages
 
 
 class ResNet(Trunk):
@@ -139,11 +212,9 @@ class ResNet(Trunk):
         norm: frozen, batch, sync, group or layer.
         freeze_at: 0 trains everything, 1 freezes the stem, 2 also the first stage, up to 5.
         in_channels: of the images.
-        stride_in_1x1: see Bottleneck.
-        dilated: the last stage keeps the resolution of the one before and is dilated instead (DC5).
+        striding: where the stride is, and whether the last stage is dilated instead (DC5).
         drop_path: rate of stochastic depth at the last block; from the first on it grows in equal
             steps (Huang et al., Deep Networks with Stochastic Depth, section 3).
-        dilate_first_block: the first block of a dilated stage is dilated too.
         checkpointing: stages keep no activations for the backward pass, but compute them anew.
 
     Attributes:
@@ -157,15 +228,14 @@ class ResNet(Trunk):
     def __init__(
         self,
         name: str,
+        *,
         width: int = 64,
         norm: str = "frozen",
         freeze_at: int = 0,
         in_channels: int = 3,
-        stride_in_1x1: bool = False,
-        dilated: bool = False,
+        striding: Striding | None = None,
         drop_path: float = 0.0,
         checkpointing: bool = False,
-        dilate_first_block: bool = False,
     ) -> None:
         super().__init__()
         if name not in VARIANTS:
@@ -179,38 +249,20 @@ class ResNet(Trunk):
             raise ValueError(
                 f"ResNet: width {width} must be at least 1 and freeze_at {freeze_at} in 0..5"
             )
-        block, blocks, groups, inner = VARIANTS[name]
-        if width * inner % (64 * groups):
-            raise ValueError(f"{name}: width {width} does not divide into its {groups} groups")
+        striding = striding or Striding()
+        variant = VARIANTS[name]
+        if width * variant.inner % (64 * variant.groups):
+            raise ValueError(
+                f"{name}: width {width} does not divide into its {variant.groups} groups"
+            )
 
-        def layer(channels: int) -> nn.Module:
-            return make_norm(norm, channels)
-
-        self.conv1 = nn.Conv2d(in_channels, width, 7, 2, 3, bias=False)
+        layer = partial(make_norm, norm)
+        self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
         self.bn1 = layer(width)
-        stages = []
-        channels = width
-        for i, count in enumerate(blocks):
-            stage = []
-            dilate = dilated and i == 3
-            for j in range(count):
-                # The first block of a dilated stage takes the place of its stride, those behind it
-                # are dilated: of torchvision's. detectron2 dilates them all.
-                drop = drop_path * (sum(blocks[:i]) + j + 1) / sum(blocks)
-                shape = Shape(
-                    groups,
-                    inner / 64,
-                    stride_in_1x1,
-                    2 if dilate and (j > 0 or dilate_first_block) else 1,
-                    drop,
-                )
-                stride = 2 if i > 0 and j == 0 and not dilate else 1
-                stage.append(block(channels, width * 2**i, stride, layer, shape))
-                channels = width * 2**i * block.expansion
-            stages.append(nn.Sequential(*stage))
+        stages = _build_stages(variant, width, layer, striding=striding, drop_path=drop_path)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        self.channels = tuple(width * 2**i * block.expansion for i in range(4))
-        self.strides = (4, 8, 16, 16 if dilated else 32)
+        self.channels = tuple(width * 2**i * variant.block.expansion for i in range(4))
+        self.strides = (4, 8, 16, 16 if striding.replace_with_dilation else 32)
         self.checkpointing = checkpointing
         if checkpointing:
             count_once(self)
@@ -229,8 +281,9 @@ class ResNet(Trunk):
 
     def run(self, stage: nn.Module, x: Tensor) -> Tensor:
         """One stage, with its activations kept for the backward pass or not."""
-        again = self.checkpointing and self.training and torch.is_grad_enabled()
-        return checkpoint(stage, x, use_reentrant=False) if again else stage(x)
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(stage, x, use_reentrant=False)
+        return stage(x)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -239,4 +292,5 @@ class ResNet(Trunk):
 
     def _freeze(self, freeze_at: int) -> None:
         parts = [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
-        self.freeze(parts[: freeze_at + 1] if freeze_at else ())
+        if freeze_at:
+            self.freeze(parts[: freeze_at + 1])

@@ -1,12 +1,12 @@
 """A pyramid for plain vision transformers (Li et al., Exploring Plain Vision Transformer Backbones,
 section 3)."""
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.tools.norm import LayerNorm
+
+from .trunk import FeatureMaps
 
 
 class SimplePyramid(nn.Module):
@@ -25,7 +25,7 @@ class SimplePyramid(nn.Module):
         ValueError: a trunk of other maps.
     """
 
-    def __init__(self, trunk: Any, channels: int = 256) -> None:
+    def __init__(self, trunk: FeatureMaps, *, channels: int = 256) -> None:
         super().__init__()
         if tuple(trunk.strides) not in ((8,), (16,), (32,)):
             raise ValueError(
@@ -33,19 +33,15 @@ class SimplePyramid(nn.Module):
                 f"{type(trunk).__name__} has strides {tuple(trunk.strides)}"
             )
         self.trunk = trunk
-        (c,), (stride,) = trunk.channels, trunk.strides
-        self.scale = nn.ModuleList(_scale(c, stride, wanted) for wanted in (4, 8, 16, 32))
-        # halved by each upsampling
-        widths = [c * min(wanted, stride) // stride for wanted in (4, 8, 16, 32)]
-        self.smooth = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width, channels, 1, bias=False),
-                LayerNorm(channels, eps=1e-6),
-                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-                LayerNorm(channels, eps=1e-6),
-            )
-            for width in widths
-        )
+        (width,) = trunk.channels
+        (stride,) = trunk.strides
+        self.scale = nn.ModuleList()
+        self.smooth = nn.ModuleList()
+        for wanted in (4, 8, 16, 32):
+            self.scale.append(_scale(width, stride, wanted))
+        for wanted in (4, 8, 16, 32):
+            scaled_width = width * min(wanted, stride) // stride  # halved by each upsampling
+            self.smooth.append(_smooth(scaled_width, channels))
         self.channels = (channels,) * 5
         self.strides = (4, 8, 16, 32, 64)
 
@@ -54,6 +50,16 @@ class SimplePyramid(nn.Module):
         (features,) = self.trunk(images)
         levels = [smooth(scale(features)) for scale, smooth in zip(self.scale, self.smooth)]
         return [*levels, F.max_pool2d(levels[-1], 1, 2)]
+
+
+def _smooth(in_channels: int, channels: int) -> nn.Module:
+    """Return the convolutions that make a scaled map a level."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 1, bias=False),
+        LayerNorm(channels, eps=1e-6),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        LayerNorm(channels, eps=1e-6),
+    )
 
 
 def _scale(channels: int, stride: int, wanted: int) -> nn.Module:
@@ -65,8 +71,11 @@ def _scale(channels: int, stride: int, wanted: int) -> nn.Module:
         return nn.MaxPool2d(wanted // stride, wanted // stride)
     layers: list[nn.Module] = []
     while stride > wanted:
-        layers += [LayerNorm(channels, eps=1e-6), nn.GELU()] if layers else []
+        if layers:
+            layers += [LayerNorm(channels, eps=1e-6), nn.GELU()]
         layers.append(nn.ConvTranspose2d(channels, channels // 2, 2, 2))
         channels = channels // 2
         stride = stride // 2
-    return nn.Sequential(*layers) if len(layers) > 1 else layers[0]
+    if len(layers) == 1:
+        return layers[0]
+    return nn.Sequential(*layers)

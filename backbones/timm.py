@@ -7,11 +7,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskrcnn.tools.norm import count_once
+from maskrcnn.tools.optional import optional
 from maskrcnn.tools.weights.conversion import fit_stem
-from maskrcnn.tools.weights.load import load_state
+from maskrcnn.tools.weights.fitting import load_state
 
 from .trunk import Trunk
 
@@ -46,6 +47,7 @@ class Timm(Trunk):
     def __init__(
         self,
         name: str,
+        *,
         norm: str = "batch",
         freeze_at: int = 0,
         in_channels: int = 3,
@@ -59,23 +61,12 @@ class Timm(Trunk):
             )
         self.name = name
         self.in_channels = in_channels
-        self.asked: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-        self.model = create_model(name, in_channels, **self.asked)
+        self.asked: dict[str, Any] = {}
+        if drop_path:
+            self.asked["drop_path_rate"] = drop_path
+        self.model: Any = create_model(name, in_channels, **self.asked)
+        self.chosen = self._choose_maps()
         info = self.model.feature_info
-        # of several maps of a stride the deepest
-        last = {stride: i for i, stride in enumerate(info.reduction())}
-        self.chosen = [i for stride, i in sorted(last.items()) if stride in (4, 8, 16, 32)]
-        if not self.chosen:
-            raise ValueError(
-                f"timm/{name} has maps of strides {info.reduction()}; a trunk needs some of 4, 8, "
-                "16, 32"
-            )
-        # leave out the stages behind the last map, which none trains
-        if self.chosen[-1] < len(info.reduction()) - 1:
-            self.asked["out_indices"] = [info.out_indices[i] for i in self.chosen]
-            self.model = create_model(name, in_channels, **self.asked)
-            info = self.model.feature_info
-            self.chosen = list(range(len(self.chosen)))
         if hasattr(getattr(self.model, "hooks", None), "_feature_outputs"):
             self.model.hooks._feature_outputs = PerThread()
         self.channels = tuple(info.channels()[i] for i in self.chosen)
@@ -83,15 +74,31 @@ class Timm(Trunk):
         self.side, self.fixed_size = image_side(self.model, name)
         self.channels_last = "NHWC" in str(getattr(self.model, "output_fmt", ""))
         if checkpointing:
-            try:
-                getattr(self.model, "model", self.model).set_grad_checkpointing(True)
-            except (AssertionError, AttributeError) as error:
-                raise ValueError(f"timm/{name} has no gradient checkpointing: {error}") from error
+            self._set_checkpointing()
         if norm != "batch":
             self._convert_norms(norm)
         if checkpointing:
             count_once(self)
         self._freeze(freeze_at)
+
+    def _choose_maps(self) -> list[int]:
+        """Return the indices of the model's maps that serve, finest first. Build the model anew
+        without the stages behind the last of them, which none trains."""
+        info = self.model.feature_info
+        strides = info.reduction()
+        # of several maps of a stride the deepest
+        deepest = {stride: i for i, stride in enumerate(strides)}
+        chosen = [deepest[stride] for stride in (4, 8, 16, 32) if stride in deepest]
+        if not chosen:
+            raise ValueError(
+                f"timm/{self.name} has maps of strides {strides}; a trunk needs some of 4, 8, "
+                "16, 32"
+            )
+        if chosen[-1] == len(strides) - 1:
+            return chosen
+        self.asked["out_indices"] = [info.out_indices[i] for i in chosen]
+        self.model = create_model(self.name, self.in_channels, **self.asked)
+        return list(range(len(chosen)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, in_channels, H, W] -> maps [N, C, H / s, W / s], finest first"""
@@ -100,20 +107,23 @@ class Timm(Trunk):
         except (AssertionError, RuntimeError) as error:
             # Models say so in either way. But what memory or the device fails at is no matter of
             # sizes.
-            right = (
-                not self.fixed_size
-                or images.shape[2:] == (self.side, self.side)
-                or "memory" in str(error)
-            )
-            if isinstance(error, RuntimeError) and right:
+            right_size = not self.fixed_size or images.shape[2:] == (self.side, self.side)
+            other_cause = right_size or "memory" in str(error)
+            if isinstance(error, RuntimeError) and other_cause:
                 raise
+            multiples = "" if self.fixed_size else " or multiples of it"
             raise ValueError(
-                f"timm/{self.name} takes images of {self.side} x "
-                f"{self.side}{'' if self.fixed_size else ' or multiples of it'}, and these are "
-                f"{images.shape[2]} x {images.shape[3]}: set [transform] size_divisor = "
+                f"timm/{self.name} takes images of {self.side} x {self.side}{multiples}, and "
+                f"these are {images.shape[2]} x {images.shape[3]}: set [transform] size_divisor = "
                 f"{self.side}, or choose another model ({str(error) or 'it gives no reason'})"
             ) from error
-        return [maps[i].permute(0, 3, 1, 2) if self.channels_last else maps[i] for i in self.chosen]
+        chosen = []
+        for i in self.chosen:
+            x = maps[i]
+            if self.channels_last:
+                x = x.permute(0, 3, 1, 2)
+            chosen.append(x)
+        return chosen
 
     def published(self) -> dict[str, Tensor]:
         """timm's own weights for this trunk, downloaded if need be. Raises ValueError where they
@@ -126,14 +136,16 @@ class Timm(Trunk):
                 f"once, which puts them into the cache, or save timm.create_model({self.name!r}, "
                 "pretrained=True).state_dict() elsewhere and give that file as pretrained"
             ) from error
-        return {f"model.{key}": value for key, value in model.state_dict().items()}
+        return model.state_dict(prefix="model.")
 
     def normalisation(self) -> dict[str, list[float]]:
         """mean and std that timm's weights are meant for."""
         import timm
 
         settings = timm.get_pretrained_cfg(self.name)
-        return {} if settings is None else {"mean": list(settings.mean), "std": list(settings.std)}
+        if settings is None:
+            return {}
+        return {"mean": list(settings.mean), "std": list(settings.std)}
 
     def from_whole(self, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         """The state dict of timm's model of this name, with or without its classifier, under the
@@ -148,17 +160,15 @@ class Timm(Trunk):
         own = whole.state_dict()
         settings = timm.get_pretrained_cfg(self.name)
         names = getattr(settings, "classifier", None) or ()
-        heads = tuple(f"{head}." for head in ([names] if isinstance(names, str) else names))
-        state = {
-            key: value
-            for key, value in fit_stem(state, own, "").items()
-            if not key.startswith(heads)
-        }
-        load_state(
-            whole,
-            {**{key: value for key, value in own.items() if key.startswith(heads)}, **state},
-            source,
-        )
+        if isinstance(names, str):
+            names = (names,)
+        heads = tuple(f"{name}." for name in names)
+        # A classifier keeps its fresh weights, which go nowhere.
+        merged = {key: value for key, value in own.items() if key.startswith(heads)}
+        for key, value in fit_stem(state, own, "").items():
+            if not key.startswith(heads):
+                merged[key] = value
+        load_state(whole, merged, source)
         # timm renames some modules where it takes maps out of a model: it does so with these
         # weights in it.
         sides = (224, 224) if settings is None else settings.input_size[1:]
@@ -176,16 +186,19 @@ class Timm(Trunk):
             )
         finally:
             log.setLevel(level)
-        return {f"model.{key}": value for key, value in model.state_dict().items()}
+        return model.state_dict(prefix="model.")
+
+    def _set_checkpointing(self) -> None:
+        try:
+            getattr(self.model, "model", self.model).set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise ValueError(f"timm/{self.name} has no gradient checkpointing: {error}") from error
 
     def _convert_norms(self, norm: str) -> None:
-        from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+        from timm.layers.norm_act import convert_sync_batchnorm, freeze_batch_norm_2d
 
-        self.model = (
-            freeze_batch_norm_2d(self.model)
-            if norm == "frozen"
-            else convert_sync_batchnorm(self.model)
-        )
+        convert = freeze_batch_norm_2d if norm == "frozen" else convert_sync_batchnorm
+        self.model = convert(self.model)
 
     def _freeze(self, freeze_at: int) -> None:
         if not 0 <= freeze_at <= 5:
@@ -193,20 +206,7 @@ class Timm(Trunk):
         if freeze_at == 0:
             return
         modules = [name for name, _ in self.model.named_modules()]  # in the order of computation
-        # a plain transformer: its patches' embedding comes before all blocks
-        if len(self.chosen) == 1:
-            end = next((i for i, name in enumerate(modules) if name.endswith("blocks")), 0)
-        else:
-            stages = [
-                self._places(modules, self.model.feature_info.module_name()[i]) for i in self.chosen
-            ]
-            end = (
-                0
-                if not all(stages)
-                else stages[0][0]
-                if freeze_at == 1
-                else stages[min(freeze_at - 2, len(stages) - 1)][-1] + 1
-            )
+        end = self._frozen_end(modules, freeze_at)
         if end == 0:
             raise ValueError(
                 f"timm/{self.name}: what comes before its maps is not known, so none of it can be "
@@ -215,23 +215,41 @@ class Timm(Trunk):
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(modules.index(name.rpartition(".")[0]) >= end)
         # With whatever lies within them: batch norms that were turned into buffers need no mode.
-        self.freeze(
-            part
-            for part in self.model.modules()
-            if list(part.parameters())
-            and not any(parameter.requires_grad for parameter in part.parameters())
-        )
+        frozen = []
+        for part in self.model.modules():
+            parameters = list(part.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                frozen.append(part)
+        self.freeze(frozen)
+
+    def _frozen_end(self, modules: list[str], freeze_at: int) -> int:
+        """Return the index of the first module that trains, 0 where that is not known."""
+        if len(self.chosen) == 1:
+            # a plain transformer: its patches' embedding comes before all blocks
+            for i, name in enumerate(modules):
+                if name.endswith("blocks"):
+                    return i
+            return 0
+        names = self.model.feature_info.module_name()
+        stages = [self._places(modules, names[i]) for i in self.chosen]
+        if not all(stages):
+            return 0
+        if freeze_at == 1:
+            return stages[0][0]
+        last = stages[min(freeze_at - 2, len(stages) - 1)]
+        return last[-1] + 1
 
     @staticmethod
     def _places(modules: list[str], name: str) -> list[int]:
         """Where a module that `feature_info` names and its parts stand: timm flattens or wraps some
         of these names."""
         names = {name, name.replace(".", "_"), name.replace(".", "_", 1), f"model.{name}"}
-        return [
-            i
-            for i, module in enumerate(modules)
-            if module in names or module.startswith(tuple(f"{each}." for each in names))
-        ]
+        beginnings = tuple(f"{each}." for each in names)
+        places = []
+        for i, module in enumerate(modules):
+            if module in names or module.startswith(beginnings):
+                places.append(i)
+        return places
 
 
 class PerThread(dict[Any, Any]):
@@ -252,7 +270,7 @@ class PerThread(dict[Any, Any]):
             self.pop(key, None)
 
 
-def image_side(model: nn.Module, name: str) -> tuple[int, bool]:
+def image_side(model: Any, name: str) -> tuple[int, bool]:
     """The side of the images that a model of timm is made for, and whether it takes no others. Of a
     transformer that takes any number of patches it is that of one."""
     import timm
@@ -260,20 +278,15 @@ def image_side(model: nn.Module, name: str) -> tuple[int, bool]:
     if any(getattr(part, "dynamic_img_size", False) is True for part in model.modules()):
         return max(model.feature_info.reduction()), False
     settings = timm.get_pretrained_cfg(name)
-    return (
-        (224, False)
-        if settings is None
-        else (settings.input_size[-1], bool(settings.fixed_input_size))
-    )
+    if settings is None:
+        return 224, False
+    return settings.input_size[-1], bool(settings.fixed_input_size)
 
 
 def create_model(name: str, in_channels: int = 3, **asked: Any) -> Any:
     """timm's model of this name, with whatever else is asked, and with its feature maps as outputs.
     Raises ValueError as `Timm` does."""
-    try:
-        import timm
-    except ImportError:
-        raise ValueError(f"timm/{name} needs timm: pip install timm") from None
+    timm = optional("timm", f"timm/{name}")
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=6, cutoff=0.4)
         raise ValueError(f"timm has no model {name!r}; it has {', '.join(near) or 'others'}, ...")
@@ -289,6 +302,5 @@ def create_model(name: str, in_channels: int = 3, **asked: Any) -> Any:
             problem = error
             break
     rate = asked.get("drop_path_rate")
-    raise ValueError(
-        f"timm/{name} cannot serve as a trunk{f' with drop_path {rate}' if rate else ''}: {problem}"
-    ) from problem
+    how = f" with drop_path {rate}" if rate else ""
+    raise ValueError(f"timm/{name} cannot serve as a trunk{how}: {problem}") from problem

@@ -1,14 +1,36 @@
 """What trunks share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
+
+
+class FeatureMaps(Protocol):
+    """Any module that maps images to maps, finest first, and declares `channels` and `strides`, one
+    of each a map."""
+
+    @property
+    def channels(self) -> Sequence[int]:
+        """Of each map."""
+        ...
+
+    @property
+    def strides(self) -> Sequence[int]:
+        """Of each map."""
+        ...
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """[N, 3, H, W] -> maps [N, C, H / s, W / s]"""
+        ...
 
 
 class Trunk(nn.Module):
     """A module that maps images to a list of maps, finest first, and declares `channels` and
     `strides`, one of each a map. Parts of it can be frozen."""
 
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
     _frozen: tuple[nn.Module, ...] = ()
 
     def freeze(self, parts: Iterable[nn.Module]) -> None:

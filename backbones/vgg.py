@@ -25,28 +25,32 @@ class VGG16(Trunk):
     """
 
     def __init__(
-        self, width: int = 64, norm: str = "none", freeze_at: int = 0, in_channels: int = 3
+        self, width: int = 64, *, norm: str = "none", freeze_at: int = 0, in_channels: int = 3
     ) -> None:
         super().__init__()
         if not 0 <= freeze_at <= 5:
             raise ValueError(f"VGG16: freeze_at {freeze_at} must be in 0..5")
         layers: list[nn.Module] = []
-        self.ends = []  # of each group, behind its last activation
+        self.ends: list[int] = []  # of each group, behind its last activation
         channels = in_channels
         for convs, factor in ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8)):
             for _ in range(convs):
                 conv = nn.Conv2d(channels, width * factor, 3, padding=1)
                 nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(conv.bias)
-                normed = [] if norm == "none" else [make_norm(norm, width * factor)]
-                layers += [conv, *normed, nn.ReLU(inplace=True)]
+                if conv.bias is not None:
+                    nn.init.zeros_(conv.bias)
+                layers.append(conv)
+                if norm != "none":
+                    layers.append(make_norm(norm, width * factor))
+                layers.append(nn.ReLU(inplace=True))
                 channels = width * factor
             self.ends.append(len(layers))
             layers.append(nn.MaxPool2d(2, 2))
         self.features = nn.Sequential(*layers)
         self.channels = (4 * width, 8 * width, 8 * width, 8 * width)
         self.strides = (4, 8, 16, 32)
-        self.freeze(self.features[: self.ends[freeze_at - 1]] if freeze_at else ())
+        if freeze_at:
+            self.freeze(self.features[: self.ends[freeze_at - 1]])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[N, in_channels, H, W] -> 4 maps [N, C, H / s, W / s]"""

@@ -1,10 +1,9 @@
 """Build the compiled operators.
 
     python libs/build_libs.py                   # for this machine: its processor and its GPUs
-    python libs/build_libs.py cpu sm_62 sm_90   # the CPU's, and CUDA kernels for these
-    architectures python libs/build_libs.py --list            # architectures that can be built
-    here, and what adds more python libs/build_libs.py --check           # what is built: up to
-    date, loading, right?
+    python libs/build_libs.py cpu sm_62 sm_90   # the CPU's, and CUDA kernels for these GPUs
+    python libs/build_libs.py --list            # architectures that can be built here
+    python libs/build_libs.py --check           # what is built: up to date, loading, right?
 
 Runs as a plain script with cffi, a C compiler (for what runs on the host) and an NVRTC (for CUDA
 kernels): neither PyTorch nor a GPU nor CUDA's toolkit is needed. What it builds speaks in pointers
@@ -38,9 +37,8 @@ def build_target(target: str) -> Path:
     if target in MODULES:
         return build(target)
     architecture = int(target.removeprefix("sm_"))
-    path = compile_cuda.write(
-        compile_cuda.cubin_path(architecture), compile_cuda.compile_cubin(architecture)
-    )
+    cubin = compile_cuda.compile_cubin(architecture)
+    path = compile_cuda.write(compile_cuda.cubin_path(architecture), cubin)
     if not _loads("cuda"):
         build("cuda")
     return path
@@ -58,7 +56,10 @@ def own_targets() -> list[str]:
     GPUs."""
     if sys.platform == "darwin":
         return ["cpu"]
-    return ["cpu", "cuda", *(f"sm_{number}" for number in sorted(set(own_architectures())))]
+    targets = ["cpu", "cuda"]
+    for architecture in sorted(set(own_architectures())):
+        targets.append(f"sm_{architecture}")
+    return targets
 
 
 def own_architectures() -> list[int]:
@@ -66,6 +67,7 @@ def own_architectures() -> list[int]:
     if not _loads("cuda"):
         build("cuda")
     module = load("cuda")
+    assert module is not None
     if module.lib.open_driver(DRIVER.encode()):
         return []
     numbers = module.ffi.new("int[]", 64)
@@ -86,7 +88,8 @@ def list_architectures() -> int:
         print(f"{compiler}: {names(compiler.architectures)}")
     known = {number for compiler in compilers for number in compiler.architectures}
     for package, architectures in compile_cuda.PACKAGES.items():
-        if more := set(architectures) - known:
+        more = set(architectures) - known
+        if more:
             print(f"pip install {package} adds {names(more)}")
     return 0
 
@@ -94,56 +97,60 @@ def list_architectures() -> int:
 def check() -> int:
     """Print what is built and whether it is up to date, loads and agrees with the operators in
     PyTorch; 1 if the CPU operators are missing or anything is wrong."""
-    failed = 0
-    for name in MODULES:
-        try:
-            module = load(name)
-        except ImportError as error:
-            print(f"{name}: does not load: {error}")
-            failed = 1
-            continue
-        if module is None:
-            built = any((HERE / f"_{name}{suffix}").is_file() for suffix in EXTENSION_SUFFIXES)
-            print(
-                f"{name}: "
-                f"{'from other sources, is not used: build it again' if built else 'not built'}"
-            )
-            failed |= built or name == "cpu"
-        else:
-            said = _agreement("cpu") if name == "cpu" else ""
-            failed |= "differ" in said
-            print(f"{name}: up to date, loads{said}")
+    right = [_check_module(name) for name in MODULES]
     own = own_architectures() if _loads("cuda") else []
-    folders = dict.fromkeys((HERE, compile_cuda.cache_folder()))
-    for path in [path for folder in folders for path in sorted(folder.glob("_cuda.sm_*.cubin"))]:
-        if not (found := re.fullmatch(r"_cuda\.sm_(\d+)\.cubin", path.name)):
-            continue
-        architecture = int(found[1])
-        if not compile_cuda.is_current(path):
-            print(f"sm_{architecture}: from other sources, is not used: {path}")
-            failed |= path.parent == HERE
-        elif architecture in own:
-            said = _agreement(f"cuda:{own.index(architecture)}")
-            failed |= "differ" in said
-            print(f"sm_{architecture}: up to date{said}: {path}")
-        else:
-            print(f"sm_{architecture}: up to date, no such GPU here to load it on: {path}")
-    return int(failed)
+    for folder in dict.fromkeys((HERE, compile_cuda.cache_folder())):
+        for path in sorted(folder.glob("_cuda.sm_*.cubin")):
+            found = re.fullmatch(r"_cuda\.sm_(\d+)\.cubin", path.name)
+            if found:
+                right.append(_check_cubin(path, int(found[1]), own))
+    return int(not all(right))
 
 
-def _agreement(device: str) -> str:
-    """How the operators on a device compare with those in PyTorch, to be appended to a line."""
+def _check_module(name: str) -> bool:
+    """Print the state of a compiled module; return False if anything is wrong with it."""
+    try:
+        module = load(name)
+    except ImportError as error:
+        print(f"{name}: does not load: {error}")
+        return False
+    if module is not None:
+        said, agrees = _agreement("cpu") if name == "cpu" else ("", True)
+        print(f"{name}: up to date, loads{said}")
+        return agrees
+    if any((HERE / f"_{name}{suffix}").is_file() for suffix in EXTENSION_SUFFIXES):
+        print(f"{name}: from other sources, is not used: build it again")
+        return False
+    print(f"{name}: not built")
+    return name != "cpu"
+
+
+def _check_cubin(path: Path, architecture: int, own: list[int]) -> bool:
+    """Print the state of kernels for an architecture; return False if anything is wrong with them.
+    `own` are the architectures of this machine's GPUs."""
+    if not compile_cuda.is_current(path):
+        print(f"sm_{architecture}: from other sources, is not used: {path}")
+        return path.parent != HERE
+    if architecture not in own:
+        print(f"sm_{architecture}: up to date, no such GPU here to load it on: {path}")
+        return True
+    said, agrees = _agreement(f"cuda:{own.index(architecture)}")
+    print(f"sm_{architecture}: up to date{said}: {path}")
+    return agrees
+
+
+def _agreement(device: str) -> tuple[str, bool]:
+    """Compare the operators on a device with those in PyTorch: return what to append to a line, and
+    False if results differ."""
     sys.path.append(str(HERE.parent.parent))
     try:
         from maskrcnn.libs.native.self_check import differences
     except ImportError as error:
-        return f", not compared with the operators in PyTorch: {error}"
+        return f", not compared with the operators in PyTorch: {error}", True
     wrong = differences(device)
-    return (
-        ", agrees with the operators in PyTorch"
-        if not wrong
-        else f", results differ: {'; '.join(wrong)}"
-    )
+    if wrong:
+        return f", results differ: {'; '.join(wrong)}", False
+    return ", agrees with the operators in PyTorch", True
 
 
 def main(arguments: list[str] | None = None) -> int:

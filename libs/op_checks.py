@@ -13,7 +13,8 @@ def check_nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None
 ) -> None:
     """Raises ValueError unless the arguments fit `reference.nms`."""
-    if boxes.shape[:-1] != scores.shape or boxes.shape[-1:] != (4,) or scores.dim() not in (1, 2):
+    fitting = boxes.shape[:-1] == scores.shape and boxes.shape[-1:] == (4,)
+    if not fitting or scores.dim() not in (1, 2):
         raise ValueError(
             f"nms(boxes [P, 4], scores [P]) or nms(boxes [N, P, 4], scores [N, P]) got boxes "
             f"{list(boxes.shape)} and scores {list(scores.shape)}"
@@ -48,8 +49,7 @@ def check_roi_align(
     image_index: Tensor,
     output_size: int,
     scales: Sequence[float],
-    levels: Tensor | None,
-    level_areas: Sequence[float] | None,
+    levels: Tensor | Sequence[float] | None,
     sampling_ratio: int,
 ) -> None:
     """Raises ValueError unless the arguments fit `reference.roi_align`, with one map and one scale
@@ -59,50 +59,62 @@ def check_roi_align(
             f"roi_align(features, boxes [R, 4], image_index [R]) got boxes {list(boxes.shape)} and "
             f"image_index {list(image_index.shape)}"
         )
-    if (
-        not maps
-        or len(maps) != len(scales)
-        or any(m.dim() != 4 or m.shape[:2] != maps[0].shape[:2] for m in maps)
-    ):
-        raise ValueError(
-            f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
-            f"{[list(m.shape) for m in maps]} and scales {list(scales)}"
-        )
-    if any(0 in m.shape[2:] for m in maps):
-        raise ValueError(
-            f"roi_align needs maps of at least one cell, got {[list(m.shape) for m in maps]}"
-        )
+    _check_maps(maps, scales)
     if not all(t.is_floating_point() for t in (boxes, *maps)):
         raise ValueError(
             f"roi_align needs floating-point features and boxes, got {[m.dtype for m in maps]} and "
             f"{boxes.dtype}"
         )
     _sizes("roi_align", output_size=output_size, sampling_ratio=sampling_ratio)
-    _integers("roi_align", image_index=image_index, levels=levels)
-    if len(maps) > 1 and (levels is None) == (level_areas is None):
+    _integers("roi_align", image_index=image_index)
+    level_index = None
+    if isinstance(levels, Tensor):
+        level_index = levels
+        _check_level_index(levels, image_index)
+    else:
+        _check_level_areas(levels, len(maps))
+    _same_device(
+        "roi_align",
+        **_numbered("features", maps),
+        boxes=boxes,
+        image_index=image_index,
+        levels=level_index,
+    )
+
+
+def _check_maps(maps: Sequence[Tensor], scales: Sequence[float]) -> None:
+    shapes = [list(m.shape) for m in maps]
+    alike = all(m.dim() == 4 and m.shape[:2] == maps[0].shape[:2] for m in maps)
+    if not maps or len(maps) != len(scales) or not alike:
         raise ValueError(
-            f"roi_align over {len(maps)} levels needs either levels [R] or level_areas, got "
-            f"{'neither' if levels is None else 'both'}"
+            f"roi_align needs [N, C, H, W] maps of equal N and C and one scale a map, got "
+            f"{shapes} and scales {list(scales)}"
         )
-    if level_areas is not None and (
-        len(level_areas) != len(maps) - 1 or sorted(level_areas) != list(level_areas)
-    ):
-        raise ValueError(
-            f"roi_align over {len(maps)} levels needs {len(maps) - 1} rising level_areas, got "
-            f"{list(level_areas)}"
-        )
-    if levels is not None and levels.shape != image_index.shape:
+    if any(0 in m.shape[2:] for m in maps):
+        raise ValueError(f"roi_align needs maps of at least one cell, got {shapes}")
+
+
+def _check_level_index(levels: Tensor, image_index: Tensor) -> None:
+    _integers("roi_align", levels=levels)
+    if levels.shape != image_index.shape:
         raise ValueError(
             f"roi_align: levels {list(levels.shape)} must have the shape of image_index "
             f"{list(image_index.shape)}"
         )
-    _same_device(
-        "roi_align",
-        **{f"features[{i}]": m for i, m in enumerate(maps)},
-        boxes=boxes,
-        image_index=image_index,
-        levels=levels,
-    )
+
+
+def _check_level_areas(level_areas: Sequence[float] | None, count: int) -> None:
+    if level_areas is None:
+        if count > 1:
+            raise ValueError(
+                f"roi_align over {count} levels needs either levels [R] or level_areas, got neither"
+            )
+        return
+    if len(level_areas) != count - 1 or sorted(level_areas) != list(level_areas):
+        raise ValueError(
+            f"roi_align over {count} levels needs {count - 1} rising level_areas, got "
+            f"{list(level_areas)}"
+        )
 
 
 def check_crop_masks(
@@ -119,7 +131,8 @@ def check_crop_masks(
             f"crop_masks(masks, boxes [R, 4], index [R], image [R]) got boxes {list(boxes.shape)}, "
             f"index {list(index.shape)} and image {list(image.shape)}"
         )
-    if any(mask.dim() != 3 or mask.dtype not in (torch.bool, torch.uint8) for mask in masks):
+    fitting = all(mask.dim() == 3 and mask.dtype in (torch.bool, torch.uint8) for mask in masks)
+    if not fitting:
         raise ValueError(
             f"crop_masks needs masks [M, h, w] of bool or uint8 for each image, got "
             f"{[(list(mask.shape), mask.dtype) for mask in masks]}"
@@ -129,7 +142,7 @@ def check_crop_masks(
         boxes=boxes,
         index=index,
         image=image,
-        **{f"masks[{i}]": mask for i, mask in enumerate(masks)},
+        **_numbered("masks", masks),
     )
     if not boxes.is_floating_point():
         raise ValueError(f"crop_masks needs floating-point boxes, got {boxes.dtype}")
@@ -192,21 +205,22 @@ def _sizes(name: str, **sizes: int) -> None:
     cells."""
     for key, value in sizes.items():
         low = 0 if key == "sampling_ratio" else 1
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, torch.SymInt))
-            or value < low
-            or value > LARGEST
-        ):
+        integer = isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+        if not integer or value < low or value > LARGEST:
             raise ValueError(f"{name} needs {key} as an integer in {low}..{LARGEST}, got {value!r}")
 
 
 def _integers(name: str, **tensors: Tensor | None) -> None:
     for key, tensor in tensors.items():
-        if tensor is not None and (
-            tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.is_complex()
-        ):
+        if tensor is None:
+            continue
+        if tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.is_complex():
             raise ValueError(f"{name} needs {key} of integers, got {tensor.dtype}")
+
+
+def _numbered(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return tensors by the names that messages give them."""
+    return {f"{name}[{i}]": tensor for i, tensor in enumerate(tensors)}
 
 
 def _same_device(name: str, **tensors: Tensor | None) -> None:

@@ -27,9 +27,9 @@ def compiled(tensor: Tensor) -> bool:
 def _compiled(device: torch.device, dtype: torch.dtype) -> bool:
     if device.type == "cpu":
         return cpu_ops.module is not None and dtype in cpu_ops.SCALARS
-    return (
-        device.type == "cuda" and dtype in cuda_ops.TYPES and cuda_ops.kernels(device) is not None
-    )
+    if device.type == "cuda" and dtype in cuda_ops.TYPES:
+        return cuda_ops.kernels(device) is not None
+    return False
 
 
 # torch.compile is not to look into the loading of kernels. This is all that
@@ -46,10 +46,12 @@ def nms(
     valid: Tensor | None = None,
 ) -> Tensor:
     """Non-maximum suppression: see `maskrcnn.libs.reference.nms`."""
-    check_nms(boxes, scores, iou_threshold, groups, valid)
-    if compiled(boxes):
-        return torch.ops.maskrcnn.nms(boxes.detach(), scores.detach(), iou_threshold, groups, valid)
-    return reference.nms(boxes, scores, iou_threshold, groups, valid)
+    check_nms(boxes, scores, iou_threshold, groups, valid=valid)
+    if not compiled(boxes):
+        return reference.nms(boxes, scores, iou_threshold, groups, valid=valid)
+    return torch.ops.maskrcnn.nms(
+        boxes.detach(), scores.detach(), iou_threshold, groups, valid=valid
+    )
 
 
 def roi_align(
@@ -58,22 +60,27 @@ def roi_align(
     image_index: Tensor,
     output_size: int,
     scales: float | Sequence[float] = 1.0,
-    levels: Tensor | None = None,
+    levels: Tensor | Sequence[float] | None = None,
     sampling_ratio: int = 0,
     aligned: bool = True,
-    level_areas: Sequence[float] | None = None,
 ) -> Tensor:
     """RoIAlign over one map or a pyramid: see `maskrcnn.libs.reference.roi_align`."""
     maps = [features] if isinstance(features, Tensor) else list(features)
-    factors = (
-        [float(scales)] if isinstance(scales, (int, float)) else [float(scale) for scale in scales]
-    )
+    factors = [scales] if isinstance(scales, (int, float)) else scales
+    factors = [float(factor) for factor in factors]
     check_roi_align(
-        maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio
+        maps,
+        boxes,
+        image_index,
+        output_size,
+        scales=factors,
+        levels=levels,
+        sampling_ratio=sampling_ratio,
     )
     dtype = functools.reduce(torch.promote_types, [m.dtype for m in maps])
-    # On the CPU numbers of 16 bits count in float32: no processor is fast with them.
-    common = torch.float32 if dtype in HALVES and maps[0].device.type == "cpu" else dtype
+    common = dtype
+    if dtype in HALVES and maps[0].device.type == "cpu":
+        common = torch.float32  # no processor is fast with numbers of 16 bits
     maps = [m.to(common) for m in maps]
     if not compiled(maps[0]):
         pooled = reference.roi_align(
@@ -81,28 +88,32 @@ def roi_align(
             boxes,
             image_index,
             output_size,
-            factors,
-            levels,
-            sampling_ratio,
-            aligned,
-            level_areas,
+            scales=factors,
+            levels=levels,
+            sampling_ratio=sampling_ratio,
+            aligned=aligned,
         )
-    else:
-        # Half precision cannot tell pixels apart.
-        places = boxes.detach().to(
-            torch.float64 if maps[0].dtype == torch.float64 else torch.float32
-        )
-        pooled = torch.ops.maskrcnn.roi_align(
-            maps,
-            places,
-            image_index.long(),
-            None if levels is None else levels.long(),
-            output_size,
-            factors,
-            None if not level_areas else [float(area) for area in level_areas],
-            sampling_ratio,
-            aligned,
-        )
+        return pooled.to(dtype)
+
+    # Half precision cannot tell pixels apart.
+    places = boxes.detach().to(torch.float64 if common == torch.float64 else torch.float32)
+    level_index = None
+    level_areas = None
+    if isinstance(levels, Tensor):
+        level_index = levels.long()
+    elif levels:
+        level_areas = [float(area) for area in levels]
+    pooled = torch.ops.maskrcnn.roi_align(
+        maps,
+        places,
+        image_index.long(),
+        level_index,
+        output_size=output_size,
+        scales=factors,
+        level_areas=level_areas,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+    )
     return pooled.to(dtype)
 
 
@@ -116,13 +127,21 @@ def crop_masks(
     sampling_ratio: int = 0,
 ) -> Tensor:
     """Mask targets: see `maskrcnn.libs.reference_masks.crop_masks`."""
-    check_crop_masks(masks, boxes, index, image, size, sampling_ratio)
-    if compiled(boxes):
-        whole = [mask.contiguous().view(torch.uint8) for mask in masks]
-        return torch.ops.maskrcnn.crop_masks(
-            whole, boxes.detach(), index.long(), image.long(), size, aligned, sampling_ratio
+    check_crop_masks(masks, boxes, index, image, size=size, sampling_ratio=sampling_ratio)
+    if not compiled(boxes):
+        return reference_masks.crop_masks(
+            masks, boxes, index, image, size=size, aligned=aligned, sampling_ratio=sampling_ratio
         )
-    return reference_masks.crop_masks(masks, boxes, index, image, size, aligned, sampling_ratio)
+    whole = [mask.contiguous().view(torch.uint8) for mask in masks]
+    return torch.ops.maskrcnn.crop_masks(
+        whole,
+        boxes.detach(),
+        index.long(),
+        image.long(),
+        size=size,
+        aligned=aligned,
+        sampling_ratio=sampling_ratio,
+    )
 
 
 def paste_masks(
@@ -134,10 +153,17 @@ def paste_masks(
     whole_pixels: bool = False,
 ) -> Tensor:
     """Masks in image pixels: see `maskrcnn.libs.reference_masks.paste_masks`."""
-    check_paste_masks(probabilities, boxes, height, width, threshold)
-    places = boxes.detach() if boxes.dtype == torch.float64 else boxes.detach().float()
-    if compiled(places):
-        return torch.ops.maskrcnn.paste_masks(
-            probabilities.detach().to(places.dtype), places, height, width, threshold, whole_pixels
+    check_paste_masks(probabilities, boxes, height, width, threshold=threshold)
+    places = reference.at_least_float32(boxes.detach())
+    if not compiled(places):
+        return reference_masks.paste_masks(
+            probabilities, boxes, height, width, threshold=threshold, whole_pixels=whole_pixels
         )
-    return reference_masks.paste_masks(probabilities, boxes, height, width, threshold, whole_pixels)
+    return torch.ops.maskrcnn.paste_masks(
+        probabilities.detach().to(places.dtype),
+        places,
+        height,
+        width,
+        threshold=threshold,
+        whole_pixels=whole_pixels,
+    )

@@ -48,36 +48,37 @@ def nms(
     Raises:
         ValueError: shapes that do not fit, or a threshold outside of 0..1.
     """
-    check_nms(boxes, scores, iou_threshold, groups, valid)
+    check_nms(boxes, scores, iou_threshold, groups, valid=valid)
     if scores.dim() == 1:
-        single = nms(
-            boxes[None],
-            scores[None],
-            iou_threshold,
-            None if groups is None else groups[None],
-            None if valid is None else valid[None],
-        )
-        return single[0]
+        if groups is not None:
+            groups = groups[None]
+        if valid is not None:
+            valid = valid[None]
+        return nms(boxes[None], scores[None], iou_threshold, groups=groups, valid=valid)[0]
 
-    # Valid slots first, by falling score: the tail that is padding in every image can then be cut
-    # off.
-    ranking = scores.masked_fill(scores.isnan(), -math.inf)
-    if valid is not None:
-        ranking = ranking.masked_fill(~valid, -math.inf)
-        order = ranking.argsort(dim=1, descending=True, stable=True)
-        order = order.gather(1, (~valid.gather(1, order)).byte().argsort(dim=1, stable=True))
-        alive = valid.gather(1, order)
-    else:
-        order = ranking.argsort(dim=1, descending=True, stable=True)
-        alive = torch.ones_like(scores, dtype=torch.bool)
-    if valid is not None and boxes.device.type == "cpu":
-        longest = int(alive.sum(1).max()) if alive.numel() else 0
-        order = order[:, :longest]
-        alive = alive[:, :longest]
+    order, alive = _rank(scores, valid)
     ranked = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
     ranked_groups = None if groups is None else groups.gather(1, order)
     keep = _greedy(ranked, alive, iou_threshold, ranked_groups)
     return torch.zeros_like(scores, dtype=torch.bool).scatter(1, order, keep)
+
+
+def _rank(scores: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the slots [N, P] by falling score and whether each takes part. Valid slots come first,
+    so that the tail that is padding in every image can be cut off."""
+    ranking = scores.masked_fill(scores.isnan(), -math.inf)
+    if valid is None:
+        order = ranking.argsort(dim=1, descending=True, stable=True)
+        return order, torch.ones_like(scores, dtype=torch.bool)
+    ranking = ranking.masked_fill(~valid, -math.inf)
+    order = ranking.argsort(dim=1, descending=True, stable=True)
+    padding = ~valid.gather(1, order)
+    order = order.gather(1, padding.byte().argsort(dim=1, stable=True))
+    alive = valid.gather(1, order)
+    if scores.device.type != "cpu":  # a look at the values would stall the device
+        return order, alive
+    longest = int(alive.sum(1).max()) if alive.numel() else 0
+    return order[:, :longest], alive[:, :longest]
 
 
 def _greedy(boxes: Tensor, alive: Tensor, iou_threshold: float, groups: Tensor | None) -> Tensor:
@@ -127,11 +128,17 @@ def intersection(a: Tensor, b: Tensor) -> Tensor:
 def iou(a: Tensor, b: Tensor) -> Tensor:
     """Pairwise intersection over union [..., A, B] of boxes [..., A, 4] and [..., B, 4]; 0 where
     both are empty."""
-    # Half precision would overflow at 256 x 256 pixels.
-    a, b = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (a, b))
+    a = at_least_float32(a)
+    b = at_least_float32(b)
     inter = intersection(a, b)
     union = (area(a)[..., :, None] + area(b)[..., None, :]).sub_(inter)
     return inter.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
+
+
+def at_least_float32(boxes: Tensor) -> Tensor:
+    """Return coordinates as numbers that tell pixels apart, which those of half precision do not;
+    areas would overflow in it at 256 x 256 pixels."""
+    return boxes if boxes.dtype == torch.float64 else boxes.float()
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -145,10 +152,9 @@ def roi_align(
     image_index: Tensor,
     output_size: int,
     scales: float | Sequence[float] = 1.0,
-    levels: Tensor | None = None,
+    levels: Tensor | Sequence[float] | None = None,
     sampling_ratio: int = 0,
     aligned: bool = True,
-    level_areas: Sequence[float] | None = None,
 ) -> Tensor:
     """RoIAlign (He et al., Mask R-CNN, section 3) over one feature map or a pyramid, in input
     order.
@@ -163,14 +169,13 @@ def roi_align(
         image_index: [R] integers in 0..N-1.
         output_size: s, the side of the output in bins.
         scales: feature cells per input pixel (1 / stride), one a level.
-        levels: [R] integers in 0..L-1, the level each box is pooled from; where L > 1, either these
-            or level_areas.
+        levels: the level that each box is pooled from, needed where L > 1: either a tensor [R] of
+            integers in 0..L-1, or L - 1 rising areas in input pixels squared, from each of which on
+            a box is pooled from the next level.
         sampling_ratio: samples a bin and direction; 0 takes as many as the bin has cells, rounded
             up, at most 1024.
         aligned: place cell centres at (i + 0.5) * stride. False is the first published version:
             centres at i * stride and boxes of at least one cell.
-        level_areas: L - 1 rising areas in input pixels squared: a box is pooled from one level
-            further for each of them that its area reaches.
 
     Returns:
         [R, C, s, s]
@@ -181,46 +186,69 @@ def roi_align(
     maps = [features] if isinstance(features, Tensor) else list(features)
     factors = [scales] if isinstance(scales, (int, float)) else list(scales)
     check_roi_align(
-        maps, boxes, image_index, output_size, factors, levels, level_areas, sampling_ratio
+        maps,
+        boxes,
+        image_index,
+        output_size,
+        scales=factors,
+        levels=levels,
+        sampling_ratio=sampling_ratio,
     )
-    # Half precision cannot tell pixels apart.
-    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
-    if levels is None:
-        levels = (area(boxes)[:, None] >= boxes.new_tensor(level_areas or [])).sum(dim=1)
+    boxes = at_least_float32(boxes)
+    if isinstance(levels, Tensor):
+        level = levels
+    else:
+        level_areas = boxes.new_tensor(levels or [])
+        level = (area(boxes)[:, None] >= level_areas).sum(dim=1)
     check_index("roi_align: image_index", image_index, maps[0].shape[0])
-    check_index("roi_align: levels", levels, len(maps))
+    check_index("roi_align: levels", level, len(maps))
 
     # The pyramid as one table of cells [sum of N * H * W, C]: pooling is then a sparse matrix times
-    # this table.
+    # this table. Of each RoI [R]: the size of its map, and the map's first row in the table.
     channels = maps[0].shape[1]
     table = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, channels) for m in maps])
-    side_y, side_x = (
-        torch.tensor([m.shape[d] for m in maps], device=boxes.device)[levels] for d in (2, 3)
-    )
-    first = [0]
+    height = torch.tensor([m.shape[2] for m in maps], device=boxes.device)[level]
+    width = torch.tensor([m.shape[3] for m in maps], device=boxes.device)[level]
+    level_starts = [0]
     for m in maps[:-1]:
-        first.append(first[-1] + m.shape[0] * m.shape[2] * m.shape[3])
-    start = torch.tensor(first, device=boxes.device)[levels] + image_index.long() * side_y * side_x
-    cells = boxes.detach() * boxes.new_tensor(factors)[levels][:, None] - (0.5 if aligned else 0.0)
+        level_starts.append(level_starts[-1] + m.shape[0] * m.shape[2] * m.shape[3])
+    level_start = torch.tensor(level_starts, device=boxes.device)[level]
+    start = level_start + image_index.long() * height * width
+
+    # The boxes in cells of their maps.
+    offset = 0.5 if aligned else 0.0
+    cells = boxes.detach() * boxes.new_tensor(factors)[level][:, None] - offset
     low = cells[:, :2]
-    length = cells[:, 2:] - cells[:, :2]
+    length = cells[:, 2:] - low
     if not aligned:
         length = length.clamp(min=1.0)
 
-    iy, wy = _samples(low[:, 1], length[:, 1], side_y, output_size, sampling_ratio)
-    ix, wx = _samples(low[:, 0], length[:, 0], side_x, output_size, sampling_ratio)
-    lookups = iy.shape[2] * ix.shape[2]
+    y, weight_y = _samples(
+        low[:, 1], length[:, 1], height, output_size, sampling_ratio=sampling_ratio
+    )
+    x, weight_x = _samples(
+        low[:, 0], length[:, 0], width, output_size, sampling_ratio=sampling_ratio
+    )
+    lookups = y.shape[2] * x.shape[2]  # of an output bin
     step = max(1, ROI_ALIGN_LOOKUPS // max(1, output_size**2 * lookups))
     pooled = []
-    for part in range(0, boxes.shape[0], step):
-        s = slice(part, part + step)
-        rows = (iy[s] * side_x[s, None, None] + start[s, None, None])[:, :, None, :, None]
-        index = (rows + ix[s, None, :, None, :]).reshape(-1, lookups)
-        weight = (wy[s, :, None, :, None] * wx[s, None, :, None, :]).reshape(-1, lookups)
-        pooled.append(
-            F.embedding_bag(index, table, per_sample_weights=weight.to(table.dtype), mode="sum")
+    for first in range(0, boxes.shape[0], step):
+        part = slice(first, first + step)
+        # [r, s, 1, lookups in y, 1] and [r, 1, s, 1, lookups in x]
+        row_start = y[part] * width[part, None, None] + start[part, None, None]
+        index = row_start[:, :, None, :, None] + x[part, None, :, None, :]
+        weight = weight_y[part, :, None, :, None] * weight_x[part, None, :, None, :]
+        bins = F.embedding_bag(
+            index.reshape(-1, lookups),
+            table,
+            per_sample_weights=weight.reshape(-1, lookups).to(table.dtype),
+            mode="sum",
         )
-    out = torch.cat(pooled) if pooled else table.new_zeros(0, channels) + table.sum() * 0
+        pooled.append(bins)
+    if pooled:
+        out = torch.cat(pooled)
+    else:
+        out = table.new_zeros(0, channels) + table.sum() * 0  # so that it has a gradient
     return out.view(-1, output_size, output_size, channels).permute(0, 3, 1, 2)
 
 
@@ -237,26 +265,24 @@ def _samples(
         most = sampling_ratio
     else:
         # A box with a NaN or infinite side would ask for endless samples; it gets one.
-        count = (
-            (length / bins)
-            .ceil()
-            .nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
-            .clamp(1.0, MAX_SAMPLES)
-        )
+        wanted = (length / bins).ceil().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
+        count = wanted.clamp(1.0, MAX_SAMPLES)
         most = int(count.max()) if count.numel() else 1
     k = torch.arange(most, device=low.device, dtype=low.dtype)
     b = torch.arange(bins, device=low.device, dtype=low.dtype)
     # Written bin by bin and sample by sample as the paper's figure 3 has it: bin start, then (k +
     # 1/2) of count steps.
     size = length / bins
-    at = (low[:, None] + b * size[:, None])[:, :, None] + (k + 0.5) * (size / count)[:, None, None]
+    bin_start = low[:, None] + b * size[:, None]
+    at = bin_start[:, :, None] + (k + 0.5) * (size / count)[:, None, None]
     last = (side - 1).to(low.dtype)[:, None, None]
-    taken = (k < count[:, None])[:, None, :] & (at >= -1.0) & (at <= last + 1.0)
+    within_count = (k < count[:, None])[:, None, :]
+    taken = within_count & (at >= -1.0) & (at <= last + 1.0)
     at = torch.minimum(at.clamp(min=0.0), last).nan_to_num(nan=0.0)
     lower = at.floor()
     upper = torch.minimum(lower + 1, last)
-    frac = at - lower
+    fraction = at - lower
     share = taken.to(low.dtype) / count[:, None, None]
     index = torch.cat([lower, upper], dim=2).long()
-    weight = torch.cat([(1 - frac) * share, frac * share], dim=2)
+    weight = torch.cat([(1 - fraction) * share, fraction * share], dim=2)
     return index, weight

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .op_checks import check_crop_masks, check_mask_index, check_paste_masks
-from .reference import roi_align
+from .reference import at_least_float32, roi_align
 
 # Masks are pasted in groups of this many boxes of similar size: each group works in the window of
 # its largest.
@@ -39,16 +39,22 @@ def crop_masks(
     Raises:
         ValueError: arguments that do not fit.
     """
-    check_crop_masks(masks, boxes, index, image, size, sampling_ratio)
+    check_crop_masks(masks, boxes, index, image, size=size, sampling_ratio=sampling_ratio)
     check_mask_index(index, image, masks)
     out = boxes.new_zeros(boxes.shape[0], size, size)
     for i, mask in enumerate(masks):
         rows = (image == i).nonzero()[:, 0]
         if len(rows) and mask.numel():  # nothing can be pooled from masks without pixels
             pixels = mask[:, None].to(boxes.dtype)
-            out[rows] = roi_align(
-                pixels, boxes[rows], index[rows], size, 1.0, None, sampling_ratio, aligned
-            )[:, 0]
+            pooled = roi_align(
+                pixels,
+                boxes[rows],
+                index[rows],
+                size,
+                sampling_ratio=sampling_ratio,
+                aligned=aligned,
+            )
+            out[rows] = pooled[:, 0]
     return out
 
 
@@ -78,24 +84,29 @@ def paste_masks(
     Raises:
         ValueError: arguments that do not fit.
     """
-    check_paste_masks(probabilities, boxes, height, width, threshold)
+    check_paste_masks(probabilities, boxes, height, width, threshold=threshold)
     out = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
     if len(boxes) == 0:
         return out
-    # Half precision cannot tell pixels apart.
-    boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
+    boxes = at_least_float32(boxes)
     probabilities = probabilities.to(boxes.dtype)
     grid, low, high = bordered(probabilities, boxes, whole_pixels)
     for part in (high - low).prod(dim=1).argsort().split(PASTE_GROUP):
-        rows = _window(low[part, 1], high[part, 1], height)
-        columns = _window(low[part, 0], high[part, 0], width)
-        vertical = _interpolation(rows, low[part, 1], high[part, 1], grid.shape[-1])
-        horizontal = _interpolation(columns, low[part, 0], high[part, 0], grid.shape[-1])
+        left, top = low[part].unbind(1)
+        right, bottom = high[part].unbind(1)
+        rows = _window(top, bottom, height)
+        columns = _window(left, right, width)
+        vertical = _interpolation(rows, top, bottom, grid.shape[-1])
+        horizontal = _interpolation(columns, left, right, grid.shape[-1])
         # Weights are zero outside the box, where nothing is set, not even if the threshold is
         # negative.
-        inside = (vertical.sum(dim=2) > 0)[:, :, None] & (horizontal.sum(dim=2) > 0)[:, None, :]
-        values = (vertical @ grid[part] @ horizontal.mT > threshold) & inside
-        out[part[:, None, None], rows[:, :, None], columns[:, None, :]] = values
+        inside_y = vertical.sum(dim=2) > 0
+        inside_x = horizontal.sum(dim=2) > 0
+        inside = inside_y[:, :, None] & inside_x[:, None, :]
+        values = vertical @ grid[part] @ horizontal.mT
+        out[part[:, None, None], rows[:, :, None], columns[:, None, :]] = (
+            values > threshold
+        ) & inside
     return out
 
 
@@ -103,17 +114,19 @@ def bordered(
     probabilities: Tensor, boxes: Tensor, whole_pixels: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The grids with a border of zeros [D, m + 2, m + 2], and the corners low, high [D, 2] of the
-    boxes widened to
-    match: so a mask fades out at the edge of its box instead of being cut."""
+    boxes
+    widened to match: so a mask fades out at the edge of its box instead of being cut."""
     grid = F.pad(probabilities, (1, 1, 1, 1))
     center = (boxes[:, :2] + boxes[:, 2:]) * 0.5
-    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * (grid.shape[-1] / probabilities.shape[-1])
+    widening = grid.shape[-1] / probabilities.shape[-1]
+    half = (boxes[:, 2:] - boxes[:, :2]) * 0.5 * widening
     low = center - half
     high = center + half
     if whole_pixels:
         # Truncation, and the last pixel counted in: the box then covers high - low + 1 pixels, at
         # least one.
-        low, high = low.trunc(), torch.maximum(high.trunc(), low.trunc()) + 1
+        low = low.trunc()
+        high = torch.maximum(high.trunc(), low) + 1
     return grid, low, high
 
 
@@ -123,8 +136,10 @@ def _window(low: Tensor, high: Tensor, pixels: int) -> Tensor:
     low = low.nan_to_num(nan=0.0)
     high = high.nan_to_num(nan=0.0)
     first = low.floor().clamp(0, pixels - 1).long()
-    longest = int((high.ceil().clamp(1, pixels).long() - first).max().clamp(min=1))
-    return first.clamp(max=pixels - longest)[:, None] + torch.arange(longest, device=low.device)
+    end = high.ceil().clamp(1, pixels).long()
+    longest = int((end - first).max().clamp(min=1))
+    first = first.clamp(max=pixels - longest)
+    return first[:, None] + torch.arange(longest, device=low.device)
 
 
 def _interpolation(pixels: Tensor, low: Tensor, high: Tensor, cells: int) -> Tensor:
@@ -135,5 +150,6 @@ def _interpolation(pixels: Tensor, low: Tensor, high: Tensor, cells: int) -> Ten
     at = (centers - low[:, None]) * (cells / span)[:, None] - 0.5
     inside = (centers > low[:, None]) & (centers < high[:, None])
     nodes = torch.arange(cells, device=low.device, dtype=low.dtype)
-    weight = (1 - (at.clamp(0, cells - 1)[:, :, None] - nodes).abs()).clamp(min=0)
+    distance = (at.clamp(0, cells - 1)[:, :, None] - nodes).abs()
+    weight = (1 - distance).clamp(min=0)
     return weight * inside[:, :, None]

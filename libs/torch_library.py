@@ -23,11 +23,11 @@ def _run(device: str, name: str, *arguments: Any) -> Any:
 
 def _widened(argument: Any) -> Any:
     """The argument with its tensors of 16-bit numbers in float32."""
-    if isinstance(argument, Tensor):
-        return argument.float() if argument.dtype in HALVES else argument
-    return (
-        [_widened(each) for each in argument] if isinstance(argument, (list, tuple)) else argument
-    )
+    if isinstance(argument, (list, tuple)):
+        return [_widened(each) for each in argument]
+    if isinstance(argument, Tensor) and argument.dtype in HALVES:
+        return argument.float()
+    return argument
 
 
 def _autocast(device: str, name: str, *arguments: Any) -> Any:
@@ -78,11 +78,9 @@ def _(
     output_size: int,
     *_: Any,
 ) -> Tensor:
-    return (
-        maps[0]
-        .new_empty(boxes.shape[0], output_size, output_size, maps[0].shape[1])
-        .permute(0, 3, 1, 2)
-    )
+    channels = maps[0].shape[1]
+    pooled = maps[0].new_empty(boxes.shape[0], output_size, output_size, channels)
+    return pooled.permute(0, 3, 1, 2)
 
 
 @_operator(
@@ -99,8 +97,11 @@ def _(
     shapes: Sequence[int],
     *_: Any,
 ) -> list[Tensor]:
-    sizes = [shapes[i : i + 4] for i in range(0, len(shapes), 4)]
-    return [grad.new_empty(n, h, w, c).permute(0, 3, 1, 2) for n, c, h, w in sizes]
+    grads = []
+    for i in range(0, len(shapes), 4):
+        n, c, h, w = shapes[i : i + 4]
+        grads.append(grad.new_empty(n, h, w, c).permute(0, 3, 1, 2))
+    return grads
 
 
 @_operator(
@@ -123,65 +124,29 @@ def _(probabilities: Tensor, boxes: Tensor, height: int, width: int, *_: Any) ->
     return torch.empty(boxes.shape[0], height, width, dtype=torch.bool, device=boxes.device)
 
 
+# In both: `options` are scales, level_areas, sampling_ratio and aligned.
 def _keep_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    (
-        maps,
-        boxes,
-        image_index,
-        levels,
-        _,
-        ctx.scales,
-        ctx.level_areas,
-        ctx.sampling_ratio,
-        ctx.aligned,
-    ) = inputs
+    maps, boxes, image_index, levels, _, *ctx.options = inputs
     ctx.shapes = [side for m in maps for side in m.shape]
     ctx.save_for_backward(boxes, image_index, levels)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple:
     grads = torch.ops.maskrcnn.roi_align_backward(
-        grad,
-        *ctx.saved_tensors,
-        ctx.shapes,
-        ctx.scales,
-        ctx.level_areas,
-        ctx.sampling_ratio,
-        ctx.aligned,
+        grad, *ctx.saved_tensors, ctx.shapes, *ctx.options
     )
     return (grads, *[None] * 8)
 
 
 def _keep_for_double_backward(ctx: Any, inputs: tuple, output: Sequence[Tensor]) -> None:
-    (
-        grad,
-        boxes,
-        image_index,
-        levels,
-        _,
-        ctx.scales,
-        ctx.level_areas,
-        ctx.sampling_ratio,
-        ctx.aligned,
-    ) = inputs
+    grad, boxes, image_index, levels, _, *ctx.options = inputs
     ctx.size = grad.shape[2]
     ctx.save_for_backward(boxes, image_index, levels)
 
 
 def _double_backward(ctx: Any, grads: Sequence[Tensor]) -> tuple:
     """The gradient is linear, and its transpose is RoIAlign itself."""
-    boxes, image_index, levels = ctx.saved_tensors
-    pooled = torch.ops.maskrcnn.roi_align(
-        list(grads),
-        boxes,
-        image_index,
-        levels,
-        ctx.size,
-        ctx.scales,
-        ctx.level_areas,
-        ctx.sampling_ratio,
-        ctx.aligned,
-    )
+    pooled = torch.ops.maskrcnn.roi_align(list(grads), *ctx.saved_tensors, ctx.size, *ctx.options)
     return (pooled, *[None] * 8)
 
 

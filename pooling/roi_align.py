@@ -45,11 +45,10 @@ class RoIAlign(nn.Module):
             boxes,
             image_index,
             self.output_size,
-            [1 / s for s in self.strides],
-            None,
-            self.sampling_ratio,
-            self.aligned,
-            self.level_areas,
+            scales=[1 / s for s in self.strides],
+            levels=self.level_areas,
+            sampling_ratio=self.sampling_ratio,
+            aligned=self.aligned,
         )
 
 

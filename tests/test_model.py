@@ -225,7 +225,7 @@ def test_a_custom_backbone():
     assert (
         set(
             small_model(
-                backbone=FPN(pyramid, 8), changes={"rpn": {"anchor_sizes": [16, 32]}}
+                backbone=FPN(pyramid, channels=8), changes={"rpn": {"anchor_sizes": [16, 32]}}
             ).train()(*small_data())
         )
         == LOSSES

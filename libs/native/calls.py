@@ -14,12 +14,15 @@ def call(module: Any, name: str, *arguments: object) -> int | None:
     alive = []
 
     def converted(argument: object) -> object:
+        if argument is None:
+            return ffi.NULL
         if isinstance(argument, Tensor):
             # void, as C converts it to whatever is expected
             return ffi.cast("void *", argument.data_ptr())
         if isinstance(argument, list):
-            alive.append(ffi.new("void *[]", [converted(tensor) for tensor in argument]))
-            return ffi.cast("void *", alive[-1])
-        return ffi.NULL if argument is None else argument
+            pointers = ffi.new("void *[]", [converted(tensor) for tensor in argument])
+            alive.append(pointers)
+            return ffi.cast("void *", pointers)
+        return argument
 
     return getattr(module.lib, name)(*map(converted, arguments))

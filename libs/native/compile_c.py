@@ -23,9 +23,9 @@ from types import ModuleType
 from typing import Any
 
 if __package__:
-    from .compile_cuda import HERE, BuildError, write
+    from .compile_cuda import HERE, BuildError, new_ffi, write
 else:  # for build_libs.py, which runs as a script
-    from compile_cuda import HERE, BuildError, write
+    from compile_cuda import HERE, BuildError, new_ffi, write
 
 
 @dataclass
@@ -84,15 +84,25 @@ int paste_masks(const struct kernels *kernels, void *stream, const float *grids,
     uint8_t *out);
 """
 OPTIMISE = ("-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
-_OPENMP = [] if sys.platform in ("darwin", "win32") else ["-fopenmp"]
-_LINKED = [] if sys.platform in ("darwin", "win32") else ["-ldl", "-lm"]
+_OPENMP = ["-fopenmp"]
+_LINKED = ["-ldl", "-lm"]
+_SHARED = ["-shared"]
+if sys.platform in ("darwin", "win32"):
+    _OPENMP = []
+    _LINKED = []
+if sys.platform == "darwin":
+    _SHARED = ["-bundle", "-undefined", "dynamic_lookup"]
 MODULES = {
     "cpu": Module(
-        ("cpu.c", "cpu_kernels.h", "geometry.h"),
-        "".join(CPU_FUNCTIONS.replace("{scalar}", scalar) for scalar in ("float", "double")),
-        [[*_OPENMP], ["-DPLAIN", *_OPENMP], ["-DPLAIN"]],
+        sources=("cpu.c", "cpu_kernels.h", "geometry.h"),
+        declarations="".join(
+            CPU_FUNCTIONS.replace("{scalar}", scalar) for scalar in ("float", "double")
+        ),
+        options=[[*_OPENMP], ["-DPLAIN", *_OPENMP], ["-DPLAIN"]],
     ),
-    "cuda": Module(("launcher.c", "launch.h"), LAUNCHER_FUNCTIONS, [[]]),
+    "cuda": Module(
+        sources=("launcher.c", "launch.h"), declarations=LAUNCHER_FUNCTIONS, options=[[]]
+    ),
 }
 
 
@@ -113,13 +123,8 @@ def build(name: str, folder: Path = HERE) -> Path:
         BuildError: cffi or a C compiler is missing, or the compiler failed.
         OSError: the file cannot be written.
     """
-    try:
-        from cffi import FFI
-    except ImportError:
-        raise BuildError("cffi is not installed: pip install cffi") from None
+    ffi = new_ffi()
     module = MODULES[name]
-    errors = []
-    ffi = FFI()
     ffi.cdef("const char *source_hash(void);" + module.declarations)
     carried = f'static const char *source_hash(void) {{ return "{source_hash(name)}"; }}'
     ffi.set_source(
@@ -128,18 +133,17 @@ def build(name: str, folder: Path = HERE) -> Path:
         include_dirs=[str(HERE)],
         extra_compile_args=["/O2"],
     )
+    last_error = ""
     for flags in module.options:
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                return write(
-                    folder / _file_name(name),
-                    _compile(ffi, Path(scratch), name, flags).read_bytes(),
-                )
+                compiled = _compile(ffi, Path(scratch), name, flags)
+                return write(folder / _file_name(name), compiled.read_bytes())
             except BuildError as error:
-                errors.append(str(error))
+                last_error = str(error)
     raise BuildError(
         "the C compiler failed; is one installed (gcc, clang or MSVC), and the headers of "
-        f"Python?\n{errors[-1][-2000:]}"
+        f"Python?\n{last_error[-2000:]}"
     )
 
 
@@ -162,23 +166,17 @@ def _compile(ffi: Any, scratch: Path, name: str, flags: list[str]) -> Path:
     built = scratch / _file_name(name)
     with contextlib.redirect_stdout(io.StringIO()):  # it says what it writes
         ffi.emit_c_code(str(source))
-    usual = [shlex.split(sysconfig.get_config_var("CC") or ""), ["cc"], ["gcc"], ["clang"]]
-    # What was asked for, or nothing; else the first that is there.
-    compiler = _words("CC") or next(
-        (command for command in usual if command and shutil.which(command[0])), None
-    )
-    if compiler is None:
-        raise BuildError("no cc, gcc or clang was found")
     paths = sysconfig.get_paths()
     command = [
-        *compiler,
+        *_find_compiler(),
         *OPTIMISE,
         "-fPIC",
-        *(["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]),
+        *_SHARED,
         *_words("CFLAGS"),
         *flags,
         f"-I{HERE}",
-        *(f"-I{paths[key]}" for key in ("include", "platinclude")),
+        f"-I{paths['include']}",
+        f"-I{paths['platinclude']}",
         str(source),
         "-o",
         str(built),
@@ -192,6 +190,19 @@ def _compile(ffi: Any, scratch: Path, name: str, flags: list[str]) -> Path:
     if done.returncode:
         raise BuildError(done.stderr)
     return built
+
+
+def _find_compiler() -> list[str]:
+    """Return the command of the C compiler: what CC in the environment asks for, or the first usual
+    one that is there."""
+    asked = _words("CC")
+    if asked:
+        return asked
+    that_built_python = shlex.split(sysconfig.get_config_var("CC") or "")
+    for command in (that_built_python, ["cc"], ["gcc"], ["clang"]):
+        if command and shutil.which(command[0]):
+            return command
+    raise BuildError("no cc, gcc or clang was found")
 
 
 def _words(variable: str) -> list[str]:
@@ -216,6 +227,7 @@ def load(name: str, folder: Path = HERE) -> ModuleType | None:
         if path.is_file() and source_hash(name).encode() in path.read_bytes():
             loader = importlib.machinery.ExtensionFileLoader(f"_{name}", str(path))
             spec = importlib.util.spec_from_file_location(f"_{name}", path, loader=loader)
+            assert spec is not None
             module = importlib.util.module_from_spec(spec)
             loader.exec_module(module)
             return module

@@ -7,6 +7,7 @@ Needs cffi, but neither a GPU nor CUDA's toolkit nor a C compiler nor PyTorch.
 import contextlib
 import glob
 import hashlib
+import itertools
 import os
 import site
 import sys
@@ -82,6 +83,15 @@ class Compiler:
         return f"NVRTC {self.version[0]}.{self.version[1]} ({self.path})"
 
 
+def new_ffi() -> Any:
+    """Return a fresh FFI of cffi. Raise BuildError if cffi is not installed."""
+    try:
+        from cffi import FFI
+    except ImportError:
+        raise BuildError("cffi is not installed: pip install cffi") from None
+    return FFI()
+
+
 def find_compilers() -> list[Compiler]:
     """Every NVRTC on this machine that loads, the newest first: in Python's packages, in a CUDA
     toolkit, or where the system looks for libraries.
@@ -89,38 +99,41 @@ def find_compilers() -> list[Compiler]:
     Raises:
         BuildError: cffi is not installed.
     """
-    try:
-        from cffi import FFI
-    except ImportError:
-        raise BuildError("cffi is not installed: pip install cffi") from None
-    ffi = FFI()
+    ffi = new_ffi()
     ffi.cdef(DECLARATIONS)
-    found = []
+    found: dict[int, Compiler] = {}
     for path in _candidates():
-        try:
-            lib = ffi.dlopen(path)
-            major = ffi.new("int *")
-            minor = ffi.new("int *")
-            count = ffi.new("int *")
-            failed = lib.nvrtcVersion(major, minor) or lib.nvrtcGetNumSupportedArchs(count)
-            architectures = ffi.new("int[]", count[0])
-            failed = failed or lib.nvrtcGetSupportedArchs(architectures) or not count[0]
-        except (
-            OSError,
-            AttributeError,
-        ):  # of another platform, or older than the functions that are needed
-            continue
-        if not failed:
-            found.append(Compiler(path, (major[0], minor[0]), sorted(architectures), ffi, lib))
-    return sorted(found, key=lambda compiler: compiler.version, reverse=True)
+        compiler = _open(ffi, path)
+        if compiler is not None:
+            # A name may find a library that a path has found before: it is the same in memory.
+            address = int(ffi.cast("intptr_t", compiler.lib.nvrtcVersion))
+            found.setdefault(address, compiler)
+    return sorted(found.values(), key=lambda compiler: compiler.version, reverse=True)
+
+
+def _open(ffi: Any, path: str) -> Compiler | None:
+    """Return the NVRTC of this path or name, or None where there is none that can be used."""
+    major = ffi.new("int *")
+    minor = ffi.new("int *")
+    count = ffi.new("int *")
+    try:
+        lib = ffi.dlopen(path)
+        if lib.nvrtcVersion(major, minor) or lib.nvrtcGetNumSupportedArchs(count):
+            return None
+        architectures = ffi.new("int[]", count[0])
+        if lib.nvrtcGetSupportedArchs(architectures) or not count[0]:
+            return None
+    except (OSError, AttributeError):
+        # of another platform, or older than the functions that are needed
+        return None
+    version = (major[0], minor[0])
+    return Compiler(path, version, sorted(architectures), ffi=ffi, lib=lib)
 
 
 def driver_version() -> int | None:
     """The major version of CUDA that this machine's driver belongs to, or None where there is no
     driver."""
-    from cffi import FFI
-
-    ffi = FFI()
+    ffi = new_ffi()
     ffi.cdef("int cuDriverGetVersion(int *version);")
     try:
         version = ffi.new("int *")
@@ -139,16 +152,18 @@ def choose(architecture: int, compilers: list[Compiler], driver: int | None) -> 
     Raises:
         BuildError: none knows it, and the message says which package would.
     """
-    able = sorted(
-        (each for each in compilers if architecture in each.architectures),
-        key=lambda each: each.version,
-    )
+    able = [compiler for compiler in compilers if architecture in compiler.architectures]
     if not able:
         raise BuildError(_advice(architecture, compilers))
-    fitting = [
-        compiler for compiler in able if driver is not None and compiler.version[0] <= driver
-    ]
-    return fitting[::-1] + [compiler for compiler in able if compiler not in fitting]
+    able.sort(key=lambda compiler: compiler.version)
+    fitting = []
+    newer = []
+    for compiler in able:
+        if driver is not None and compiler.version[0] <= driver:
+            fitting.append(compiler)
+        else:
+            newer.append(compiler)
+    return fitting[::-1] + newer
 
 
 def compile_cubin(architecture: int) -> bytes:
@@ -179,9 +194,8 @@ def _compiled(compiler: Compiler, architecture: int) -> bytes:
     texts = [ffi.new("char[]", option.encode()) for option in options]
     program = ffi.new("nvrtcProgram *")
     size = ffi.new("size_t *")
-    lib.nvrtcCreateProgram(
-        program, (HERE / "cuda.cu").read_bytes(), b"cuda.cu", 0, ffi.NULL, ffi.NULL
-    )
+    source = (HERE / "cuda.cu").read_bytes()
+    lib.nvrtcCreateProgram(program, source, b"cuda.cu", 0, ffi.NULL, ffi.NULL)
     try:
         if lib.nvrtcCompileProgram(program[0], len(texts), ffi.new("char *[]", texts)):
             lib.nvrtcGetProgramLogSize(program[0], size)
@@ -240,8 +254,9 @@ def cubin(architecture: int, ahead: Path = HERE) -> bytes:
         BuildError: there is none, and it cannot be compiled here.
     """
     for folder in (ahead, cache_folder()):
-        if is_current(cubin_path(architecture, folder)):
-            return cubin_path(architecture, folder).read_bytes()
+        path = cubin_path(architecture, folder)
+        if is_current(path):
+            return path.read_bytes()
     return compile_and_keep(architecture)
 
 
@@ -260,11 +275,8 @@ def cache_folder() -> Path:
     sets another. This folder for a user without a home."""
     if os.environ.get("MASKRCNN_CACHE"):
         return Path(os.environ["MASKRCNN_CACHE"])
-    home = (
-        os.environ.get("LOCALAPPDATA")
-        if sys.platform == "win32"
-        else os.environ.get("XDG_CACHE_HOME")
-    )
+    variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
+    home = os.environ.get(variable)
     try:
         return Path(home or Path("~/.cache").expanduser()) / "maskrcnn"
     except RuntimeError:
@@ -304,27 +316,25 @@ def _candidates() -> list[str]:
         inside = ["nvidia/*/lib", "torch/lib", "lib", "lib64", "targets/*/lib"]
         names = ["libnvrtc.so.*", "libnvrtc-*.so*"]
         system = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"]
-    files = {
-        os.path.realpath(file): None
-        for root in (*packages, *toolkits)
-        if root
-        for folder in inside
-        for name in names
-        for file in sorted(glob.glob(os.path.join(root, folder, name)))
-    }
-    return [file for file in files if "builtins" not in os.path.basename(file)] + system
+    files = {}  # without those that links lead to twice
+    for root, folder, name in itertools.product([*packages, *toolkits], inside, names):
+        if not root:
+            continue
+        for file in sorted(glob.glob(os.path.join(root, folder, name))):
+            if "builtins" not in os.path.basename(os.path.realpath(file)):
+                files[os.path.realpath(file)] = None
+    return [*files, *system]
 
 
 def _advice(architecture: int, compilers: list[Compiler]) -> str:
-    here = (
-        "; ".join(
-            f"NVRTC {c.version[0]}.{c.version[1]} knows sm_{c.architectures[0]} to "
-            f"sm_{c.architectures[-1]}"
-            for c in compilers
-        )
-        or "no NVRTC was found"
-    )
-    able = [name for name, architectures in PACKAGES.items() if architecture in architectures]
-    if able:
-        return f"no compiler at hand knows sm_{architecture} ({here}): pip install {able[0]}"
+    known = []
+    for compiler in compilers:
+        major, minor = compiler.version
+        first = compiler.architectures[0]
+        last = compiler.architectures[-1]
+        known.append(f"NVRTC {major}.{minor} knows sm_{first} to sm_{last}")
+    here = "; ".join(known) or "no NVRTC was found"
+    for package, architectures in PACKAGES.items():
+        if architecture in architectures:
+            return f"no compiler at hand knows sm_{architecture} ({here}): pip install {package}"
     return f"no compiler at hand knows sm_{architecture} ({here}), and no package of NVRTC does"

@@ -60,7 +60,8 @@ def nms(
 def _runs(scores: Tensor, groups: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """The slots of [P] or [N, P] that take part, sorted by image, then group, then falling score,
     and where in them each run of one image and group starts, with the end behind the last."""
-    ranking = scores.flatten().masked_fill(scores.flatten().isnan(), -torch.inf)
+    flat = scores.flatten()
+    ranking = flat.masked_fill(flat.isnan(), -torch.inf)
     if valid is None:
         slots = ranking.argsort(descending=True, stable=True)
     else:
@@ -72,11 +73,16 @@ def _runs(scores: Tensor, groups: Tensor | None, valid: Tensor | None) -> tuple[
         slots = slots[groups.flatten()[slots].argsort(stable=True)]
     if scores.dim() == 2 and len(scores) > 1:
         slots = slots[(slots // scores.shape[1]).argsort(stable=True)]
-        changes.append((slots // scores.shape[1]).diff() != 0)
+        image = slots // scores.shape[1]
+        changes.append(image.diff() != 0)
     if groups is not None:
         changes.append(groups.flatten()[slots].diff() != 0)
-    bounds = torch.stack(changes).any(dim=0).nonzero()[:, 0] + 1 if changes else slots[:0]
-    return slots, torch.cat([bounds.new_zeros(1), bounds, bounds.new_full((1,), len(slots))])
+    bounds = slots[:0]
+    if changes:
+        changed = torch.stack(changes).any(dim=0)
+        bounds = changed.nonzero()[:, 0] + 1
+    end = bounds.new_full((1,), len(slots))
+    return slots, torch.cat([bounds.new_zeros(1), bounds, end])
 
 
 def roi_align(
@@ -101,13 +107,13 @@ def roi_align(
         cells,
         sides,
         boxes,
-        image_index,
-        levels,
-        scales,
-        level_areas,
-        sampling_ratio,
-        aligned,
-        pooled,
+        image_index=image_index,
+        levels=levels,
+        scales=scales,
+        level_areas=level_areas,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        pooled=pooled,
     )
     return pooled.permute(0, 3, 1, 2)
 
@@ -133,13 +139,13 @@ def roi_align_backward(
         grads,
         sizes[:, 2:].contiguous(),
         boxes,
-        image_index,
-        levels,
-        scales,
-        level_areas,
-        sampling_ratio,
-        aligned,
-        pooled,
+        image_index=image_index,
+        levels=levels,
+        scales=scales,
+        level_areas=level_areas,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        pooled=pooled,
     )
     return [g.permute(0, 3, 1, 2) for g in grads]
 
@@ -168,7 +174,11 @@ def _pool(
         raise ValueError(
             f"roi_align over {len(maps)} levels needs either levels [R] or level_areas, got neither"
         )
-    areas = torch.tensor(level_areas, dtype=pooled.dtype, device="cpu") if level_areas else None
+    areas = None
+    if level_areas:
+        areas = torch.tensor(level_areas, dtype=pooled.dtype, device="cpu")
+    if levels is not None:
+        levels = levels.contiguous()
     factors = torch.tensor(scales, dtype=torch.float64, device="cpu")
     _call(
         name,
@@ -181,7 +191,7 @@ def _pool(
         pooled.shape[3],
         boxes.contiguous(),
         image_index.contiguous(),
-        None if levels is None else levels.contiguous(),
+        levels,
         len(boxes),
         pooled.shape[1],
         sampling_ratio,
@@ -202,15 +212,12 @@ def crop_masks(
     """See `reference_masks.crop_masks`."""
     check_mask_index(index, image, masks)
     out = boxes.new_zeros(len(boxes), size, size)
-    sides = (
-        torch.tensor([mask.shape[1:] for mask in masks], device="cpu")
-        .view(-1, 2)[image]
-        .contiguous()
-    )
-    addresses = [
-        masks[i].data_ptr() + k * masks[i].shape[1] * masks[i].shape[2]
-        for i, k in zip(image.tolist(), index.tolist())
-    ]
+    sizes = torch.tensor([mask.shape[1:] for mask in masks], device="cpu").view(-1, 2)
+    sides = sizes[image].contiguous()
+    addresses = []
+    for i, k in zip(image.tolist(), index.tolist()):
+        _, height, width = masks[i].shape
+        addresses.append(masks[i].data_ptr() + k * height * width)
     places = torch.tensor(addresses, dtype=torch.int64, device="cpu")
     _call(
         "crop_masks",

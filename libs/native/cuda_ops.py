@@ -60,7 +60,9 @@ def launcher() -> Any:
 def kernels(device: torch.device) -> Any:
     """The kernels as loaded on a device, compiled now if need be, or None; one line in the log says
     which."""
-    number = device.index if device.index is not None else torch.cuda.current_device()
+    number = device.index
+    if number is None:
+        number = torch.cuda.current_device()
     if number not in _loaded:
         if launcher() is None:
             return None
@@ -108,14 +110,17 @@ def nms(
     check_threshold(iou_threshold)
     count = scores.shape[-1]
     if count > NMS_LARGEST:
-        return reference.nms(boxes, scores, iou_threshold, groups, valid)
+        return reference.nms(boxes, scores, iou_threshold, groups, valid=valid)
     keep = torch.empty_like(scores, dtype=torch.bool, memory_format=torch.contiguous_format)
     if scores.numel() == 0:
         return keep
     images = scores.numel() // count
     words = math.ceil(count / 64)
     rows = 64 * max(1, min(words, NMS_ROOM // (images * words * 8 * 64)))
-    valid = None if valid is None else valid.contiguous()
+    if valid is not None:
+        valid = valid.contiguous()
+    if groups is not None:
+        groups = groups.long().contiguous()
     order = _ranks(scores, valid, images, count)
     removed = torch.empty(images, words, dtype=torch.int64, device=boxes.device)
     overlapping = torch.empty(images, rows, words, dtype=torch.int64, device=boxes.device)
@@ -127,7 +132,7 @@ def nms(
         boxes.device,
         boxes,
         order,
-        None if groups is None else groups.long().contiguous(),
+        groups,
         valid,
         images,
         count,
@@ -182,14 +187,14 @@ def roi_align(
         [wide],
         cells,
         [m.shape for m in maps],
-        boxes,
-        image_index,
-        levels,
-        scales,
-        level_areas,
-        sampling_ratio,
-        aligned,
-        pooled,
+        boxes=boxes,
+        image_index=image_index,
+        levels=levels,
+        scales=scales,
+        level_areas=level_areas,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        pooled=pooled,
     )
     return pooled.permute(0, 3, 1, 2)
 
@@ -208,10 +213,10 @@ def roi_align_backward(
     """The gradients of the maps, whose `shapes` follow one another: sums in float32, in an order
     that is always the same where torch.use_deterministic_algorithms asks for it."""
     sizes = [shapes[i : i + 4] for i in range(0, len(shapes), 4)]
-    sums = [
-        torch.empty(n, h, w, c, dtype=torch.float32, device=grad.device) for n, c, h, w in sizes
-    ]
-    torch._foreach_zero_(sums)  # in one launch
+    sums = []
+    for n, c, h, w in sizes:
+        sums.append(torch.empty(n, h, w, c, dtype=torch.float32, device=grad.device))
+    torch._foreach_zero_(sums)  # pyright: ignore[reportPrivateImportUsage]  # in one launch
     pooled = grad.permute(0, 2, 3, 1).contiguous()
     wide = pooled.shape[3] % 4 == 0 and pooled.data_ptr() % 16 == 0
     _pool(
@@ -219,14 +224,14 @@ def roi_align_backward(
         [wide, torch.are_deterministic_algorithms_enabled()],
         sums,
         sizes,
-        boxes,
-        image_index,
-        levels,
-        scales,
-        level_areas,
-        sampling_ratio,
-        aligned,
-        pooled,
+        boxes=boxes,
+        image_index=image_index,
+        levels=levels,
+        scales=scales,
+        level_areas=level_areas,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        pooled=pooled,
     )
     return [s.permute(0, 3, 1, 2).to(grad.dtype) for s in sums]
 
@@ -256,15 +261,19 @@ def _pool(
         )
     if pooled.numel() == 0:
         return
-    sides = _numbers(tuple(int(side) for shape in shapes for side in shape[2:]), torch.int64)
-    areas = _numbers(tuple(level_areas), torch.float32) if level_areas else None
+    sides = tuple(int(side) for shape in shapes for side in shape[2:])
+    areas = None
+    if level_areas:
+        areas = _numbers(tuple(level_areas), torch.float32)
+    if levels is not None:
+        levels = levels.contiguous()
     _launch(
         name,
         pooled.device,
         TYPES[pooled.dtype],
         *variant,
         maps,
-        sides,
+        _numbers(sides, torch.int64),
         _numbers(tuple(scales), torch.float64),
         areas,
         len(maps),
@@ -272,7 +281,7 @@ def _pool(
         pooled.shape[3],
         boxes.float().contiguous(),
         image_index.contiguous(),
-        None if levels is None else levels.contiguous(),
+        levels,
         len(boxes),
         pooled.shape[1],
         sampling_ratio,

@@ -11,7 +11,7 @@ from helpers.small import overlay, small_data, small_model
 from PIL import Image
 
 from maskrcnn import MaskRCNN
-from maskrcnn.backbones.resnet import VARIANTS, ResNet
+from maskrcnn.backbones.resnet import VARIANTS, ResNet, Striding
 from maskrcnn.backbones.timm import Timm
 from maskrcnn.backbones.vgg import VGG16
 from maskrcnn.tools.images.read import ImageOptions, as_image, read_image
@@ -91,7 +91,7 @@ def test_the_dilated_stage_is_torchvisions():
     theirs = torchvision.models.resnet50(
         weights=None, replace_stride_with_dilation=[False, False, True]
     ).eval()
-    ours = ResNet("resnet50", norm="batch", dilated=True).eval()
+    ours = ResNet("resnet50", norm="batch", striding=Striding(replace_with_dilation=True)).eval()
     ours.load_state_dict(
         {key: value for key, value in theirs.state_dict().items() if not key.startswith("fc.")}
     )
@@ -119,7 +119,8 @@ def test_vgg16_is_torchvisions():
 
 def test_stride_in_the_first_convolution():
     """As in the paper: the same shapes, another place of the stride."""
-    early, late = ResNet("resnet50", 8, stride_in_1x1=True), ResNet("resnet50", 8)
+    early = ResNet("resnet50", width=8, striding=Striding(in_1x1=True))
+    late = ResNet("resnet50", width=8)
     assert early.layer2[0].conv1.step == 2
     assert early.layer2[0].conv2.stride == (1, 1)
     x = torch.rand(1, 3, 64, 64)
@@ -273,7 +274,7 @@ def test_freezing_models_of_timm(name, freeze_at, frozen, trained):
 @pytest.mark.parametrize("norm", ["frozen", "sync"])
 def test_norms_of_models_of_timm(norm):
     pytest.importorskip("timm")
-    trunk = Timm("mobilenetv3_small_100", norm)
+    trunk = Timm("mobilenetv3_small_100", norm=norm)
     kinds = {type(part).__name__ for part in trunk.modules() if "Norm" in type(part).__name__}
     assert all(kind.startswith("Frozen" if norm == "frozen" else "Sync") for kind in kinds), kinds
     assert len(kinds) > 0

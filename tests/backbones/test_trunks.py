@@ -38,7 +38,7 @@ def test_checkpointing_leaves_the_statistics_of_a_step_as_they_are(name):
 def test_checkpointing_stops_counting_only_in_backward_passes():
     """The next forward pass counts again, also in a copy; a norm without momentum averages over all
     batches."""
-    trunk = ResNet("resnet10", 4, "batch", checkpointing=True)
+    trunk = ResNet("resnet10", width=4, norm="batch", checkpointing=True)
     trunk.layer2[0].bn1.momentum = None
     twin = copy.deepcopy(trunk)
     for step in (1, 2, 3):
@@ -55,7 +55,7 @@ def test_checkpointing_stops_counting_only_in_backward_passes():
 def test_stochastic_depth_of_resnets():
     """Huang et al., section 3: block l of L goes through its shortcut alone with chance l / L of
     the rate; what is left is scaled up by as much, so that the mean stays."""
-    trunk = ResNet("resnet18", 4, "group", drop_path=0.4)
+    trunk = ResNet("resnet18", width=4, norm="group", drop_path=0.4)
     blocks = [
         block
         for stage in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
@@ -63,8 +63,8 @@ def test_stochastic_depth_of_resnets():
     ]
     assert [block.drop.p for block in blocks] == pytest.approx([0.05 * (i + 1) for i in range(8)])
     assert (
-        ResNet("resnet18", 4, drop_path=0.4).state_dict().keys()
-        == ResNet("resnet18", 4).state_dict().keys()
+        ResNet("resnet18", width=4, drop_path=0.4).state_dict().keys()
+        == ResNet("resnet18", width=4).state_dict().keys()
     )
     block = blocks[7].train()
     x = torch.rand(1, 32, 4, 4).expand(4000, -1, -1, -1)
@@ -103,7 +103,7 @@ class OneMap(nn.Module):
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_pyramids_of_patches_of_any_size(stride):
-    pyramid = SimplePyramid(OneMap(stride), 8)
+    pyramid = SimplePyramid(OneMap(stride), channels=8)
     maps = pyramid(torch.rand(2, 3, 96, 64))
     assert pyramid.strides == (4, 8, 16, 32, 64)
     assert [tuple(x.shape) for x in maps] == [

@@ -56,7 +56,7 @@ def roi_align(
     areas = level_areas(STRIDES)
 
     def ours(maps: list[torch.Tensor]) -> torch.Tensor:
-        return ops.roi_align(maps, boxes, image, 7, [1 / s for s in STRIDES], None, 2, False, areas)
+        return ops.roi_align(maps, boxes, image, 7, [1 / s for s in STRIDES], areas, 2, False)
 
     def theirs(maps: dict[str, torch.Tensor]) -> torch.Tensor:
         return pool(maps, [boxes.to(dtype)], [(HEIGHT, WIDTH)])

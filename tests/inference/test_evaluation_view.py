@@ -263,7 +263,7 @@ def test_hooks_of_timm_do_not_mix_threads_up():
     from maskrcnn.backbones.timm import Timm
 
     torch.manual_seed(0)
-    trunk = Timm("legacy_xception", "batch").eval()
+    trunk = Timm("legacy_xception", norm="batch").eval()
     inputs = [torch.rand(1, 3, 64, 64) for _ in range(2)]
     with torch.no_grad():
         want = [trunk(x) for x in inputs]

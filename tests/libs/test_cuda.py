@@ -145,23 +145,30 @@ def test_roi_align(device, seed, count, channels, size, sampling_ratio, aligned,
     image = torch.randint(0, 2, (count,), generator=generator)
     levels = None if assigned else torch.randint(0, 3, (count,), generator=generator)
     arguments = size, SCALES
-    rest = sampling_ratio, aligned, AREAS if assigned else None
     got = ops.roi_align(
         [m.to(device) for m in maps],
         boxes.to(device),
         image.to(device),
         *arguments,
-        levels if levels is None else levels.to(device),
-        *rest,
+        AREAS if levels is None else levels.to(device),
+        sampling_ratio,
+        aligned,
     )
+    areas = AREAS if assigned else None
     want = cpu_ops.roi_align(
-        maps, boxes, image, levels, size, SCALES, rest[2], sampling_ratio, aligned
+        maps, boxes, image, levels, size, SCALES, areas, sampling_ratio, aligned
     )
     same(got, want)
     # Far from the map, float32 is too coarse for a comparison with another order of operations.
     tame = boxes.abs().amax(dim=1) < 1000
     want = reference.roi_align(
-        maps, boxes[tame], image[tame], *arguments, None if assigned else levels[tame], *rest
+        maps,
+        boxes[tame],
+        image[tame],
+        *arguments,
+        AREAS if levels is None else levels[tame],
+        sampling_ratio,
+        aligned,
     )
     assert torch.allclose(got.cpu()[tame], want, atol=1e-4)
 
@@ -183,7 +190,7 @@ def test_roi_align_sums_16_bits_in_float32(device, dtype, channels):
         True,
     )
     want = reference.roi_align(
-        [m.double() for m in maps], boxes.double(), image, 3, SCALES, None, 2, True, AREAS
+        [m.double() for m in maps], boxes.double(), image, 3, SCALES, AREAS, 2
     )
     eps = torch.finfo(dtype).eps
     assert got.dtype == dtype
@@ -232,12 +239,13 @@ def test_gradient(device, deterministic, seed, count, channels, sampling_ratio, 
     boxes = boxes[~(boxes.abs().amax(dim=1) > 1000)]
     count = len(boxes)
     image = torch.randint(0, 2, (count,), generator=generator)
-    levels = None if assigned else torch.randint(0, 3, (count,), generator=generator)
+    levels = AREAS if assigned else torch.randint(0, 3, (count,), generator=generator)
     gradient = torch.randn(count, channels, 3, 3, generator=generator)
-    rest = sampling_ratio, aligned, AREAS if assigned else None
     maps = [m.requires_grad_() for m in pyramid(channels)]
     want = torch.autograd.grad(
-        reference.roi_align(maps, boxes, image, 3, SCALES, levels, *rest), maps, gradient
+        reference.roi_align(maps, boxes, image, 3, SCALES, levels, sampling_ratio, aligned),
+        maps,
+        gradient,
     )
     learned = [m.detach().to(device).requires_grad_() for m in maps]
     pooled = ops.roi_align(
@@ -246,8 +254,9 @@ def test_gradient(device, deterministic, seed, count, channels, sampling_ratio, 
         image.to(device),
         3,
         SCALES,
-        levels if levels is None else levels.to(device),
-        *rest,
+        levels if assigned else levels.to(device),
+        sampling_ratio,
+        aligned,
     )
     torch.use_deterministic_algorithms(deterministic)
     try:
@@ -373,11 +382,11 @@ def test_maps_of_several_dtypes(device):
     maps = [m.to(device) for m in pyramid()]
     mixed = [maps[0], maps[1].bfloat16().requires_grad_(), maps[2].half()]
     boxes, image = random_boxes(9).to(device), torch.zeros(9, dtype=torch.int64, device=device)
-    got = ops.roi_align(mixed, boxes, image, 3, SCALES, None, 2, True, AREAS)
+    got = ops.roi_align(mixed, boxes, image, 3, SCALES, AREAS, 2)
     assert got.dtype == torch.float32
     assert torch.equal(
         got,
-        ops.roi_align([m.float() for m in mixed], boxes, image, 3, SCALES, None, 2, True, AREAS),
+        ops.roi_align([m.float() for m in mixed], boxes, image, 3, SCALES, AREAS, 2),
     )
     got.sum().backward()
     assert mixed[1].grad.dtype == torch.bfloat16

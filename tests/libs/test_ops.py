@@ -113,11 +113,7 @@ def test_torch_compile_of_changing_sizes():
 
     @torch.compile(dynamic=True, fullgraph=True, backend=counter)
     def run(maps):
-        return (
-            ops.roi_align(maps, boxes, image, 3, [0.25, 0.125], None, 2, True, [400.0])
-            .square()
-            .sum()
-        )
+        return ops.roi_align(maps, boxes, image, 3, [0.25, 0.125], [400.0], 2).square().sum()
 
     for side in (16, 24, 40, 52):
         maps = [torch.randn(1, 3, side // s, side // s + 3, requires_grad=True) for s in (1, 2)]
@@ -239,24 +235,12 @@ def test_autocast(dtype):
         ),
         (
             lambda: ops.roi_align(
-                [torch.zeros(1, 2, 8, 8)] * 2,
-                torch.zeros(1, 4),
-                torch.zeros(1).long(),
-                7,
-                [1.0, 0.5],
-                torch.zeros(1).long(),
-                level_areas=[9.0],
-            ),
-            "got both",
-        ),
-        (
-            lambda: ops.roi_align(
                 [torch.zeros(1, 2, 8, 8)] * 3,
                 torch.zeros(1, 4),
                 torch.zeros(1).long(),
                 7,
                 [1.0] * 3,
-                level_areas=[9.0, 4.0],
+                levels=[9.0, 4.0],
             ),
             r"2 rising level_areas, got \[9.0, 4.0\]",
         ),
@@ -372,7 +356,7 @@ def test_maps_without_cells(sides, rois):
     for pool in (ops.roi_align, reference.roi_align):
         for maps, options in (
             (features, {}),
-            ([whole, features], {"scales": [1.0, 0.5], "level_areas": [9.0]}),
+            ([whole, features], {"scales": [1.0, 0.5], "levels": [9.0]}),
         ):
             with pytest.raises(
                 ValueError, match=r"roi_align needs maps of at least one cell, got \["

@@ -392,14 +392,10 @@ def test_levels_by_area_are_those_of_the_paper(dtype):
     boxes = torch.cat([torch.zeros_like(sides), sides], dim=1)
     strides = (4, 8, 16, 32)
     # Scales that pool every box from within its map.
-    pooled = roi_align(
-        maps, boxes, torch.zeros(508).long(), 1, [1e-5] * 4, None, 2, True, level_areas(strides)
-    )
+    pooled = roi_align(maps, boxes, torch.zeros(508).long(), 1, [1e-5] * 4, level_areas(strides), 2)
     assert torch.equal(pooled.flatten().long(), LevelMapper(2, 5)([boxes]))
     spoilt = torch.tensor([[0, 0, math.nan, 9], [9, 9, 0, 0], [9, 0, 0, 9]], dtype=dtype)
-    got = roi_align(
-        maps, spoilt, torch.zeros(3).long(), 1, [1e-5] * 4, None, 2, True, level_areas(strides)
-    )
+    got = roi_align(maps, spoilt, torch.zeros(3).long(), 1, [1e-5] * 4, level_areas(strides), 2)
     assert not got.any()
 
 

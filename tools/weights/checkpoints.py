@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from maskrcnn.tools.atomic import atomic
 from maskrcnn.tools.checks.inputs import check_class_names
 from maskrcnn.tools.config import load_saved
+from maskrcnn.tools.optional import optional
 from maskrcnn.tools.text import brief, shown
 
 from .file_kinds import foreign_kind
@@ -38,15 +38,14 @@ def save_checkpoint(path: str | os.PathLike, content: Mapping[str, Any]) -> None
     """
     write = _save_torch
     if Path(path).suffix == ".safetensors":
-        _import_safetensors(Path(path))  # before a file is begun
+        optional("safetensors.torch", brief(path))  # before a file is begun
         write = _save_safetensors
     with atomic(path, make_folder=False) as part:
         try:
             write(content, part)
         except RuntimeError as error:  # torch's own way of saying that the disk is full
-            raise OSError(
-                f"cannot write {path}: {str(error).strip().partition(chr(10))[0]}"
-            ) from error
+            first_line = str(error).strip().partition("\n")[0]
+            raise OSError(f"cannot write {path}: {first_line}") from error
 
 
 def _save_torch(content: Mapping[str, Any], path: Path) -> None:
@@ -54,24 +53,13 @@ def _save_torch(content: Mapping[str, Any], path: Path) -> None:
 
 
 def _save_safetensors(content: Mapping[str, Any], path: Path) -> None:
-    safetensors = _import_safetensors(path)
+    safetensors = optional("safetensors", brief(path))
     plain = json.dumps({key: value for key, value in content.items() if key != "model"})
+    save_file = optional("safetensors.torch", brief(path)).save_file
     try:
-        safetensors.torch.save_file(_separate(content["model"]), path, {"maskrcnn": plain})
+        save_file(_separate(content["model"]), path, {"maskrcnn": plain})
     except safetensors.SafetensorError as error:
         raise RuntimeError(str(error)) from error
-
-
-def _import_safetensors(path: Path) -> ModuleType:
-    """Return the library. Raise ValueError if it is not installed: files of torch's own format need
-    none."""
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ValueError(
-            f"{brief(path)}: files of this format need safetensors: pip install safetensors"
-        ) from error
-    return safetensors
 
 
 def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,13 +68,12 @@ def _separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[int] = set()
     separate = {}
     for key, value in state.items():
-        place = value.untyped_storage().data_ptr()
-        separate[key] = (
-            value.clone(memory_format=torch.contiguous_format)
-            if place in seen
-            else value.contiguous()
-        )
-        seen.add(place)
+        address = value.untyped_storage().data_ptr()
+        if address in seen:
+            separate[key] = value.clone(memory_format=torch.contiguous_format)
+        else:
+            separate[key] = value.contiguous()
+        seen.add(address)
     return separate
 
 
@@ -122,7 +109,9 @@ def check_checkpoint(content: Any, path: str | os.PathLike) -> None:
     """Raise ValueError where the content of a file is no checkpoint of this library, whole and of
     sensible sizes."""
     name = brief(path)
-    missing = CHECKPOINT_KEYS - set(content) if isinstance(content, dict) else CHECKPOINT_KEYS
+    missing = CHECKPOINT_KEYS
+    if isinstance(content, dict):
+        missing = CHECKPOINT_KEYS - set(content)
     if missing:
         raise ValueError(
             f"{name} is no checkpoint of this library: it lacks {', '.join(sorted(missing))}"
@@ -141,18 +130,14 @@ def _wrong_part(content: Mapping[str, Any]) -> str:
     count = content["num_classes"]
     state = content["model"]
     config = content["config"]
+    replaced = content.get("replaced", [])
+    ids = content.get("category_ids")
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_CLASSES:
         return f"num_classes is {shown(count)}, not a number of classes, 1 to {MOST_CLASSES}"
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        return "model must be a dict of tensors"
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.is_complex():
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            return f"model must be a dict of tensors of real numbers, and {brief(key)} is {kind}"
-    replaced = content.get("replaced", [])
-    if not isinstance(config, dict) or not all(
-        _is_section(name, keys) for name, keys in config.items()
-    ):
+    wrong = _wrong_state(state)
+    if wrong:
+        return wrong
+    if not _is_config(config):
         return (
             "config must be a dict of sections, and these of settings: text, numbers, yes or "
             "no, and lists of them"
@@ -165,18 +150,33 @@ def _wrong_part(content: Mapping[str, Any]) -> str:
             f"num_classes is {count}, but box.head.classification has {len(rows.flatten())} "
             "outputs, not one more"
         )
-    ids = content.get("category_ids")
-    if ids is not None and not (
-        isinstance(ids, list)
-        and len(ids) == count
-        and all(map(_is_id, ids))
-        and len(set(ids)) == count
-    ):
+    if ids is not None and not _are_ids(ids, count):
         return (
             f"category_ids must be {count} different whole numbers or texts, one a class, and "
             f"are {shown(ids)}"
         )
     return ""
+
+
+def _wrong_state(state: Any) -> str:
+    """What is wrong with the weights in a checkpoint, or nothing."""
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        return "model must be a dict of tensors"
+    for key, value in state.items():
+        kind = None
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+        elif value.is_complex():
+            kind = value.dtype
+        if kind is not None:
+            return f"model must be a dict of tensors of real numbers, and {brief(key)} is {kind}"
+    return ""
+
+
+def _are_ids(ids: Any, count: int) -> bool:
+    if not isinstance(ids, list) or len(ids) != count:
+        return False
+    return all(map(_is_id, ids)) and len(set(ids)) == count
 
 
 def _is_id(value: Any) -> bool:
@@ -185,16 +185,19 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**60
 
 
+def _is_config(config: Any) -> bool:
+    if not isinstance(config, dict):
+        return False
+    return all(_is_section(name, keys) for name, keys in config.items())
+
+
 def _is_section(name: Any, keys: Any) -> bool:
-    return (
-        _is_plain(name)
-        and isinstance(keys, dict)
-        and len(keys) <= MOST_SETTINGS
-        and all(
-            isinstance(key, str) and len(key) <= MOST_TEXT and _is_setting(value)
-            for key, value in keys.items()
-        )
-    )
+    if not _is_plain(name) or not isinstance(keys, dict) or len(keys) > MOST_SETTINGS:
+        return False
+    for key, value in keys.items():
+        if not isinstance(key, str) or len(key) > MOST_TEXT or not _is_setting(value):
+            return False
+    return True
 
 
 def _is_setting(value: Any) -> bool:
@@ -218,21 +221,30 @@ def load_tensors(path: str | os.PathLike) -> Any:
     file = Path(path)
     name = brief(os.fspath(path))
     try:
-        if not file.exists():
-            gone = (
-                f": it is a link to {brief(os.readlink(file))}, which is not there"
-                if file.is_symlink()
-                else ""
-            )
-            raise ValueError(f"no checkpoint file {name}{gone}")
-        if not file.is_dir() and not file.is_file():
-            raise ValueError(f"no checkpoint file {name}: it is a device or a pipe")
-        kind = "" if file.suffix == ".safetensors" and not file.is_dir() else foreign_kind(file)
+        _check_is_there(file, name)
+        # What ends in .safetensors says itself what is wrong with it.
+        kind = ""
+        if file.suffix != ".safetensors" or file.is_dir():
+            kind = foreign_kind(file)
         if kind:
             raise ValueError(f"{name} is no readable checkpoint: it is {kind}")
-        return _load_safetensors(file) if _is_safetensors(file) else load_torch(file)
+        if _is_safetensors(file):
+            return _load_safetensors(file)
+        return load_torch(file)
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def _check_is_there(file: Path, name: str) -> None:
+    """Raise ValueError unless there is a file or a folder of this path."""
+    if file.is_dir() or file.is_file():
+        return
+    if file.exists():
+        raise ValueError(f"no checkpoint file {name}: it is a device or a pipe")
+    if file.is_symlink():
+        target = brief(os.readlink(file))
+        raise ValueError(f"no checkpoint file {name}: it is a link to {target}, which is not there")
+    raise ValueError(f"no checkpoint file {name}")
 
 
 def _is_safetensors(file: Path) -> bool:
@@ -243,15 +255,18 @@ def _is_safetensors(file: Path) -> bool:
 
 
 def _load_safetensors(file: Path) -> dict[str, Any]:
-    safetensors = _import_safetensors(file)
+    safetensors = optional("safetensors", brief(file))
     try:
+        tensors = {}
         with safetensors.safe_open(file, "pt") as opened:
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  # it is no dict
+            for key in opened.keys():  # noqa: SIM118  # it is no dict
+                tensors[key] = opened.get_tensor(key)
             plain = (opened.metadata() or {}).get("maskrcnn")
-        return tensors if plain is None else {**json.loads(plain), "model": tensors}
-    except (
-        Exception
-    ) as error:  # its own, and what torch says of dtypes and sizes that it does not have
+        if plain is None:
+            return tensors
+        return {**json.loads(plain), "model": tensors}
+    except Exception as error:
+        # its own, and what torch says of dtypes and sizes that it does not have
         raise ValueError(
             f"{brief(file)} is no readable file of safetensors: {brief(error)}"
         ) from error

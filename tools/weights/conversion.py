@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,13 @@ NORM_EPS = 1e-5
 # Weights that a converted file has and that nothing reads: kept under this prefix, for the way
 # back.
 UNUSED = "unused."
+
+
+def _less(by: int, template: str) -> Callable[[re.Match], str]:
+    """Return what makes a name of a match: the template with its groups, the first of which is a
+    number, less `by`."""
+    return lambda match: template.format(int(match[1]) - by, *match.groups()[1:])
+
 
 # torchvision's maskrcnn_resnet50_fpn and, where they differ, maskrcnn_resnet50_fpn_v2: its name and
 # ours. {i} is a number that both share, {trunk} a name within the ResNet, and {rest} the end of a
@@ -46,21 +53,23 @@ TORCHVISION_V1 = [
     *TORCHVISION_BOTH,
 ]
 TORCHVISION_V2 = [
-    (
-        "roi_heads.box_head.5.{rest}",
-        "box.head.layers.0.{rest}",
-    ),  # behind four convolutions and a flatten
+    # behind four convolutions and a flatten
+    ("roi_heads.box_head.5.{rest}", "box.head.layers.0.{rest}"),
     ("roi_heads.box_head.{i}.{rest}", "box.head.convs.{i}.{rest}"),
     *TORCHVISION_BOTH,
 ]
+# Outputs of torchvision for the background that nothing reads, by our names of weights and biases.
+BACKGROUND = {
+    "box.head.regression.weight": 4,
+    "box.head.regression.bias": 4,
+    "branches.mask.head.logits.weight": 1,
+    "branches.mask.head.logits.bias": 1,
+}
 # Checkpoints from before torchvision 0.14 name some layers of v1 otherwise.
 TORCHVISION_OLD = [
     (r"(backbone\.fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)", r"\1.0.\2"),
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
-    (
-        r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)",
-        lambda m: f"roi_heads.mask_head.{int(m[1]) - 1}.0.{m[2]}",
-    ),
+    (r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)", _less(1, "roi_heads.mask_head.{}.0.{}")),
 ]
 
 # detectron2's GeneralizedRCNN, with ResNet-FPN, C4 or DC5: patterns, and our names.
@@ -68,63 +77,36 @@ DETECTRON2_STAGE = r"(?:backbone\.(?:bottom_up\.)?|roi_heads\.)res(\d)\.(\d+)\."
 DETECTRON2 = [
     (r"backbone\.(?:bottom_up\.)?stem\.conv1\.weight", "backbone.trunk.conv1.weight"),
     (r"backbone\.(?:bottom_up\.)?stem\.conv1\.norm\.(\w+)", r"backbone.trunk.bn1.\1"),
-    (
-        DETECTRON2_STAGE + r"conv(\d)\.weight",
-        lambda m: f"backbone.trunk.layer{int(m[1]) - 1}.{m[2]}.conv{m[3]}.weight",
-    ),
-    (
-        DETECTRON2_STAGE + r"conv(\d)\.norm\.(\w+)",
-        lambda m: f"backbone.trunk.layer{int(m[1]) - 1}.{m[2]}.bn{m[3]}.{m[4]}",
-    ),
+    (DETECTRON2_STAGE + r"conv(\d)\.weight", _less(1, "backbone.trunk.layer{}.{}.conv{}.weight")),
+    (DETECTRON2_STAGE + r"conv(\d)\.norm\.(\w+)", _less(1, "backbone.trunk.layer{}.{}.bn{}.{}")),
     (
         DETECTRON2_STAGE + r"shortcut\.weight",
-        lambda m: f"backbone.trunk.layer{int(m[1]) - 1}.{m[2]}.downsample.0.weight",
+        _less(1, "backbone.trunk.layer{}.{}.downsample.0.weight"),
     ),
     (
         DETECTRON2_STAGE + r"shortcut\.norm\.(\w+)",
-        lambda m: f"backbone.trunk.layer{int(m[1]) - 1}.{m[2]}.downsample.1.{m[3]}",
+        _less(1, "backbone.trunk.layer{}.{}.downsample.1.{}"),
     ),
-    (
-        r"backbone\.fpn_lateral(\d)\.(weight|bias)",
-        lambda m: f"backbone.lateral.{int(m[1]) - 2}.0.{m[2]}",
-    ),
-    (
-        r"backbone\.fpn_lateral(\d)\.norm\.(\w+)",
-        lambda m: f"backbone.lateral.{int(m[1]) - 2}.1.{m[2]}",
-    ),
-    (
-        r"backbone\.fpn_output(\d)\.(weight|bias)",
-        lambda m: f"backbone.smooth.{int(m[1]) - 2}.0.{m[2]}",
-    ),
-    (
-        r"backbone\.fpn_output(\d)\.norm\.(\w+)",
-        lambda m: f"backbone.smooth.{int(m[1]) - 2}.1.{m[2]}",
-    ),
+    (r"backbone\.fpn_lateral(\d)\.(weight|bias)", _less(2, "backbone.lateral.{}.0.{}")),
+    (r"backbone\.fpn_lateral(\d)\.norm\.(\w+)", _less(2, "backbone.lateral.{}.1.{}")),
+    (r"backbone\.fpn_output(\d)\.(weight|bias)", _less(2, "backbone.smooth.{}.0.{}")),
+    (r"backbone\.fpn_output(\d)\.norm\.(\w+)", _less(2, "backbone.smooth.{}.1.{}")),
     (r"proposal_generator\.rpn_head\.conv\.(weight|bias)", r"proposal.convs.0.\1"),
     (r"proposal_generator\.rpn_head\.conv\.conv(\d+)\.(weight|bias)", r"proposal.convs.\1.\2"),
     (r"proposal_generator\.rpn_head\.objectness_logits\.(weight|bias)", r"proposal.objectness.\1"),
     (r"proposal_generator\.rpn_head\.anchor_deltas\.(weight|bias)", r"proposal.regression.\1"),
-    (
-        r"roi_heads\.box_head\.fc(\d)\.(weight|bias)",
-        lambda m: f"box.head.layers.{int(m[1]) - 1}.{m[2]}",
-    ),
-    (
-        r"roi_heads\.box_head\.conv(\d)\.(weight|bias)",
-        lambda m: f"box.head.convs.{int(m[1]) - 1}.0.{m[2]}",
-    ),
-    (
-        r"roi_heads\.box_head\.conv(\d)\.norm\.(\w+)",
-        lambda m: f"box.head.convs.{int(m[1]) - 1}.1.{m[2]}",
-    ),
+    (r"roi_heads\.box_head\.fc(\d)\.(weight|bias)", _less(1, "box.head.layers.{}.{}")),
+    (r"roi_heads\.box_head\.conv(\d)\.(weight|bias)", _less(1, "box.head.convs.{}.0.{}")),
+    (r"roi_heads\.box_head\.conv(\d)\.norm\.(\w+)", _less(1, "box.head.convs.{}.1.{}")),
     (r"roi_heads\.box_predictor\.cls_score\.(weight|bias)", r"box.head.classification.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(weight|bias)", r"box.head.regression.\1"),
     (
         r"roi_heads\.mask_head\.mask_fcn(\d)\.(weight|bias)",
-        lambda m: f"branches.mask.head.convs.{int(m[1]) - 1}.0.{m[2]}",
+        _less(1, "branches.mask.head.convs.{}.0.{}"),
     ),
     (
         r"roi_heads\.mask_head\.mask_fcn(\d)\.norm\.(\w+)",
-        lambda m: f"branches.mask.head.convs.{int(m[1]) - 1}.1.{m[2]}",
+        _less(1, "branches.mask.head.convs.{}.1.{}"),
     ),
     (r"roi_heads\.mask_head\.deconv\.(weight|bias)", r"branches.mask.head.upsample.\1"),
     (r"roi_heads\.mask_head\.predictor\.(weight|bias)", r"branches.mask.head.logits.\1"),
@@ -143,8 +125,8 @@ def from_torchvision(
 
     torchvision has outputs for the background in its box regression and its masks that nothing ever
     reads: they are kept as "unused.*", which loading passes over and `to_torchvision` puts back.
-        Use with examples/coco/torchvision.ini
-    or torchvision-v2.ini, and `num_classes` one less than torchvision's.
+    Use with examples/coco/torchvision.ini or torchvision-v2.ini, and `num_classes` one less than
+    torchvision's.
 
     Args:
         state_dict: of the torchvision model, of any torchvision version.
@@ -159,24 +141,24 @@ def from_torchvision(
     source = "torchvision's maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2"
     modern = _convert(_checked(state_dict, source), [*TORCHVISION_OLD, ("(.*)", r"\1")], source)
     names = TORCHVISION_V1 if "roi_heads.box_head.fc6.weight" in modern else TORCHVISION_V2
-    converted = _convert(
-        modern, [(_pattern(theirs), _template(ours)) for theirs, ours in names], source
-    )
-    for key, rows in (("box.head.regression", 4), ("branches.mask.head.logits", 1)):
-        for kind in (f"{key}.weight", f"{key}.bias"):
-            if kind in converted:
-                converted[UNUSED + kind], converted[kind] = (
-                    converted[kind][:rows],
-                    converted[kind][rows:],
-                )
+    patterns = [(_pattern(theirs), _template(ours)) for theirs, ours in names]
+    converted = _convert(modern, patterns, source)
+    for key, rows in BACKGROUND.items():
+        if key in converted:
+            converted[UNUSED + key] = converted[key][:rows]
+            converted[key] = converted[key][rows:]
     if norm_eps != NORM_EPS:
-        for key in [k for k in converted if k.endswith("running_var")]:
-            weight = key.replace("running_var", "weight")
-            converted[weight] = (
-                converted[weight]
-                * ((converted[key] + NORM_EPS) / (converted[key] + norm_eps)).sqrt()
-            )
+        _adapt_norms(converted, norm_eps)
     return converted
+
+
+def _adapt_norms(state: dict[str, Tensor], norm_eps: float) -> None:
+    """Work the difference between an eps and that of this library into the weights of norms."""
+    for key in list(state):
+        if key.endswith("running_var"):
+            weight = key.replace("running_var", "weight")
+            ratio = (state[key] + NORM_EPS) / (state[key] + norm_eps)
+            state[weight] = state[weight] * ratio.sqrt()
 
 
 def to_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -198,13 +180,12 @@ def to_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             f"not weights of {source}: box.head.regression has not 4 outputs for each of the "
             f"{classes} classes"
         )
-    for key, rows in (("box.head.regression", 4), ("branches.mask.head.logits", 1)):
-        for kind in (f"{key}.weight", f"{key}.bias"):
-            if kind in own:
-                background = state_dict.get(
-                    UNUSED + kind, own[kind].new_zeros(rows, *own[kind].shape[1:])
-                )
-                own[kind] = torch.cat([background, own[kind]])
+    for key, rows in BACKGROUND.items():
+        if key in own:
+            background = state_dict.get(UNUSED + key)
+            if background is None:
+                background = own[key].new_zeros(rows, *own[key].shape[1:])
+            own[key] = torch.cat([background, own[key]])
     patterns = [(_pattern(ours), _template(theirs)) for theirs, ours in names]
     return _convert(own, patterns, source)
 
@@ -233,44 +214,55 @@ def from_detectron2(
     source = "detectron2's Mask R-CNN"
     if channels not in ("bgr", "rgb"):
         raise ValueError(f"[model] weights_channels = {channels!r}; choose auto, bgr or rgb")
-    state = {
-        key: value
-        for key, value in _checked(state_dict, source).items()
-        if not re.fullmatch(DETECTRON2_CONSTANTS, key)
-    }
+    state = {}
+    for key, value in _checked(state_dict, source).items():
+        if not re.fullmatch(DETECTRON2_CONSTANTS, key):
+            state[key] = value
     converted = _convert(state, DETECTRON2, source)
     stem = "backbone.trunk.conv1.weight"
     if stem in converted and channels == "bgr":
         converted[stem] = converted[stem].flip(1)
     for kind in ("weight", "bias"):
-        key = f"box.head.classification.{kind}"
-        if key in converted:
-            converted[key] = converted[key].roll(1, dims=0)  # background last -> first
-        for key, numbers in (
-            (f"proposal.objectness.{kind}", 1),
-            (f"proposal.regression.{kind}", 4),
-        ):
-            if key in converted:
-                sizes, rest = divmod(len(converted[key]), anchor_ratios * numbers)
-                if rest:
-                    raise ValueError(
-                        f"{source}: {key} has {len(converted[key])} outputs, which is no multiple "
-                        f"of {numbers} for each of anchor_ratios = {anchor_ratios}; give the "
-                        "number that these weights have, [rpn] anchor_ratios"
-                    )
-                by_size = converted[key].unflatten(0, (sizes, anchor_ratios, numbers))
-                converted[key] = by_size.transpose(0, 1).flatten(0, 2)
+        classifier = f"box.head.classification.{kind}"
+        if classifier in converted:
+            converted[classifier] = converted[classifier].roll(1, dims=0)  # background first
+        _ratios_first(converted, f"proposal.objectness.{kind}", anchor_ratios, outputs=1)
+        _ratios_first(converted, f"proposal.regression.{kind}", anchor_ratios, outputs=4)
     return converted
+
+
+def _ratios_first(state: dict[str, Tensor], key: str, anchor_ratios: int, *, outputs: int) -> None:
+    """Order the outputs of a layer by the ratio and then the size of their anchors, where
+    detectron2 orders them by size and then by ratio. Each anchor has so many outputs."""
+    if key not in state:
+        return
+    sizes, rest = divmod(len(state[key]), anchor_ratios * outputs)
+    if rest:
+        raise ValueError(
+            f"detectron2's Mask R-CNN: {key} has {len(state[key])} outputs, which is no multiple "
+            f"of {outputs} for each of anchor_ratios = {anchor_ratios}; give the number that these "
+            "weights have, [rpn] anchor_ratios"
+        )
+    by_size = state[key].unflatten(0, (sizes, anchor_ratios, outputs))
+    state[key] = by_size.transpose(0, 1).flatten(0, 2)
 
 
 def fit_stem(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str
 ) -> Mapping[str, Tensor]:
     """Weights whose first convolution is for images of as many channels as the model's own."""
-    stem = next((key for key in own if key.startswith(prefix) and own[key].dim() == 4), "")
+    stem = _stem(own, prefix)
     if stem not in state or state[stem].dim() != 4 or state[stem].shape[1] == own[stem].shape[1]:
         return state
     return {**state, stem: _with_channels(state[stem], own[stem].shape[1])}
+
+
+def _stem(own: Mapping[str, Tensor], prefix: str) -> str:
+    """Return the name of the first convolution, "" where there is none."""
+    for key, value in own.items():
+        if key.startswith(prefix) and value.dim() == 4:
+            return key
+    return ""
 
 
 def _with_channels(weight: Tensor, channels: int) -> Tensor:
@@ -285,10 +277,14 @@ def _with_channels(weight: Tensor, channels: int) -> Tensor:
 
 def _checked(state: Any, source: str) -> dict[str, Tensor]:
     """A state dict with tensors for arrays. Raises ValueError where it is none."""
-    if not isinstance(state, Mapping) or not state:
+    if not isinstance(state, Mapping):
         raise ValueError(
             f"no weights of {source}: give a state dict, names and tensors, not "
-            f"{'an empty one' if isinstance(state, Mapping) else type(state).__name__}"
+            f"{type(state).__name__}"
+        )
+    if not state:
+        raise ValueError(
+            f"no weights of {source}: give a state dict, names and tensors, not an empty one"
         )
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, (Tensor, np.ndarray)):

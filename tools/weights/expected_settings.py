@@ -65,15 +65,17 @@ def warn_differences(
         ignored.add("pooling")
     if not config["mask"]["enabled"]:
         ignored.add("mask")
-    found = [
-        f"[{section}] {key}: {brief(as_text(wanted[section][key]))}, yours "
-        f"{as_text(config[section][key])}"
-        for section, keys in MEANING.items()
-        if section not in ignored
-        for key in keys
-        if key in wanted.get(section, {})
-        and not _same(key, wanted[section][key], config[section][key])
-    ]
+    found = []
+    for section, keys in MEANING.items():
+        if section in ignored:
+            continue
+        for key in keys:
+            if key not in wanted.get(section, {}):
+                continue
+            theirs = wanted[section][key]
+            yours = config[section][key]
+            if not _same(key, theirs, yours):
+                found.append(f"[{section}] {key}: {brief(as_text(theirs))}, yours {as_text(yours)}")
     if found:
         log.warning(
             "%s load, but are meant for other settings, and compute something else with yours: "
@@ -87,15 +89,13 @@ def warn_differences(
 def warn_frozen(backbone: Mapping[str, Any]) -> None:
     """A warning where the settings of [backbone] fix what only pretrained weights give a meaning:
     there are none."""
-    fixed = [f"freeze_at = {backbone['freeze_at']} freezes layers with random weights"] * (
-        backbone["freeze_at"] > 0
-    )
+    name = backbone["name"]
+    fixed = []
+    if backbone["freeze_at"] > 0:
+        fixed.append(f"freeze_at = {backbone['freeze_at']} freezes layers with random weights")
     # vgg16 then has none, and models of timm may have others than batch norms.
-    if (
-        backbone["norm"] == "frozen"
-        and backbone["name"] != "vgg16"
-        and not backbone["name"].startswith("timm/")
-    ):
+    has_batch_norms = name != "vgg16" and not name.startswith("timm/")
+    if backbone["norm"] == "frozen" and has_batch_norms:
         fixed.append("norm = frozen leaves its layers without normalisation")
     if fixed:
         log.warning(
@@ -108,12 +108,10 @@ def warn_frozen(backbone: Mapping[str, Any]) -> None:
 def _same(key: str, wanted: Any, own: Any) -> bool:
     if key == "norm":
         return SAME_NORM.get(wanted, wanted) == SAME_NORM.get(own, own)
-    if isinstance(wanted, (list, tuple)) and all(
-        isinstance(one, (int, float)) for one in (*wanted, *own)
-    ):
-        if key in ("mean", "std") and len(wanted) != len(own):
-            return True  # images of other channels
-        return len(wanted) == len(own) and all(
-            math.isclose(a, b, rel_tol=1e-4) for a, b in zip(wanted, own)
-        )
-    return bool(wanted == own)
+    if not isinstance(wanted, (list, tuple)):
+        return bool(wanted == own)
+    if not all(isinstance(one, (int, float)) for one in (*wanted, *own)):
+        return bool(wanted == own)
+    if len(wanted) != len(own):
+        return key in ("mean", "std")  # images of other channels
+    return all(math.isclose(a, b, rel_tol=1e-4) for a, b in zip(wanted, own))

@@ -76,16 +76,15 @@ def foreign_kind(path: Path) -> str:
     if tail == TABLE or (b".ckpt" in path.name.encode() and path.suffix in (".index", ".meta")):
         return f"a checkpoint of TensorFlow. {EXPORT}"
     # ONNX is protobuf without a mark of its own: the version of its format, and then who wrote it.
-    if path.suffix == ".onnx" or re.match(
-        rb"\x08[\x01-\x20]\x12.{1,40}(\x1a|\"|:)", head, re.DOTALL
-    ):
+    onnx = rb"\x08[\x01-\x20]\x12.{1,40}(\x1a|\"|:)"
+    if path.suffix == ".onnx" or re.match(onnx, head, re.DOTALL):
         return "a model in ONNX. Give the PyTorch checkpoint that it was exported from"
     if head[:1] not in (b"\x80", b"P", b"(") and _is_text(head):
-        return (
-            f"text, which begins {head[:40].decode(errors='replace').splitlines()[0]!r}. Give a "
-            "checkpoint"
-        )
-    return _archive_kind(path) if head.startswith(b"PK") else ""
+        words = head[:40].decode(errors="replace").splitlines()[0]
+        return f"text, which begins {words!r}. Give a checkpoint"
+    if head.startswith(b"PK"):
+        return _archive_kind(path)
+    return ""
 
 
 def _archive_kind(path: Path) -> str:
@@ -98,21 +97,18 @@ def _archive_kind(path: Path) -> str:
     for pattern, kind, cure in MEMBERS:
         if any(re.fullmatch(pattern, name) for name in names):
             return f"{kind}. {cure}"
-    inside = [
-        name
-        for name in names
-        if name.endswith((".pt", ".pth", ".pkl", ".safetensors")) and not name.endswith("data.pkl")
-    ]
-    return f"a zip archive with {inside[0]!r} in it. {UNPACK}" if inside else ""
+    for name in names:
+        weights = name.endswith((".pt", ".pth", ".pkl", ".safetensors"))
+        if weights and not name.endswith("data.pkl"):
+            return f"a zip archive with {name!r} in it. {UNPACK}"
+    return ""
 
 
 def _is_text(head: bytes) -> bool:
     """Whether bytes are words of some kind, and no protocol of pickle that is text itself."""
-    return (
-        len(head) > 3
-        and head.isascii()
-        and all(byte >= 32 or byte in b"\t\n\r\f" for byte in head)
-        and b"\nI" not in head
-        and b"\n." not in head
-        and not head.startswith((b"c", b"d"))
-    )
+    if len(head) <= 3 or not head.isascii():
+        return False
+    if not all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        return False
+    pickled = b"\nI" in head or b"\n." in head or head.startswith((b"c", b"d"))
+    return not pickled

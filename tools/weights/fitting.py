@@ -11,6 +11,7 @@ from maskrcnn.tools.text import brief
 from .conversion import UNUSED, fit_stem
 
 MOST_KEYS = 3  # of a kind that a message names
+COUNTERS = "num_batches_tracked"  # how the names of what batch norms count end
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
@@ -20,13 +21,13 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
         ValueError: listing what does not fit; the model is then unchanged.
     """
     own = model.state_dict()
-    state = {key: value for key, value in state.items() if not key.startswith(UNUSED)}
+    state = _without_unused(state)
     check_shapes(own, state, source)
-    broken = [
-        key
-        for key, value in state.items()
-        if key in own and not value.to(own[key]).isfinite().all()
-    ]
+    broken = []
+    for key, value in state.items():
+        # as numbers of the model's own kind, in which large ones may become infinite
+        if key in own and not value.to(own[key]).isfinite().all():
+            broken.append(key)
     if broken:
         count = "" if len(broken) <= MOST_KEYS else f"; {len(broken)} weights do"
         raise ValueError(
@@ -34,47 +35,62 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
             f"holds NaN or infinite numbers{count}. The training that wrote them diverged, or the "
             "file is damaged"
         )
+    # Only counters of batches may be missing: the model keeps its own.
     model.load_state_dict({key: state.get(key, value) for key, value in own.items()})
 
 
 def check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
     """Raise ValueError where names, shapes or kinds of numbers differ from a model's own."""
-    counters = "num_batches_tracked"
-    state = {key: value for key, value in state.items() if not key.startswith(UNUSED)}
-    missing = [f"missing {key}" for key in own if key not in state and not key.endswith(counters)]
-    unknown = [f"unknown {key}" for key in state if key not in own and not key.endswith(counters)]
-    shared = [key for key in own if key in state]
-    plain = [key for key in shared if _is_plain(state[key])]
-    shapes = [
-        f"{key} is {list(state[key].shape)}, not {list(own[key].shape)}"
-        for key in plain
-        if own[key].shape != state[key].shape
-    ]
-    kinds = [
-        f"{key} is {state[key].dtype}, not {own[key].dtype}"
-        for key in plain
-        if own[key].is_floating_point() != state[key].is_floating_point() or state[key].is_complex()
-    ]
-    kinds += [f"{key} is no plain tensor" for key in shared if key not in plain]
-    found = {
-        "missing": missing,
-        "unknown": unknown,
-        "of another shape": shapes,
-        "of another kind": kinds,
-    }
-    counts = ", ".join(f"{len(lines)} {what}" for what, lines in found.items() if lines)
-    if not counts:
-        return
-    lines = []
-    for what, every in found.items():
-        lines += [brief(line) for line in every[:MOST_KEYS]]
-        if len(every) > MOST_KEYS:
-            lines.append(f"... and {len(every) - MOST_KEYS} more {what}")
-    raise ValueError(
-        "\n  ".join(
-            [f"the weights of {brief(source)} do not fit this architecture: {counts}", *lines]
-        )
+    state = _without_unused(state)
+    missing = []
+    shapes = []
+    kinds = []
+    not_plain = []
+    for key, mine in own.items():
+        if key not in state:
+            if not key.endswith(COUNTERS):
+                missing.append(f"missing {key}")
+            continue
+        theirs = state[key]
+        if not _is_plain(theirs):
+            not_plain.append(f"{key} is no plain tensor")
+            continue
+        if theirs.shape != mine.shape:
+            shapes.append(f"{key} is {list(theirs.shape)}, not {list(mine.shape)}")
+        if theirs.is_complex() or theirs.is_floating_point() != mine.is_floating_point():
+            kinds.append(f"{key} is {theirs.dtype}, not {mine.dtype}")
+    unknown = []
+    for key in state:
+        if key not in own and not key.endswith(COUNTERS):
+            unknown.append(f"unknown {key}")
+    _raise_differences(
+        {
+            "missing": missing,
+            "unknown": unknown,
+            "of another shape": shapes,
+            "of another kind": kinds + not_plain,
+        },
+        source,
     )
+
+
+def _raise_differences(found: Mapping[str, list[str]], source: str) -> None:
+    """Raise ValueError with how many differences of each kind there are, and the first of them."""
+    counts = []
+    lines = []
+    for kind, differences in found.items():
+        if differences:
+            counts.append(f"{len(differences)} {kind}")
+        lines += [brief(line) for line in differences[:MOST_KEYS]]
+        if len(differences) > MOST_KEYS:
+            lines.append(f"... and {len(differences) - MOST_KEYS} more {kind}")
+    if counts:
+        first = f"the weights of {brief(source)} do not fit this architecture: {', '.join(counts)}"
+        raise ValueError("\n  ".join([first, *lines]))
+
+
+def _without_unused(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if not key.startswith(UNUSED)}
 
 
 def _is_plain(value: Any) -> bool:

@@ -110,29 +110,21 @@ def find_state(content: Any, source: str) -> dict[str, Tensor]:
     state = content
     source = brief(source)
     for _ in range(4):
-        inside = [
-            key
-            for key in (*WRAPPERS, *AVERAGED)
-            if isinstance(state, dict) and _holds_state(state.get(key))
-        ]
-        if not inside:
+        entries = _entries_with_state(state)
+        if not entries:
             break
-        if len(inside) > 1:
-            log.info("%s holds %s: %s is loaded", source, listed(inside), inside[0])
-        elif inside[0] in AVERAGED:
+        first = entries[0]
+        if len(entries) > 1:
+            log.info("%s holds %s: %s is loaded", source, listed(entries), first)
+        elif first in AVERAGED:
             log.info(
-                "%s holds the averaged weights of a training, %s: these are loaded",
-                source,
-                inside[0],
+                "%s holds the averaged weights of a training, %s: these are loaded", source, first
             )
-        state = state[inside[0]]
-    if not isinstance(state, Mapping) or not (
-        library_of(state)
-        or any(isinstance(value, (Tensor, np.ndarray)) for value in state.values())
-    ):
-        what = (
-            f"a dict of {listed(state)}" if isinstance(state, Mapping) and state else shown(state)
-        )
+        state = state[first]
+    if not isinstance(state, Mapping) or not (library_of(state) or _has_numbers(state)):
+        what = shown(state)
+        if isinstance(state, Mapping) and state:
+            what = f"a dict of {listed(state)}"
         raise ValueError(
             f"{source} holds no weights, but {what}: it is neither a checkpoint of this library "
             "nor a dict of names and tensors, or one with such a dict as its model or state_dict"
@@ -140,14 +132,26 @@ def find_state(content: Any, source: str) -> dict[str, Tensor]:
     return _plain_names(state, source)
 
 
+def _entries_with_state(value: Any) -> list[str]:
+    """Return the keys of a file's content that hold a state dict, the ones to take first before
+    others."""
+    if not isinstance(value, dict):
+        return []
+    return [key for key in (*WRAPPERS, *AVERAGED) if _holds_state(value.get(key))]
+
+
+def _has_numbers(state: Mapping[Any, Any]) -> bool:
+    return any(isinstance(value, (Tensor, np.ndarray)) for value in state.values())
+
+
 def _holds_state(value: Any, depth: int = 0) -> bool:
     """Whether a value is a dict of tensors, or one with such a dict in it."""
     if not isinstance(value, dict) or depth > 3:
         return False
-    return any(
-        isinstance(key, str) and isinstance(part, (Tensor, np.ndarray))
-        for key, part in value.items()
-    ) or any(_holds_state(value.get(key), depth + 1) for key in (*WRAPPERS, *AVERAGED))
+    for key, part in value.items():
+        if isinstance(key, str) and isinstance(part, (Tensor, np.ndarray)):
+            return True
+    return any(_holds_state(value.get(key), depth + 1) for key in (*WRAPPERS, *AVERAGED))
 
 
 def _plain_names(state: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
@@ -162,34 +166,32 @@ def _plain_names(state: Mapping[Any, Any], source: str) -> dict[str, Tensor]:
             raise ValueError(
                 f"{source} holds {brief(name)} twice, with and without the prefix of torch.compile"
             )
-        named[name] = torch.as_tensor(value) if isinstance(value, np.ndarray) else value
-    prefix = next(
-        (
-            name.removesuffix(mark)
-            for mark in MARKS.values()
-            for name in named
-            if name.endswith(f".{mark}") or name == mark
-        ),
-        None,
-    )
+        if isinstance(value, np.ndarray):
+            value = torch.as_tensor(value)
+        named[name] = value
+    prefix = _prefix_of_mark(named)
     if prefix is None:
         prefix = _common_prefix(named)
-    if prefix:
-        others = [name for name in named if not name.startswith(prefix)]
-        if others:
-            log.warning(
-                "%s: the weights are those under %s; %d other entries are not used: %s",
-                source,
-                brief(prefix),
-                len(others),
-                listed(others, 3),
-            )
-        named = {
-            name.removeprefix(prefix): value
-            for name, value in named.items()
-            if name.startswith(prefix)
-        }
-    return named
+    if not prefix:
+        return named
+    others = [name for name in named if not name.startswith(prefix)]
+    if others:
+        unused = f"{len(others)} other entries are not used: {listed(others, 3)}"
+        log.warning("%s: the weights are those under %s; %s", source, brief(prefix), unused)
+    plain = {}
+    for name, value in named.items():
+        if name.startswith(prefix):
+            plain[name.removeprefix(prefix)] = value
+    return plain
+
+
+def _prefix_of_mark(names: Mapping[str, Any]) -> str | None:
+    """Return what stands before a name that tells whose weights these are, None where none does."""
+    for mark in MARKS.values():
+        for name in names:
+            if name.endswith(f".{mark}") or name == mark:
+                return name.removesuffix(mark)
+    return None
 
 
 def _common_prefix(names: Mapping[str, Any]) -> str:
@@ -211,7 +213,9 @@ def library_of(state: Mapping[str, Any]) -> str:
     for library, mark in MARKS.items():
         if mark in state:
             return library
-    return "trunk" if any(mark in state for mark in TRUNKS) else ""
+    if any(mark in state for mark in TRUNKS):
+        return "trunk"
+    return ""
 
 
 def refuse_others(state: Mapping[str, Any], source: str) -> None:
@@ -252,16 +256,13 @@ class Foreign:
     def classes(self) -> int:
         """Rows of the classifier, less the background."""
         key = "roi_heads.box_predictor.cls_score.bias"
-        if (
-            not isinstance(self.state.get(key), Tensor)
-            or self.state[key].dim() != 1
-            or len(self.state[key]) < 2
-        ):
+        bias = self.state.get(key)
+        if not isinstance(bias, Tensor) or bias.dim() != 1 or len(bias) < 2:
             raise ValueError(
                 f"{brief(self.source)} holds weights that do not fit: there is no {key} with one "
                 f"number a class"
             )
-        return len(self.state[key]) - 1
+        return len(bias) - 1
 
     @property
     def model_classes(self) -> int:
@@ -274,22 +275,27 @@ class Foreign:
         80, or the 90 rows of torchvision, which have gaps."""
         from .torchvision_coco import COCO_NAMES, COCO_ROWS
 
-        coco = self.classes == (COCO_ROWS[-1] if self.library == "torchvision" else len(COCO_ROWS))
-        return (COCO_NAMES, COCO_ROWS) if coco else (None, None)
+        coco = COCO_ROWS[-1] if self.library == "torchvision" else len(COCO_ROWS)
+        if self.classes != coco:
+            return None, None
+        return COCO_NAMES, COCO_ROWS
 
     def convert(self, anchor_ratios: int, channels: str) -> dict[str, Tensor]:
         """The weights under the names of this library; `channels` is [model] weights_channels."""
         if self.library == "torchvision":
-            return from_torchvision(self.state, 0.0 if self.published and self.first else NORM_EPS)
-        return from_detectron2(
-            self.state, anchor_ratios, self.channels() if channels == "auto" else channels
-        )
+            norm_eps = 0.0 if self.published and self.first else NORM_EPS
+            return from_torchvision(self.state, norm_eps)
+        if channels == "auto":
+            channels = self.channels()
+        return from_detectron2(self.state, anchor_ratios, channels)
 
     def channels(self) -> str:
         """The order of channels that the file tells: detectron2 kept its mean of each, which is
         least of blue."""
         mean = self._pixels("pixel_mean")
-        return "rgb" if mean is not None and mean[0] > mean[2] else "bgr"
+        if mean is not None and mean[0] > mean[2]:
+            return "rgb"
+        return "bgr"
 
     @property
     def tells_channels(self) -> bool:
@@ -298,80 +304,81 @@ class Foreign:
 
     def _pixels(self, key: str) -> list[float] | None:
         value = self.state.get(key)
-        if (
-            not isinstance(value, Tensor)
-            or value.numel() != 3
-            or not value.any()
-            or not value.isfinite().all()
-        ):
+        if not isinstance(value, Tensor) or value.numel() != 3:
+            return None
+        if not value.any() or not value.isfinite().all():
             return None
         return [float(one) for one in value.flatten()]
 
     def settings(self) -> tuple[Path, dict[str, dict[str, Any]]]:
         """The configuration that computes what they learnt: a file of examples/coco/, and what
         differs from it."""
+        changes: dict[str, dict[str, Any]] = {}
         if self.library == "torchvision":
             file = "torchvision.ini" if self.first else "torchvision-v2.ini"
-            changes = {}
         else:
-            file, changes = self._detectron2()
+            file, trunk = self._detectron2_file()
+            if trunk == "resnet50" and self._is_deep:
+                changes["backbone"] = {"name": "resnet101"}
+            transform = self._transform()
+            if transform:
+                changes["transform"] = transform
         if not any(key.startswith("roi_heads.mask_") for key in self.state):
             changes["mask"] = {"enabled": False}
-        boxes = self.state.get("roi_heads.box_predictor.bbox_pred.bias")
-        if (
-            self.library == "detectron2"
-            and boxes is not None
-            and len(boxes) == 4
-            and self.classes > 1
-        ):
-            changes["box"] = {"class_agnostic": True}
+        if self.library == "detectron2":
+            boxes = self.state.get("roi_heads.box_predictor.bbox_pred.bias")
+            if boxes is not None and len(boxes) == 4 and self.classes > 1:
+                changes["box"] = {"class_agnostic": True}
         return FILES / file, changes
 
-    def _detectron2(self) -> tuple[str, dict[str, dict[str, Any]]]:
-        deep = any(
-            re.fullmatch(r"backbone\.(bottom_up\.)?res4\.6\.conv1\.weight", key)
-            for key in self.state
-        )
-        middle = next(
-            (value for key, value in self.state.items() if key.endswith("res2.0.conv2.weight")),
-            None,
-        )
-        changes: dict[str, dict[str, Any]] = {}
+    @property
+    def _is_deep(self) -> bool:
+        """Whether a trunk of detectron2's has the blocks of a ResNet-101."""
+        pattern = r"backbone\.(bottom_up\.)?res4\.6\.conv1\.weight"
+        return any(re.fullmatch(pattern, key) for key in self.state)
+
+    @property
+    def _has_groups(self) -> bool:
+        """Whether a trunk of detectron2's is a ResNeXt."""
+        for key, value in self.state.items():
+            if key.endswith("res2.0.conv2.weight"):
+                return value.dim() == 4 and value.shape[1] < value.shape[0]
+        return False
+
+    def _detectron2_file(self) -> tuple[str, str]:
+        """Return the file of the model of detectron2's that these are of, and its trunk."""
         if "proposal_generator.rpn_head.conv.conv0.weight" in self.state:
-            file = "detectron2-r50-fpn-lsj.ini"
-            trunk = "resnet50"
-        elif any(key.startswith("roi_heads.res5.") for key in self.state):
-            file = "detectron2-r50-c4.ini"
-            trunk = "resnet50"
-        elif "backbone.fpn_lateral2.weight" not in self.state:
-            file = "detectron2-r50-dc5.ini"
-            trunk = "resnet50"
-        elif (
-            middle is not None and middle.dim() == 4 and middle.shape[1] < middle.shape[0]
-        ):  # groups: ResNeXt
-            file = "detectron2-x101-fpn.ini"
-            trunk = "resnext101_32x8d"
-        else:
-            file = f"detectron2-r{101 if deep else 50}-fpn.ini"
-            trunk = "resnet101" if deep else "resnet50"
-        if deep and trunk == "resnet50":
-            changes["backbone"] = {"name": "resnet101"}
+            return "detectron2-r50-fpn-lsj.ini", "resnet50"
+        if any(key.startswith("roi_heads.res5.") for key in self.state):
+            return "detectron2-r50-c4.ini", "resnet50"
+        if "backbone.fpn_lateral2.weight" not in self.state:
+            return "detectron2-r50-dc5.ini", "resnet50"
+        if self._has_groups:
+            return "detectron2-x101-fpn.ini", "resnext101_32x8d"
+        if self._is_deep:
+            return "detectron2-r101-fpn.ini", "resnet101"
+        return "detectron2-r50-fpn.ini", "resnet50"
+
+    def _transform(self) -> dict[str, list[float]]:
+        """Return the mean and std of each channel, R, G and B, in 0..1, as far as the file has
+        both."""
         mean = self._pixels("pixel_mean")
         std = self._pixels("pixel_std")
-        if mean is not None and std is not None and min(std) > 1e-3:
-            step = 1 if self.channels() == "rgb" else -1
-            changes["transform"] = {
-                "mean": [one / 255 for one in mean[::step]],
-                "std": [one / 255 for one in std[::step]],
-            }
-        return file, changes
+        if mean is None or std is None or min(std) <= 1e-3:
+            return {}
+        if self.channels() == "bgr":
+            mean = mean[::-1]
+            std = std[::-1]
+        return {"mean": [one / 255 for one in mean], "std": [one / 255 for one in std]}
 
 
 def described(file: Path, changes: Mapping[str, Mapping[str, Any]]) -> str:
     """A configuration in words."""
-    more = [
-        f"[{section}] {key} = {as_text(value)}"
-        for section, keys in changes.items()
-        for key, value in keys.items()
-    ]
-    return f"examples/coco/{file.name}" + (f" with {', '.join(more)}" if more else "")
+    more = []
+    for section, keys in changes.items():
+        for key, value in keys.items():
+            more.append(f"[{section}] {key} = {as_text(value)}")
+    name = f"examples/coco/{file.name}"
+    if not more:
+        return name
+    return f"{name} with {', '.join(more)}"

@@ -39,6 +39,8 @@ __all__ = [
 log = logging.getLogger("maskrcnn")
 
 WORDS = '"imagenet", "coco"'
+# What tensors of unexpected shapes, or values that are none, end in.
+UNEXPECTED = (LookupError, TypeError, AttributeError, RuntimeError)
 
 
 def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
@@ -63,68 +65,77 @@ def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
         return
     if source == "imagenet":
         _load_imagenet(model, trunk)
-    elif source == "coco":
-        from torchvision import models
-
-        v2 = "box.head.convs.0.0.weight" in model.state_dict()
-        weights = models.get_weight(f"MaskRCNN_ResNet50_FPN{'_V2' if v2 else ''}_Weights.COCO_V1")
-        load_foreign(
-            model,
-            Foreign(
-                "torchvision's COCO weights", "torchvision", _download(weights), published=True
-            ),
-        )
-    elif not os.path.exists(source):  # of which names too long, or with a zero in them, are none
+        return
+    if source == "coco":
+        load_foreign(model, _published_coco(model))
+        return
+    if not os.path.exists(source):  # of which names too long, or with a zero in them, are none
         raise ValueError(
             f"pretrained = {brief(source)}: no such file; give {WORDS} or the path of a checkpoint"
         )
-    else:
-        try:
-            _load_file(model, source)
-        except (
-            LookupError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-        ) as error:  # tensors of unexpected shapes, or none
-            raise ValueError(
-                f"pretrained = {brief(source)}: weights that do not fit: {brief(repr(error))}"
-            ) from error
+    try:
+        _load_file(model, source)
+    except UNEXPECTED as error:
+        raise ValueError(
+            f"pretrained = {brief(source)}: weights that do not fit: {brief(repr(error))}"
+        ) from error
+
+
+def _published_coco(model: Any) -> Foreign:
+    """Download torchvision's Mask R-CNN of COCO, the version that has the layers of the model."""
+    from torchvision import models
+
+    name = "MaskRCNN_ResNet50_FPN_Weights.COCO_V1"
+    if "box.head.convs.0.0.weight" in model.state_dict():
+        name = "MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1"
+    state = _download(models.get_weight(name))
+    return Foreign("torchvision's COCO weights", "torchvision", state, published=True)
 
 
 def _load_file(model: Any, path: str) -> None:
     content = open_weights(path)
     if isinstance(content, Foreign):
         load_foreign(model, content)
-    elif is_checkpoint(content):
-        config = saved_config(content, path)
-        try:
-            load_matching(
-                model,
-                content["model"],
-                path,
-                content["class_names"],
-                content["num_classes"],
-                content.get("category_ids"),
-            )
-        except ValueError as error:
-            raise ValueError(f"{error}\n{_differences(config, model.config)}") from None
-        replaced = [*model.replaced, *content.get("replaced", [])]
-        warn_differences(path, config, model.config, replaced, "Give the config of the checkpoint")
-    elif hasattr(_trunk(model), "from_whole"):
-        load_state(_trunk(model), _trunk(model).from_whole(content, path), path)
-    elif library_of(content) == "own":
-        load_matching(
-            model, content, path, None, len(content.get("box.head.classification.bias", " ")) - 1
-        )
-    elif library_of(content) == "trunk":
+        return
+    if is_checkpoint(content):
+        _load_checkpoint(model, content, path)
+        return
+    trunk = _trunk(model)
+    if hasattr(trunk, "from_whole"):
+        load_state(trunk, trunk.from_whole(content, path), path)
+        return
+    library = library_of(content)
+    if library == "own":
+        rows = len(content.get("box.head.classification.bias", " "))
+        load_matching(model, content, path, class_names=None, num_classes=rows - 1)
+    elif library == "trunk":
         _load_trunk(model, content, path)
     else:
         refuse_others(content, path)
         raise unknown(content, path)
 
 
-def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
+def _load_checkpoint(model: Any, content: Mapping[str, Any], path: str) -> None:
+    """Load a checkpoint of this library, and warn where its configuration differs."""
+    config = saved_config(content, path)
+    try:
+        load_matching(
+            model,
+            content["model"],
+            path,
+            class_names=content["class_names"],
+            num_classes=content["num_classes"],
+            category_ids=content.get("category_ids"),
+        )
+    except ValueError as error:
+        raise ValueError(f"{error}\n{_differences(config, model.config)}") from None
+    replaced = [*model.replaced, *content.get("replaced", [])]
+    warn_differences(
+        path, config, model.config, replaced, advice="Give the config of the checkpoint"
+    )
+
+
+def open_weights(path: str | os.PathLike) -> Foreign | dict[str, Any]:
     """The content of a file: a checkpoint of this library, weights of another one's detector, or a
     state dict.
 
@@ -135,16 +146,18 @@ def open_weights(path: str | os.PathLike) -> "Foreign | dict[str, Any]":
     if is_checkpoint(content):
         check_checkpoint(content, path)
         return content
-    state = find_state(content, os.fspath(path))
+    source = os.fspath(path)
+    state = find_state(content, source)
     library = library_of(state)
-    if library in ("detectron2", "torchvision"):
-        from .torchvision_coco import is_published
+    if library == "own":
+        return upgraded(state)
+    if library not in ("detectron2", "torchvision"):
+        return state
+    from .torchvision_coco import is_published
 
-        refuse_others(state, os.fspath(path))
-        return Foreign(
-            os.fspath(path), library, state, library == "torchvision" and is_published(path)
-        )
-    return upgraded(state) if library == "own" else state
+    refuse_others(state, source)
+    published = library == "torchvision" and is_published(source)
+    return Foreign(source, library, state, published=published)
 
 
 def _converted(
@@ -154,10 +167,10 @@ def _converted(
     theirs."""
     from .torchvision_coco import COCO_NAMES, COCO_ROWS, select_classes
 
-    state = weights.convert(
-        len(config["rpn"]["anchor_ratios"]), config["model"]["weights_channels"]
-    )
-    if weights.classes == COCO_ROWS[-1] != num_classes and weights.names()[0]:
+    anchor_ratios = len(config["rpn"]["anchor_ratios"])
+    state = weights.convert(anchor_ratios, config["model"]["weights_channels"])
+    has_gaps = weights.classes == COCO_ROWS[-1] and bool(weights.names()[0])
+    if has_gaps and num_classes != weights.classes:
         return select_classes(state, COCO_ROWS, CLASS_LAYERS), len(COCO_NAMES)
     return state, weights.classes
 
@@ -175,12 +188,7 @@ def load_detector(make: Callable[..., Any], weights: Foreign, config: Source = N
     try:
         state, _ = _converted(weights, weights.model_classes, cfg)
         check_fit(partial(make, weights.model_classes, cfg), state, weights.source)
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-    ) as error:  # tensors of unexpected shapes, or none
+    except UNEXPECTED as error:
         raise ValueError(
             f"{brief(weights.source)}: weights that do not fit: {brief(repr(error))}"
         ) from error
@@ -194,15 +202,15 @@ def no_checkpoint(state: Mapping[str, Any], path: str | os.PathLike) -> ValueErr
     to do."""
     library = library_of(state)
     name = brief(os.fspath(path))
-    if not library:
+    if library:
+        parts = {"own": "the weights of a model", "trunk": "the weights of a trunk"}
+        hint = (
+            f"it holds {parts[library]} alone: build one, MaskRCNN(num_classes, config, "
+            f"pretrained={name!r})"
+        )
+    else:
         refuse_others(state, os.fspath(path))
-    parts = {"own": "the weights of a model", "trunk": "the weights of a trunk"}
-    hint = (
-        f"it holds {parts[library]} alone: build one, MaskRCNN(num_classes, config, "
-        f"pretrained={name!r})"
-        if library
-        else f"it holds {listed(state, 3)}"
-    )
+        hint = f"it holds {listed(state, 3)}"
     try:
         check_checkpoint(state, path)
     except ValueError as error:
@@ -217,38 +225,21 @@ def load_foreign(model: Any, weights: Foreign) -> None:
     torchvision's models of COCO have 91 rows, with gaps where COCO has no class: models of 80
     classes get the rows of these. Known classes move by their names.
     """
-    from .torchvision_coco import COCO_NAMES
-
     source = weights.source
-    first = weights.library == "torchvision" and weights.first
     file, changes = weights.settings()
+    config = described(file, changes)
     try:
         state, count = _converted(weights, model.num_classes, model.config)
         names, ids = weights.names()
-        if (
-            first
-            and not weights.published
-            and not any(key.endswith("num_batches_tracked") for key in state)
-        ):
-            log.warning(
-                "%s: its norms are taken for ones of eps 1e-5. Of torchvision's published "
-                "weights, which these may be, it is 0: load them as pretrained = coco, or from "
-                "the file as published",
-                brief(source),
-            )
-        # A model of as many classes that are none of COCO's: the weights are of another data set.
-        if count != len(COCO_NAMES) or (
-            model.num_classes == count
-            and model.class_names
-            and not set(model.class_names) & set(COCO_NAMES)
-        ):
-            names = ids = None
-        load_matching(model, state, source, names, count, ids)
+        _warn_eps(weights, state)
+        if not _are_coco(model, count):
+            names = None
+            ids = None
+        load_matching(model, state, source, class_names=names, num_classes=count, category_ids=ids)
     except ValueError as error:
-        raise ValueError(
-            f"{error}\nThese are weights for {described(file, changes)}: give that config"
-        ) from error
-    advice = (PUBLISHED if weights.published else ADVICE).format(file=described(file, changes))
+        raise ValueError(f"{error}\nThese are weights for {config}: give that config") from error
+    advice = PUBLISHED if weights.published else ADVICE
+    advice = advice.format(file=config)
     if weights.library == "detectron2":
         asked = model.config.model.weights_channels
         told = weights.channels()
@@ -260,7 +251,35 @@ def load_foreign(model: Any, weights: Foreign) -> None:
                 asked,
                 told,
             )
-    warn_differences(source, load_config(file, changes), model.config, model.replaced, advice)
+    wanted = load_config(file, changes)
+    warn_differences(source, wanted, model.config, model.replaced, advice=advice)
+
+
+def _warn_eps(weights: Foreign, state: Mapping[str, Tensor]) -> None:
+    """Warn where weights may be torchvision's published ones in another file: their norms would
+    have another eps."""
+    first = weights.library == "torchvision" and weights.first
+    if not first or weights.published:
+        return
+    if not any(key.endswith("num_batches_tracked") for key in state):
+        log.warning(
+            "%s: its norms are taken for ones of eps 1e-5. Of torchvision's published "
+            "weights, which these may be, it is 0: load them as pretrained = coco, or from "
+            "the file as published",
+            brief(weights.source),
+        )
+
+
+def _are_coco(model: Any, count: int) -> bool:
+    """Whether weights of so many classes are for COCO's. They are of another data set for a model
+    of as many classes that are none of COCO's."""
+    from .torchvision_coco import COCO_NAMES
+
+    if count != len(COCO_NAMES):
+        return False
+    if model.num_classes != count or not model.class_names:
+        return True
+    return bool(set(model.class_names) & set(COCO_NAMES))
 
 
 def _differences(
@@ -268,17 +287,14 @@ def _differences(
 ) -> str:
     """The settings of the model in which a checkpoint's configuration differs, the first ones of
     many."""
-    parts = ("backbone", "fpn", "rpn", "pooling", "box", "mask")
-    found = [
-        f"[{section}] {key} = {brief(saved[section][key])}"
-        for section in parts
-        for key in config[section]
-        if key in saved.get(section, {}) and saved[section][key] != config[section][key]
-    ]
-    return (
-        f"the checkpoint was saved with {listed(found) or 'the same configuration'}: give its "
-        "config"
-    )
+    found = []
+    for section in ("backbone", "fpn", "rpn", "pooling", "box", "mask"):
+        theirs = saved.get(section, {})
+        for key, value in config[section].items():
+            if key in theirs and theirs[key] != value:
+                found.append(f"[{section}] {key} = {brief(theirs[key])}")
+    differences = listed(found) or "the same configuration"
+    return f"the checkpoint was saved with {differences}: give its config"
 
 
 def _load_imagenet(model: Any, trunk: str) -> None:
@@ -292,11 +308,9 @@ def _load_imagenet(model: Any, trunk: str) -> None:
     else:
         from torchvision import models
 
-        name = (
-            "vgg16_bn"
-            if trunk == "vgg16" and "features.1.running_mean" in part.state_dict()
-            else trunk
-        )
+        name = trunk
+        if trunk == "vgg16" and "features.1.running_mean" in part.state_dict():
+            name = "vgg16_bn"
         if name not in models.list_models(models):
             raise ValueError(
                 f"torchvision has no weights for {name!r}; train from scratch, or choose a "
@@ -305,7 +319,9 @@ def _load_imagenet(model: Any, trunk: str) -> None:
         state = _download(models.get_model_weights(name)["IMAGENET1K_V1"])
         source = "torchvision's ImageNet weights"
     _load_trunk(model, state, source)
-    warn_differences(source, settings, model.config, model.replaced, "Set these in your config")
+    warn_differences(
+        source, settings, model.config, model.replaced, advice="Set these in your config"
+    )
 
 
 def _download(weights: Any) -> Mapping[str, Tensor]:
@@ -328,7 +344,8 @@ def _trunk(model: Any) -> Any:
 def _load_trunk(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Without the classifier."""
     trunk = _trunk(model)
-    state = {
-        key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))
-    }
-    load_state(trunk, fit_stem(state, trunk.state_dict(), ""), source)
+    kept = {}
+    for key, value in state.items():
+        if not key.startswith(("fc.", "classifier.")):
+            kept[key] = value
+    load_state(trunk, fit_stem(kept, trunk.state_dict(), ""), source)

@@ -29,12 +29,8 @@ class _Type(StandIn):
     def make(self) -> np.dtype:
         """The real one. Raises Refused where it is not of plain numbers."""
         _, order, *structure = self.state[:5]
-        if (
-            not isinstance(self.code, str)
-            or not re.fullmatch(NUMBERS, self.code)
-            or order not in tuple("<>|=")
-            or structure[:3] != [None] * 3
-        ):
+        numbers = isinstance(self.code, str) and re.fullmatch(NUMBERS, self.code)
+        if not numbers or order not in tuple("<>|=") or structure[:3] != [None] * 3:
             raise Refused(f"array of dtype {shown(self.code)}")
         return np.dtype(order + self.code)
 
@@ -55,20 +51,19 @@ class Array(StandIn):
             raise ValueError("an array without dtype, or of more axes than arrays have")
         dtype = kind.make()
         sides = tuple(int(side) for side in shape or ())
-        if (
-            order not in (0, 1, *ORDERS)
-            or min(sides, default=0) < 0
-            or math.prod(sides) * dtype.itemsize != len(data)
-        ):
+        valid = order in (0, 1, *ORDERS) and min(sides, default=0) >= 0
+        if not valid or math.prod(sides) * dtype.itemsize != len(data):
             raise ValueError(f"an array of shape {sides} and dtype {dtype} has {len(data)} bytes")
         self.budget.charge(len(data))
-        # text is how Python 2 wrote bytes
-        data = data.encode("latin1") if isinstance(data, str) else data
+        if isinstance(data, str):  # which is how Python 2 wrote bytes
+            data = data.encode("latin1")
         flat = np.frombuffer(data, dtype).astype(dtype.newbyteorder("="))
         if shape is None:
             return flat[0]
         array = flat.reshape(sides, order="F" if order in (1, "F") else "C")
-        return array if self.axes is None else array.transpose(self.axes)
+        if self.axes is None:
+            return array
+        return array.transpose(self.axes)
 
 
 def array_stand_ins(budget: Budget) -> dict[str, Any]:
@@ -89,7 +84,9 @@ def array_stand_ins(budget: Budget) -> dict[str, Any]:
     def from_buffer(
         data: bytes, kind: _Type, shape: tuple, order: str, axes: tuple | None = None
     ) -> Array:
-        array = recorded(shape, kind, "C" if order == "K" else order, data)
+        if order == "K":
+            order = "C"
+        array = recorded(shape, kind, order, data)
         array.axes = axes
         return array
 

@@ -59,14 +59,19 @@ class StandIn:
         raise NotImplementedError
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
-    """Python's own, in Python: the one in C makes room for as many slots as a file names.
+# Python's own unpickler, in Python: the one in C makes room for as many slots as a file names. Type
+# checkers do not know its parts.
+PYTHON_UNPICKLER: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _Unpickler(PYTHON_UNPICKLER):
+    """Runs the program of a pickle with stand-ins for what it names.
 
     Dictionaries have names and small numbers as keys: others can be made to collide, or to take
     ages to hash.
     """
 
-    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict] = dict(PYTHON_UNPICKLER.dispatch)
 
     def __init__(
         self, file: Any, stand_ins: Mapping[str, Any], refer: Callable[[Any], Any] | None
@@ -94,8 +99,9 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
     def load_reduce(self) -> None:
         # As many arguments as functions have: a long list of them, given to many calls, would be
         # copied for each.
-        if len(self.stack[-1]) > MOST_ARGUMENTS:
-            raise ValueError(f"it calls a function with {len(self.stack[-1])} arguments")
+        arguments = self.stack[-1]
+        if len(arguments) > MOST_ARGUMENTS:
+            raise ValueError(f"it calls a function with {len(arguments)} arguments")
         super().load_reduce()
 
     dispatch[pickle.REDUCE[0]] = load_reduce
@@ -127,7 +133,8 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def load_additems(self) -> None:
         items = self.pop_mark()
-        self.stack[-1].update(map(_key, items))
+        target = self.stack[-1]
+        target.update(map(_key, items))
 
     dispatch[pickle.ADDITEMS[0]] = load_additems
 
@@ -144,11 +151,12 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
     def load_build(self) -> None:
         state = self.stack.pop()
+        target = self.stack[-1]
         # Dictionaries of older torch have attributes, which nothing here reads.
-        if isinstance(self.stack[-1], StandIn):
-            self.stack[-1].__setstate__(state)
-        elif not isinstance(self.stack[-1], dict):
-            raise ValueError(f"it sets attributes of a {type(self.stack[-1]).__name__}")
+        if isinstance(target, StandIn):
+            target.__setstate__(state)
+        elif not isinstance(target, dict):
+            raise ValueError(f"it sets attributes of a {type(target).__name__}")
 
     dispatch[pickle.BUILD[0]] = load_build
 
@@ -185,8 +193,10 @@ def _put(target: Any, items: list) -> None:
 
 def ordered(pairs: Any = ()) -> dict[Any, Any]:
     """Stands in for collections.OrderedDict, and its like."""
+    if isinstance(pairs, dict):
+        pairs = pairs.items()
     made: dict[Any, Any] = OrderedDict()
-    for key, value in pairs.items() if isinstance(pairs, dict) else pairs:
+    for key, value in pairs:
         made[_key(key)] = value
     return made
 
@@ -209,41 +219,54 @@ def finish(value: Any, budget: Budget) -> Any:
         Refused: something that is no plain data.
         Excess: containers that hold themselves, are in each other too deep, or many times over.
     """
-    made, size = _finish(value, budget, {}, 0)
+    finisher = _Finisher(budget)
+    made, size = finisher.finish(value, depth=0)
     budget.charge(size)
     return made
 
 
-def _finish(
-    value: Any, budget: Budget, done: dict[int, tuple[Any, int] | None], depth: int
-) -> tuple[Any, int]:
-    """What a value becomes, and the number of its parts, those of a shared one counted each time.
-    `done` holds this of what was seen, by its id; None while it is being made."""
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise Excess(f"it holds a number of {value.bit_length()} bits")
-    if not isinstance(value, (StandIn, dict, list, tuple)):
-        return value, 1
-    if id(value) in done:
-        before = done[id(value)]
-        if before is None:
-            raise Excess(f"it holds a {type(value).__name__} that holds itself")
-        return before
-    if len(done) > MOST_CONTAINERS:
-        raise Excess(f"it holds more than {MOST_CONTAINERS} containers")
-    if depth > MOST_DEPTH:
-        raise Excess(f"it holds containers in each other, more than {MOST_DEPTH} deep")
-    done[id(value)] = None
-    if isinstance(value, StandIn):
-        done[id(value)] = result = value.make(), 1
+class _Finisher:
+    """Makes what values stand for, and counts their parts: those of a shared one each time."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        # What was seen, by its id: what it becomes and its parts; None while it is being made.
+        self.done: dict[int, tuple[Any, int] | None] = {}
+
+    def finish(self, value: Any, depth: int) -> tuple[Any, int]:
+        """Return what a value becomes, and the number of its parts."""
+        if isinstance(value, int) and value.bit_length() > MOST_BITS:
+            raise Excess(f"it holds a number of {value.bit_length()} bits")
+        if not isinstance(value, (StandIn, dict, list, tuple)):
+            return value, 1
+        if id(value) in self.done:
+            before = self.done[id(value)]
+            if before is None:
+                raise Excess(f"it holds a {type(value).__name__} that holds itself")
+            return before
+        if len(self.done) > MOST_CONTAINERS:
+            raise Excess(f"it holds more than {MOST_CONTAINERS} containers")
+        if depth > MOST_DEPTH:
+            raise Excess(f"it holds containers in each other, more than {MOST_DEPTH} deep")
+        self.done[id(value)] = None
+        if isinstance(value, StandIn):
+            result = (value.make(), 1)
+        else:
+            result = self._finish_container(value, depth)
+        self.done[id(value)] = result
         return result
-    entries = list(value.values() if isinstance(value, dict) else value)
-    parts = [_finish(entry, budget, done, depth + 1) for entry in entries]
-    size = 1 + sum(count for _, count in parts)
-    if size > budget.left:
-        raise Excess("it is a small file that asks for a lot of memory")
-    if isinstance(value, dict):
-        made: Any = type(value)(zip(value, (part for part, _ in parts)))
-    else:
-        made = type(value)(part for part, _ in parts)
-    done[id(value)] = result = made, size
-    return result
+
+    def _finish_container(self, value: dict | list | tuple, depth: int) -> tuple[Any, int]:
+        entries = value.values() if isinstance(value, dict) else value
+        parts = []
+        size = 1
+        for entry in list(entries):
+            part, count = self.finish(entry, depth + 1)
+            parts.append(part)
+            size += count
+        if size > self.budget.left:
+            raise Excess("it is a small file that asks for a lot of memory")
+        kind: Any = type(value)
+        if isinstance(value, dict):
+            return kind(zip(value, parts)), size
+        return kind(parts), size

@@ -9,7 +9,8 @@ import io
 import math
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,36 +68,29 @@ class _Storage(StandIn):
 
     def make(self) -> Tensor:
         """[bytes] uint8"""
-        if self.made is None:
-            content = self.read(self.size)
-            if len(content) < self.size:
-                raise ValueError(f"a tensor's {self.size} bytes end after {len(content)}")
-            self.made = (
-                torch.frombuffer(bytearray(content[: self.size]), dtype=torch.uint8)
-                if self.size
-                else torch.empty(0, dtype=torch.uint8)
-            )
+        if self.made is not None:
+            return self.made
+        content = self.read(self.size)
+        if len(content) < self.size:
+            raise ValueError(f"a tensor's {self.size} bytes end after {len(content)}")
+        if self.size:
+            self.made = torch.frombuffer(bytearray(content[: self.size]), dtype=torch.uint8)
+        else:
+            self.made = torch.empty(0, dtype=torch.uint8)
         return self.made
 
 
+@dataclass(eq=False)
 class _Tensor(StandIn):
-    def __init__(
-        self,
-        budget: Budget,
-        storage: Any,
-        offset: Any,
-        shape: Any,
-        strides: Any,
-        dtype: torch.dtype | None,
-        flags: Any,
-    ) -> None:
-        self.budget = budget
-        self.storage = storage
-        self.flags = flags
-        self.offset = offset
-        self.shape = shape
-        self.strides = strides
-        self.dtype = dtype
+    """A tensor as a file describes it: nothing of it can be relied on."""
+
+    budget: Budget
+    storage: Any
+    offset: Any
+    shape: Any
+    strides: Any
+    dtype: torch.dtype | None = None  # None: that of the storage
+    flags: Any = None  # of views that are conjugate or negative
 
     def make(self) -> Tensor:
         """The real one, a view of its storage. Raises ValueError where that does not hold it."""
@@ -104,20 +98,17 @@ class _Tensor(StandIn):
         dtype = self.dtype or getattr(self.storage, "dtype", None)
         if not isinstance(self.storage, _Storage) or not isinstance(dtype, torch.dtype):
             raise ValueError("a tensor without storage or dtype")
-        if (
-            len(self.shape) != len(self.strides)
-            or len(self.shape) > MOST_AXES
-            or not all(isinstance(number, int) and 0 <= number < 2**62 for number in numbers)
-        ):
+        axes = len(self.shape)
+        if axes != len(self.strides) or axes > MOST_AXES or not all(map(_is_count, numbers)):
             raise ValueError(
                 f"a tensor of shape {shown(self.shape)} and strides {shown(self.strides)}"
             )
         if self.flags:
             raise Refused("tensor that is a conjugate or negative view: save tensor.clone()")
         count = math.prod(self.shape)
-        last = self.offset + sum(
-            (side - 1) * stride for side, stride in zip(self.shape, self.strides)
-        )
+        last = self.offset
+        for side, stride in zip(self.shape, self.strides):
+            last += (side - 1) * stride
         if count and (last + 1) * dtype.itemsize > self.storage.size:
             raise ValueError(
                 f"a tensor of shape {shown(self.shape)} reaches beyond its {self.storage.size} "
@@ -131,36 +122,31 @@ class _Tensor(StandIn):
         return flat.as_strided(self.shape, self.strides, self.offset)
 
 
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int) and 0 <= number < 2**62
+
+
 class _Name(str):
     """What a pickle names and does not call: a dtype, a class."""
+
+
+# What a pickle names and does not call.
+NAMES = (
+    "torch.Tensor",
+    "torch._C.TensorBase",
+    "torch.nn.parameter.Parameter",
+    "torch.storage.UntypedStorage",
+    "torch.UntypedStorage",
+)
 
 
 def _stand_ins(budget: Budget, nested: bool = True) -> dict[str, Any]:
     """What a pickle of tensors calls, and what it gets; `nested` ones hold files of torch
     themselves."""
-
-    def tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor:
-        return _Tensor(
-            budget, storage, offset, shape, strides, None, more[2] if len(more) > 2 else None
-        )
-
-    def typed(
-        storage: Any,
-        offset: Any,
-        shape: Any,
-        strides: Any,
-        gradient: Any,
-        hooks: Any,
-        dtype: Any,
-        flags: Any = None,
-    ) -> _Tensor:
-        return _Tensor(budget, storage, offset, shape, strides, dtype, flags)
-
-    def first(value: Any, *_: Any) -> Any:
-        return value
+    rebuilders = _rebuilders(budget)
 
     def subclass(function: Any, kind: Any, arguments: tuple, state: Any) -> Any:
-        if function not in (tensor, typed, first) or not isinstance(kind, _Name):
+        if function not in rebuilders.values() or not isinstance(kind, _Name):
             raise Refused("subclass of torch.Tensor")
         return function(*arguments)
 
@@ -175,35 +161,50 @@ def _stand_ins(budget: Budget, nested: bool = True) -> dict[str, Any]:
         budget.charge(len(content))
         return _from_stream(io.BytesIO(content), budget, nested=False)
 
-    found = {
-        f"torch._utils.{name}": function
-        for function, names in (
-            (tensor, ("_rebuild_tensor", "_rebuild_tensor_v2")),
-            (typed, ("_rebuild_tensor_v3",)),
-            (first, ("_rebuild_parameter", "_rebuild_parameter_with_state")),
-        )
-        for name in names
-    }
-    found |= {
+    found: dict[str, Any] = {
         "torch._tensor._rebuild_from_type_v2": subclass,
         "torch.Size": size,
         "torch.device": device,
         "torch.serialization._get_layout": device,
     }
-    found |= {
-        name: _Name(name)
-        for name in (
-            "torch.Tensor",
-            "torch._C.TensorBase",
-            "torch.nn.parameter.Parameter",
-            "torch.storage.UntypedStorage",
-            "torch.UntypedStorage",
-        )
-    }
-    found |= {f"torch.{name}Storage": kind for name, kind in TYPES.items()}
     if nested:
         found["torch.storage._load_from_bytes"] = from_bytes
-    return {**array_stand_ins(budget), **found, **DTYPES}
+    for name in NAMES:
+        found[name] = _Name(name)
+    for name, dtype in TYPES.items():
+        found[f"torch.{name}Storage"] = dtype
+    return {**array_stand_ins(budget), **rebuilders, **found, **DTYPES}
+
+
+def _rebuilders(budget: Budget) -> dict[str, Callable[..., Any]]:
+    """Return what a pickle calls to rebuild tensors, with the parameters of torch's own."""
+
+    def tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor:
+        flags = more[2] if len(more) > 2 else None
+        return _Tensor(budget, storage, offset, shape, strides=strides, flags=flags)
+
+    def typed(
+        storage: Any,
+        offset: Any,
+        shape: Any,
+        strides: Any,
+        gradient: Any,
+        hooks: Any,
+        dtype: Any,
+        flags: Any = None,
+    ) -> _Tensor:
+        return _Tensor(budget, storage, offset, shape, strides=strides, dtype=dtype, flags=flags)
+
+    def parameter(value: Any, *_: Any) -> Any:
+        return value
+
+    return {
+        "torch._utils._rebuild_tensor": tensor,
+        "torch._utils._rebuild_tensor_v2": tensor,
+        "torch._utils._rebuild_tensor_v3": typed,
+        "torch._utils._rebuild_parameter": parameter,
+        "torch._utils._rebuild_parameter_with_state": parameter,
+    }
 
 
 def _storage(pid: Any, reader: Callable[[Any], Callable[[int], bytes | memoryview]]) -> _Storage:
@@ -211,48 +212,57 @@ def _storage(pid: Any, reader: Callable[[Any], Callable[[int], bytes | memoryvie
     kind, dtype, key, _, count, *view = pid[:6]
     if kind != "storage" or (view and view[0] is not None):
         raise Refused(f"reference to a {shown(kind)} outside of it")
-    if not isinstance(count, int) or not 0 <= count < 2**62 or not isinstance(key, (str, int)):
+    if not _is_count(count) or not isinstance(key, (str, int)):
         raise ValueError(f"a storage of {shown(count)} numbers")
-    if not isinstance(dtype, torch.dtype) and not isinstance(dtype, _Name):
-        raise Refused(f"storage of {shown(dtype)}")
-    return _Storage(dtype if isinstance(dtype, torch.dtype) else None, count, reader(key))
+    if isinstance(dtype, torch.dtype):
+        return _Storage(dtype, count, reader(key))
+    if isinstance(dtype, _Name):
+        return _Storage(None, count, reader(key))
+    raise Refused(f"storage of {shown(dtype)}")
 
 
 def _from_zip(path: Path, budget: Budget) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
-        packed = [
-            name for name, entry in entries.items() if entry.compress_type != zipfile.ZIP_STORED
-        ]
-        if packed or sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
-            raise ValueError(
-                "it is a compressed archive, which torch.save does not write; unpack it and save "
-                "the weights again"
-            )
-        # One folder holds all, which has the name that the file was written under.
-        pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-        if not pickles:
-            raise ValueError("it is a zip archive, but none that torch.save wrote")
-        folder = pickles[0].removesuffix("data.pkl")
-        if folder + "constants.pkl" in entries:
-            raise ValueError(
-                "it is a TorchScript program. Save the state_dict() of the model that it was made "
-                "of"
-            )
-        if folder + "byteorder" in entries and archive.read(folder + "byteorder") != b"little":
-            raise ValueError("it was written on a machine of other byte order")
+        pickle_name = _pickle_in(archive, entries, path.stat().st_size)
+        folder = pickle_name.removesuffix("data.pkl")
         storages: dict[Any, _Storage] = {}
+
+        def reader(name: Any) -> Callable[[int], bytes]:
+            return lambda size: archive.read(f"{folder}data/{name}")
 
         def refer(pid: Any) -> _Storage:
             key = pid[2]
             if key not in storages:
-                storages[key] = _storage(
-                    pid, lambda name: lambda size: archive.read(f"{folder}data/{name}")
-                )
+                storages[key] = _storage(pid, reader)
             return storages[key]
 
-        content = unpickle(io.BytesIO(archive.read(pickles[0])), _stand_ins(budget), refer)
+        content = unpickle(io.BytesIO(archive.read(pickle_name)), _stand_ins(budget), refer)
         return finish(content, budget)
+
+
+def _pickle_in(
+    archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], file_size: int
+) -> str:
+    """Return the name of the pickle in an archive of torch.save. Raise ValueError for others."""
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values())
+    if packed or sum(entry.file_size for entry in entries.values()) > file_size:
+        raise ValueError(
+            "it is a compressed archive, which torch.save does not write; unpack it and save "
+            "the weights again"
+        )
+    # One folder holds all, which has the name that the file was written under.
+    pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+    if not pickles:
+        raise ValueError("it is a zip archive, but none that torch.save wrote")
+    folder = pickles[0].removesuffix("data.pkl")
+    if folder + "constants.pkl" in entries:
+        raise ValueError(
+            "it is a TorchScript program. Save the state_dict() of the model that it was made of"
+        )
+    if folder + "byteorder" in entries and archive.read(folder + "byteorder") != b"little":
+        raise ValueError("it was written on a machine of other byte order")
+    return pickles[0]
 
 
 def _from_stream(file: io.BytesIO, budget: Budget, nested: bool = True) -> Any:
@@ -286,7 +296,9 @@ def _from_stream(file: io.BytesIO, budget: Budget, nested: bool = True) -> Any:
         if count < 0 or count * width != storage.size:
             raise ValueError(f"a storage of {storage.size} bytes is {count} numbers long")
         file.seek(storage.size, io.SEEK_CUR)
-    return content if not nested else finish(content, budget)
+    if not nested:
+        return content
+    return finish(content, budget)
 
 
 def load_torch(path: Path) -> Any:
@@ -306,7 +318,7 @@ def load_torch(path: Path) -> Any:
     except Refused as error:
         what = str(error)
         for kind, names in KINDS.items():
-            if what in {f"torch._utils.{name}" for name in names}:
+            if what.removeprefix("torch._utils.") in names:
                 raise ValueError(
                     f"{path} is refused: it holds a {kind} tensor; {CURES[kind]}"
                 ) from None

@@ -15,20 +15,22 @@ from torchvision.models.detection import (
 )
 
 # The names of the files; each ends in the beginning of its check sum.
-STEMS = tuple(
-    Path(weights.COCO_V1.url).stem
-    for weights in (
-        MaskRCNN_ResNet50_FPN_Weights,
-        MaskRCNN_ResNet50_FPN_V2_Weights,
-        FasterRCNN_ResNet50_FPN_Weights,
-        FasterRCNN_ResNet50_FPN_V2_Weights,
-    )
+PUBLISHED = (
+    MaskRCNN_ResNet50_FPN_Weights,
+    MaskRCNN_ResNet50_FPN_V2_Weights,
+    FasterRCNN_ResNet50_FPN_Weights,
+    FasterRCNN_ResNet50_FPN_V2_Weights,
 )
+STEMS = tuple(Path(weights.COCO_V1.url).stem for weights in PUBLISHED)
 CATEGORIES = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
 # Of the 91 rows, the first of which is the background, those that COCO has a class for: it left
 # some numbers out.
-COCO_ROWS = [i for i, name in enumerate(CATEGORIES) if name not in ("__background__", "N/A")]
-COCO_NAMES = [CATEGORIES[i] for i in COCO_ROWS]
+COCO_ROWS: list[int] = []
+COCO_NAMES: list[str] = []
+for _row, _name in enumerate(CATEGORIES):
+    if _name not in ("__background__", "N/A"):
+        COCO_ROWS.append(_row)
+        COCO_NAMES.append(_name)
 
 
 def is_published(path: str | Path) -> bool:
@@ -50,11 +52,12 @@ def select_classes(
     background; `layers` are the beginnings of the names of those that have outputs for each
     class."""
     selected = dict(state)
-    for key in [key for key in state if key.startswith(layers)]:
+    index = torch.tensor(rows) - 1
+    for key, value in state.items():
+        if not key.startswith(layers):
+            continue
         first = int("classification" in key)
         numbers = 4 if "regression" in key else 1
-        classes = (
-            state[key][first:].unflatten(0, (-1, numbers))[torch.tensor(rows) - 1].flatten(0, 1)
-        )
-        selected[key] = torch.cat([state[key][:first], classes])
+        by_class = value[first:].unflatten(0, (-1, numbers))
+        selected[key] = torch.cat([value[:first], by_class[index].flatten(0, 1)])
     return selected
