@@ -11,6 +11,8 @@ WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 BITS = 2**63  # ids are kept in 64 bits
 LARGEST = 3.4e38  # boxes and areas are kept in float32
+# pixels, of a side or a corner; drawing a polygon takes memory for every pixel along its edge
+FAR = 2**20
 
 Id = int | str
 
