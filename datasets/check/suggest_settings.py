@@ -55,9 +55,9 @@ def config_lines(
         "rpn": {"anchor_sizes": _list_text(proposal["anchor_sizes"])},
     }
     for section, keys in (limits or {}).items():
-        lines = sections.setdefault(section, {})
+        known = sections.setdefault(section, {})
         for key, value in keys.items():
-            lines[key] = str(value)
+            known[key] = str(value)
     texts = []
     for section, keys in sections.items():
         lines = [f"{key} = {text}" for key, text in keys.items()]
