@@ -60,7 +60,7 @@ def find_files(
             )
     if outside:
         return found
-    homes = [Path(os.path.realpath(home)) for home in (root, folder)]
+    homes = [Path(os.path.realpath(root)), Path(os.path.realpath(folder))]
     for i, file in enumerate(found):
         if isinstance(file, str):
             found[i] = _inside(folder, file, homes, what)

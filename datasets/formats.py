@@ -100,9 +100,16 @@ def open_dataset(
         raise ValueError(f"the {split} split of {data.root} ({setting}) has no images{after}")
     where = f"{data.root}, {split} split"
     found = problems.all[before:]
-    errors = [problem for problem in found if problem.error]
-    warnings = [problem for problem in found if not problem.error]
-    of_images = [problem for problem in warnings if problem.image]
+    errors = []
+    of_images = []  # warnings, as are those of the split
+    of_split = []
+    for problem in found:
+        if problem.error:
+            errors.append(problem)
+        elif problem.image:
+            of_images.append(problem)
+        else:
+            of_split.append(problem)
     if errors:
         log.warning(
             "%s: left out what is broken: %s; `maskrcnn check` lists it", where, summary(errors)
@@ -112,7 +119,6 @@ def open_dataset(
     check_left_out(table, found, where)
     lost = sum(bool(problem.annotation) for problem in errors)
     options = ImageOptions(channels, data.value_range, data.orientation)
-    of_split = [problem for problem in warnings if not problem.image]
     of_split += check_for_training(table, split, lost)
     of_split += check_counts(table, split, limits)
     of_split += check_first(table, options)

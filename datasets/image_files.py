@@ -17,8 +17,11 @@ Result = TypeVar("Result")
 
 def image_files(folder: Path) -> list[Path]:
     """The image files in a folder, by name."""
-    found = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in IMAGES)
+    found = []
+    for path in folder.iterdir():
+        if path.suffix.lower() in IMAGES and not path.name.startswith("."):
+            found.append(path)
+    return sorted(found)
 
 
 def sub_folders(folder: Path) -> list[Path]:

@@ -40,8 +40,11 @@ def epoch_steps(
     groups = [order]
     if sizes is not None:
         wide = (sizes[:, 1] >= sizes[:, 0]).tolist()
-        of_wide = [i for i in order if wide[i]]
-        of_tall = [i for i in order if not wide[i]]
+        of_wide = []
+        of_tall = []
+        for i in order:
+            group = of_wide if wide[i] else of_tall
+            group.append(i)
         groups = [group for group in (of_wide, of_tall) if group]
     steps = []
     for group in groups:

@@ -77,8 +77,8 @@ def check_dataset(
         tables[split] = table
         if split == "train":
             names = table.class_names
-        broken = [problem for problem in problems.all[before:] if problem.error]
-        lost = sum(bool(problem.annotation) for problem in broken)
+        found = problems.all[before:]
+        lost = sum(bool(problem.error and problem.annotation) for problem in found)
         for problem in check_table(table, split, lost):
             problems.found(problem)
         for problem in check_counts(table, split, limits):

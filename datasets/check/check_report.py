@@ -45,11 +45,16 @@ class Report:
         """What training would stop at, or leave out."""
         return [problem for problem in self.problems if problem.error]
 
+    @property
+    def warnings(self) -> list[Problem]:
+        """What is odd, but training can use."""
+        return [problem for problem in self.problems if not problem.error]
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "errors": len(self.errors),
-            "warnings": len(self.problems) - len(self.errors),
+            "warnings": len(self.warnings),
             "problems": [problem.as_dict() for problem in self.problems],
             "splits": {split: vars(summary) for split, summary in self.splits.items()},
             "proposal": self.proposal,
@@ -62,8 +67,7 @@ class Report:
         for split, summary in self.splits.items():
             parts.append(_split_text(split, summary))
         parts.append(_problems_text("Errors", self.errors))
-        warnings = [problem for problem in self.problems if not problem.error]
-        parts.append(_problems_text("Warnings", warnings))
+        parts.append(_problems_text("Warnings", self.warnings))
         if self.proposal:
             settings = config_lines(self.proposal, self.limits)
             parts.append(f"Settings that suit these sizes:\n\n{settings}")

@@ -225,9 +225,13 @@ def _orientation_fault(
     turned = {i: one for i, one in seen.items() if one.stated != 1}
     if not turned:
         return None
-    better = sum(one.better for one in turned.values())
-    worse = sum(one.worse for one in turned.values())
-    differ = sum(one.size_differs for one in turned.values())
+    better = 0
+    worse = 0
+    differ = 0
+    for one in turned.values():
+        better += one.better
+        worse += one.worse
+        differ += one.size_differs
     first, one = next(iter(turned.items()))
     count = (
         f"{len(turned)} of {total} images carry an EXIF orientation, such as {table.file(first)} "

@@ -54,9 +54,12 @@ def check_left_out(table: Table, problems: Sequence[Problem], where: str) -> Non
         problems: of the split.
         where: the split, for the message.
     """
-    errors = [problem for problem in problems if problem.error]
-    of_objects = [problem for problem in errors if problem.annotation]
-    of_images = [problem for problem in errors if not problem.annotation]
+    of_objects = []
+    of_images = []
+    for problem in problems:
+        if problem.error:
+            kind = of_objects if problem.annotation else of_images
+            kind.append(problem)
     for what, broken, left in (
         ("objects", of_objects, len(table.labels)),
         ("images", of_images, len(table)),
