@@ -119,7 +119,8 @@ class Instances(torch.utils.data.Dataset):
         if i in self.pieces:
             masks = np.zeros((len(objects), height, width), bool)
             for mask, (y, x, piece) in zip(masks, self.pieces[i]):
-                mask[y : y + piece.shape[0], x : x + piece.shape[1]] = piece
+                h, w = piece.shape
+                mask[y : y + h, x : x + w] = piece
             return masks
         masks = segments.decode([self.table.masks[k] for k in objects], height, width)
         if self._room():

@@ -88,6 +88,10 @@ class Table:
         """The file of image i."""
         return self.root / os.fsdecode(self.files[i])
 
+    def objects(self, i: int) -> range:
+        """The indices of the objects of image i."""
+        return range(int(self.first[i]), int(self.first[i + 1]))
+
     def image_id(self, i: int) -> Id:
         """The id of image i as the annotation file writes it."""
         return self.texts.get(i, int(self.image_ids[i]))

@@ -115,8 +115,9 @@ def _area_and_box(ring: np.ndarray) -> tuple[float, Box]:
     x2 = max(xs)
     y2 = max(ys)
     # the cross products of each corner and the next, then of the last and the first
-    twice = sum(map(mul, xs, ys[1:])) - sum(map(mul, xs[1:], ys))
-    twice = twice + xs[-1] * ys[0] - xs[0] * ys[-1]
+    forward = sum(map(mul, xs, ys[1:]))
+    backward = sum(map(mul, xs[1:], ys))
+    twice = forward - backward + xs[-1] * ys[0] - xs[0] * ys[-1]
     if not max(-x1, -y1, x2, y2) <= FAR or math.isnan(twice):
         raise ValueError(f"a corner at {ring[np.abs(ring).argmax()]:g} pixels")
     inside = abs(twice) / 2
@@ -131,12 +132,15 @@ def surface(ring: np.ndarray) -> float:
     x = ring[::2] - ring[0]
     y = ring[1::2] - ring[1]
     # the last edge ends at 0, 0, and adds nothing
-    area = abs(float(x[:-1] @ y[1:] - x[1:] @ y[:-1])) / 2
+    forward = x[:-1] @ y[1:]
+    backward = x[1:] @ y[:-1]
+    area = abs(float(forward - backward)) / 2
     if area > FLAT:
         return area
     far = int((x * x + y * y).argmax())
     # twice the largest triangle on the longest line
-    across = float(np.abs(x * y[far] - y * x[far]).max())
+    doubled = np.abs(x * y[far] - y * x[far])
+    across = float(doubled.max())
     return across if across > FLAT else 0.0
 
 
@@ -151,7 +155,9 @@ def _check_length(good: Sequence[np.ndarray], boxes: Sequence[Box]) -> None:
 
 def _length(ring: np.ndarray) -> float:
     """Return how many pixels the edges of a ring are long, along x and along y."""
-    return float(np.abs(np.diff(ring[::2])).sum() + np.abs(np.diff(ring[1::2])).sum())
+    across = np.abs(np.diff(ring[::2]))
+    down = np.abs(np.diff(ring[1::2]))
+    return float(across.sum() + down.sum())
 
 
 def _around(boxes: Sequence[Box]) -> Box:

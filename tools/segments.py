@@ -85,9 +85,11 @@ def piece(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
     columns = np.flatnonzero(mask.any(0))
     if not rows.size:
         return 0, 0, mask[:0, :0].copy()
-    y = int(rows[0])
-    x = int(columns[0])
-    return y, x, mask[y : rows[-1] + 1, x : columns[-1] + 1].copy()
+    top = int(rows[0])
+    left = int(columns[0])
+    bottom = rows[-1] + 1
+    right = columns[-1] + 1
+    return top, left, mask[top:bottom, left:right].copy()
 
 
 def extent(code: bytes, height: int, width: int) -> tuple[int, list[float]]:

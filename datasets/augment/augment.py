@@ -137,7 +137,8 @@ class Augmented(torch.utils.data.Dataset):
 
     def _pasted(self, i: int, image: Tensor, target: dict[str, Any]) -> Item:
         """Each object of another image, with a chance of one half, pasted in."""
-        j = (i + 1 + int(torch.randint(max(1, len(self) - 1), ()))) % len(self)
+        others = max(1, len(self) - 1)
+        j = (i + 1 + int(torch.randint(others, ()))) % len(self)
         other, objects = self._moved(j, (image.shape[1], image.shape[2]))
         for k, one in ((i, target), (j, objects)):
             if "masks" not in one:

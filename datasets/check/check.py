@@ -157,11 +157,12 @@ def _check_objects(table: Table, i: int) -> list[Problem]:
     """What is wrong with the objects of image i."""
     found = []
     first: dict[tuple[int, tuple[float, ...], bytes], int] = {}  # of those that are alike
-    for k in range(int(table.first[i]), int(table.first[i + 1])):
+    for k in table.objects(i):
         code = table.masks[k]
         box = table.boxes[k].tolist()
         found += _check_object(table, i, k, code, box=box)
-        original = first.setdefault((int(table.labels[k]), tuple(box), code), k)
+        key = (int(table.labels[k]), tuple(box), code)
+        original = first.setdefault(key, k)
         if original != k:
             other = table.problem("", "", i, original).annotation
             message = f"box, class and mask are those of {other}"

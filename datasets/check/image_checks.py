@@ -77,7 +77,7 @@ def look(table: Table, i: int, options: ImageOptions) -> tuple[Seen, np.ndarray]
 def masks_of(table: Table, i: int) -> Iterator[np.ndarray]:
     """Yield the masks [h, w] of the objects of image i, without crowd regions."""
     height, width = table.sizes[i].tolist()
-    for k in range(int(table.first[i]), int(table.first[i + 1])):
+    for k in table.objects(i):
         if not table.crowd[k]:
             yield segments.decode([table.masks[k]], height, width)[0]
 

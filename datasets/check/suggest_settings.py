@@ -88,7 +88,8 @@ def _anchor_sizes(logs: np.ndarray, count: int) -> list[int]:
     centres = _centres(logs, count)
     if centres[-1] - centres[0] < np.log(ALIKE):
         middle = float(np.median(logs))
-        level = np.clip(round((middle - np.log(SMALL)) / np.log(2)), 0, count - 1)
+        octaves = round((middle - np.log(SMALL)) / np.log(2))
+        level = np.clip(octaves, 0, count - 1)
         centres = middle + np.log(2) * (np.arange(count) - level)
     sizes: list[int] = []
     least = 1

@@ -134,7 +134,8 @@ def _no_objects(table: Table, split: str) -> Iterator[Problem]:
 
 
 def _unused_classes(table: Table, split: str) -> Iterator[Problem]:
-    counts = np.bincount(table.labels[~table.crowd], minlength=len(table.class_names) + 1)[1:]
+    labels = table.labels[~table.crowd]
+    counts = np.bincount(labels, minlength=len(table.class_names) + 1)[1:]
     unused = [name for name, count in zip(table.class_names, counts) if not count]
     if unused:
         yield _problem(
