@@ -50,14 +50,18 @@ CORNERS = {"c": 72, "s": 4, "t": 3}  # 72 corners are a circle to within 0.05 px
 def is_complete(root: str | Path) -> bool:
     """Whether root holds CSV file and folder of every split: true of no half-written set of
     `generate`."""
-    return all(
-        Path(root, "annotation", f"anno-{s}.csv").is_file() and Path(root, s).is_dir()
-        for s in SIZES
-    )
+    for split in SIZES:
+        annotations = Path(root, "annotation", f"anno-{split}.csv")
+        if not annotations.is_file() or not Path(root, split).is_dir():
+            return False
+    return True
 
 
 def generate(
-    root: str | Path, sizes: dict[str, int] = SIZES, seed: int = 0, progress: Callable | None = None
+    root: str | Path,
+    sizes: dict[str, int] = SIZES,
+    seed: int = 0,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Path:
     """Writes a set with `sizes[split]` images per split to root, the same bytes for the same sizes
     and seed.
@@ -66,7 +70,8 @@ def generate(
     its sizes and seed; other content raises FileExistsError. All is written beside root and renamed
     at the end: root never is half a set, also when several processes generate it at once.
     """
-    if set(sizes) != set(SIZES) or not all(isinstance(n, int) and n > 0 for n in sizes.values()):
+    are_positive = all(isinstance(count, int) and count > 0 for count in sizes.values())
+    if set(sizes) != set(SIZES) or not are_positive:
         raise ValueError(
             f"sizes are {dict(sizes)}, expected a positive number for each of {', '.join(SIZES)}"
         )
@@ -82,7 +87,7 @@ def generate(
     with _temporary_folder(target) as temporary:
         # inside, as the temporary folder is readable by its owner only
         finished = Path(temporary) / target.name
-        _write_set(finished, sizes, seed, progress or (lambda done, total: None))
+        _write_set(finished, sizes, seed, progress)
         with suppress(OSError):
             target.rmdir()  # if empty; only POSIX replaces it by a rename
         try:
@@ -117,10 +122,9 @@ def remove_leftovers(root: str | Path) -> None:
     `maskrcnn.tools.atomic.remove_abandoned`. Folders that hold anything else are left alone."""
     target = Path(root).resolve()
     with suppress(OSError):
+        found = target.parent.glob(f".{glob.escape(target.name)}-*")
         remove_abandoned(
-            path
-            for path in target.parent.glob(f".{glob.escape(target.name)}-*")
-            if path.is_dir() and _is_leftover(path, target.name)
+            path for path in found if path.is_dir() and _is_leftover(path, target.name)
         )
 
 
@@ -128,29 +132,43 @@ def _is_leftover(folder: Path, name: str) -> bool:
     """Whether a folder has nothing but what `generate` writes: a part of a set, in a folder of its
     name."""
     inside = [path.name for path in folder.iterdir()]
-    if inside not in ([], [name]):
+    if not inside:
+        return True
+    if inside != [name]:
         return False
-    return not inside or {path.name for path in (folder / name).iterdir()} <= {*SIZES, "annotation"}
+    parts = {path.name for path in (folder / name).iterdir()}
+    return parts <= {*SIZES, "annotation"}
 
 
-def _write_set(folder: Path, sizes: dict[str, int], seed: int, progress: Callable) -> None:
+def _write_set(
+    folder: Path,
+    sizes: dict[str, int],
+    seed: int,
+    progress: Callable[[int, int], object] | None,
+) -> None:
+    splits: list[str] = []  # of each image
+    jobs = []  # the arguments of `_write_image` for each image
+    for s, split in enumerate(SIZES):
+        for i in range(sizes[split]):
+            jobs.append((folder / split, f"cst-{len(jobs)}", (seed, s, i)))
+            splits.append(split)
     rows = {split: [",".join(COLUMNS)] for split in SIZES}
-    keys = [(split, (seed, s, i)) for s, split in enumerate(SIZES) for i in range(sizes[split])]
-    jobs = [(folder / split, f"cst-{n}", key) for n, (split, key) in enumerate(keys)]
     # not processes: encoding releases the GIL, and threads need no __main__ guard
     pool = ThreadPoolExecutor()
     try:
-        for n, ((split, _), new) in enumerate(zip(keys, pool.map(_write_image, *zip(*jobs))), 1):
+        written = pool.map(_write_image, *zip(*jobs))
+        for done, (split, new) in enumerate(zip(splits, written), 1):
             rows[split] += new
-            progress(n, len(jobs))
+            if progress is not None:
+                progress(done, len(jobs))
     finally:
         # waits for the images begun, before the caller removes the folder
         pool.shutdown(cancel_futures=True)
-    (folder / "annotation").mkdir()
+    annotations = folder / "annotation"
+    annotations.mkdir()
     for split in SIZES:
-        (folder / "annotation" / f"anno-{split}.csv").write_text(
-            "\n".join([*rows[split], ""]), newline="\n"
-        )
+        text = "\n".join([*rows[split], ""])
+        (annotations / f"anno-{split}.csv").write_text(text, newline="\n")
 
 
 def _write_image(folder: Path, image_id: str, key: tuple[int, int, int]) -> list[str]:
@@ -159,16 +177,22 @@ def _write_image(folder: Path, image_id: str, key: tuple[int, int, int]) -> list
     (folder / image_id / "masks").mkdir(parents=True)
     image = Image.new("RGB", (SIDE, SIDE), "white")
     rows = []
-    for n, (kind, x, y, diameter) in enumerate(_place(np.random.default_rng(key))):
+    objects = _place(np.random.default_rng(key))
+    for n, (kind, x, y, diameter) in enumerate(objects):
         left, top, coverage = _draw(kind, x, y, diameter)
         image.paste((GREY, GREY, GREY), (left, top), coverage)
         mask = Image.new("RGB", (SIDE, SIDE), "black")
         mask.paste((255, 255, 255), (left, top), coverage)
         mask_path = f"{image_id}/masks/{image_id}-{n}.jpg"
         mask.save(folder / mask_path)
-        x1, y1, x2, y2 = coverage.point([0] * FAINT + [255] * (256 - FAINT)).getbbox()
-        box = f"{left + x1 - MARGIN} {top + y1 - MARGIN} {left + x2 + MARGIN} {top + y2 + MARGIN}"
-        rows.append(f"{image_id},{image_id}-{n},{kind},{box},{mask_path}")
+        # of pixels that are not faint; each object has some
+        around = coverage.point([0] * FAINT + [255] * (256 - FAINT)).getbbox()
+        assert around is not None
+        x1 = left + around[0] - MARGIN
+        y1 = top + around[1] - MARGIN
+        x2 = left + around[2] + MARGIN
+        y2 = top + around[3] + MARGIN
+        rows.append(f"{image_id},{image_id}-{n},{kind},{x1} {y1} {x2} {y2},{mask_path}")
     image.save(folder / image_id / f"{image_id}.jpg")
     return rows
 
@@ -176,21 +200,16 @@ def _write_image(folder: Path, image_id: str, key: tuple[int, int, int]) -> list
 def _place(rng: np.random.Generator) -> list[tuple[str, float, float, float]]:
     """Class letter, centre x, y and diameter of the circle around each object, in pixels."""
     kept: list[tuple[float, float, float]] = []
-    for x, y, d in rng.uniform(
-        (0, 0, DIAMETERS[0]), (SIDE, SIDE, DIAMETERS[1]), (DARTS, 3)
-    ).tolist():
-        r = (d + GAP) / 2  # half of the gap belongs to either circle, and to the border
-        if (
-            r <= min(x, y)
-            and max(x, y) <= SIDE - r
-            and all(math.dist((x, y), o[:2]) >= r + o[2] for o in kept)
-        ):
+    low = (0, 0, DIAMETERS[0])
+    high = (SIDE, SIDE, DIAMETERS[1])
+    for x, y, diameter in rng.uniform(low, high, (DARTS, 3)).tolist():
+        r = (diameter + GAP) / 2  # half of the gap belongs to either circle, and to the border
+        is_inside = r <= min(x, y) and max(x, y) <= SIDE - r
+        if is_inside and all(math.dist((x, y), other[:2]) >= r + other[2] for other in kept):
             kept.append((x, y, r))
     rng.shuffle(kept)
-    return [
-        (kind, x, y, 2 * r - GAP)
-        for kind, (x, y, r) in zip(rng.choice(list(LABELS), OBJECTS).tolist(), kept)
-    ]
+    kinds = rng.choice(list(LABELS), OBJECTS).tolist()
+    return [(kind, x, y, 2 * r - GAP) for kind, (x, y, r) in zip(kinds, kept)]
 
 
 def _draw(kind: str, x: float, y: float, diameter: float) -> tuple[int, int, Image.Image]:

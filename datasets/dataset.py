@@ -92,9 +92,9 @@ class Instances(torch.utils.data.Dataset):
         # negative counts from the end; behind it an IndexError, which ends a plain for loop
         i = range(len(self))[i]
         table = self.table
-        height, width = (int(side) for side in table.sizes[i])
-        image = self._image(i)
+        height, width = table.sizes[i].tolist()
         objects = np.arange(table.first[i], table.first[i + 1])
+        image = self._image(i)
         if image is None:
             height = min(height, BLACK)
             width = min(width, BLACK)
@@ -103,16 +103,7 @@ class Instances(torch.utils.data.Dataset):
         masks = self._masks(i, objects, height, width)
         empty = ~masks.any((1, 2))
         if empty.any():
-            for k in objects[empty]:
-                self._found(
-                    table.problem("empty mask", "no pixel of its mask is in the image", i, k)
-                )
-                self.without_mask.add(int(k))
-            if too_many(len(self.without_mask), len(table.labels)):
-                raise ValueError(
-                    f"{len(self.without_mask)} of {len(table.labels)} objects of {table.root} have "
-                    "an empty mask; `maskrcnn check` lists them"
-                )
+            self._leave_out_objects(i, objects[empty])
             objects = objects[~empty]
             masks = masks[~empty]
         return image, {
@@ -128,7 +119,8 @@ class Instances(torch.utils.data.Dataset):
         if i in self.pieces:
             masks = np.zeros((len(objects), height, width), bool)
             for mask, (y, x, piece) in zip(masks, self.pieces[i]):
-                mask[y : y + piece.shape[0], x : x + piece.shape[1]] = piece
+                h, w = piece.shape
+                mask[y : y + h, x : x + w] = piece
             return masks
         masks = segments.decode([self.table.masks[k] for k in objects], height, width)
         if self._room():
@@ -153,11 +145,10 @@ class Instances(torch.utils.data.Dataset):
                 raise  # more is amiss than an image: it was there when the table was made
             self._leave_out(i, "unreadable image", str(error))
             return None
-        (height, width), (h, w) = self.table.sizes[i], image.shape[1:]
+        height, width = self.table.sizes[i].tolist()
+        h, w = image.shape[1:]
         if (h, w) != (height, width):
-            turned = other_orientation(
-                self.file(i), self.options.orientation, (int(height), int(width))
-            )
+            turned = other_orientation(self.file(i), self.options.orientation, (height, width))
             self._leave_out(
                 i,
                 "size mismatch",
@@ -166,8 +157,9 @@ class Instances(torch.utils.data.Dataset):
             )
             return None
         if self._room():
-            grey = self.options.channels == 3 and bool((image == image[:1]).all())
-            self.images[i] = image[:1].clone() if grey else image.clone()
+            is_grey = self.options.channels == 3 and bool((image == image[:1]).all())
+            kept = image[:1] if is_grey else image
+            self.images[i] = kept.clone()
             self.cached += self.images[i].nbytes
         return image
 
@@ -178,6 +170,18 @@ class Instances(torch.utils.data.Dataset):
             raise ValueError(
                 f"{len(self.left_out)} of {len(self)} images of {self.table.root} cannot be used, "
                 f"the last one because {message}; `maskrcnn check` lists them"
+            )
+
+    def _leave_out_objects(self, i: int, objects: np.ndarray) -> None:
+        """Leave out objects of image i whose masks are empty."""
+        table = self.table
+        for k in objects.tolist():
+            self._found(table.problem("empty mask", "no pixel of its mask is in the image", i, k))
+            self.without_mask.add(k)
+        if too_many(len(self.without_mask), len(table.labels)):
+            raise ValueError(
+                f"{len(self.without_mask)} of {len(table.labels)} objects of {table.root} have "
+                "an empty mask; `maskrcnn check` lists them"
             )
 
     def _found(self, problem: Problem) -> None:

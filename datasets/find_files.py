@@ -15,6 +15,7 @@ from maskrcnn.tools.text import shown
 from .image_files import in_threads
 
 Fault = tuple[str, str]  # the kind and a message
+Listing = dict[str, list[str]]  # what is in a folder, by its plain name
 
 
 def find_files(
@@ -38,8 +39,9 @@ def find_files(
         what: these are files of, for messages.
     """
     names = list(names)
-    listings: dict[Path, dict[str, list[str]]] = {}
-    found = list(in_threads(partial(_find, folder, what=what, listings=listings), names))
+    listings: dict[Path, Listing] = {}
+    find = partial(_find, folder, what=what, listings=listings)
+    found: list[str | Fault] = list(in_threads(find, names))
     owners: dict[str, list[int]] = defaultdict(list)
     for i, file in enumerate(found):
         if isinstance(file, str):
@@ -48,19 +50,20 @@ def find_files(
         if len({names[i] for i in places}) == 1:
             continue
         for i in places:
-            if found[i] != _tidy(names[i]):  # it was found by other means than its name
-                other = next(names[j] for j in places if names[j] != names[i])
-                found[i] = (
-                    f"ambiguous {what}",
-                    f"there is no file {shown(names[i])} in {folder}; {shown(file)} could "
-                    f"be it, but is meant by {shown(other)} as well",
-                )
-    if not outside:
-        homes = [Path(os.path.realpath(home)) for home in (root, folder)]
-        found = [
-            file if isinstance(file, tuple) else _inside(folder, file, homes, what)
-            for file in found
-        ]
+            if found[i] == _tidy(names[i]):
+                continue  # its own name, not found by other means
+            other = next(names[j] for j in places if names[j] != names[i])
+            found[i] = (
+                f"ambiguous {what}",
+                f"there is no file {shown(names[i])} in {folder}; {shown(file)} could "
+                f"be it, but is meant by {shown(other)} as well",
+            )
+    if outside:
+        return found
+    homes = [Path(os.path.realpath(root)), Path(os.path.realpath(folder))]
+    for i, file in enumerate(found):
+        if isinstance(file, str):
+            found[i] = _inside(folder, file, homes, what)
     return found
 
 
@@ -80,44 +83,56 @@ def _inside(folder: Path, file: str, homes: Sequence[Path], what: str) -> str | 
     )
 
 
-def _find(
-    folder: Path, name: Any, what: str, listings: dict[Path, dict[str, list[str]]]
-) -> str | Fault:
+def _find(folder: Path, name: Any, what: str, listings: dict[Path, Listing]) -> str | Fault:
+    """Return the file that one name means, or what is wrong with it."""
     if not isinstance(name, str) or not name.strip():
         return f"malformed {what}", f"its file name is {shown(name)}; a text is expected"
-    try:
-        os.fsencode(name)
-        if "\0" in name:
-            raise ValueError
-    except ValueError:
+    if not _can_be_a_name(name):
         return (
             f"malformed {what}",
             f"its file name {shown(name)} has characters that no file name can have",
         )
     try:
-        if (folder / name).is_file():
-            return _tidy(name)
-        for other in _readings(name):
-            if other != name and (folder / other).is_file():
-                return _tidy(other)
-        for other in _readings(name):
-            alike = _alike(folder, other, listings)
-            if len(alike) == 1:
-                return alike[0]
-            if alike:
-                files = ", ".join(map(shown, alike[:3]))
-                return f"ambiguous {what}", (
-                    f"there is no file {shown(name)} in {folder}, but {len(alike)} that "
-                    f"differ in case or accents alone: {files}"
-                )
+        files = _candidates(folder, name, listings)
     except (OSError, ValueError) as error:  # a name that is too long, or a URL that is none
         reason = getattr(error, "strerror", None) or str(error)
         return (
             f"malformed {what}",
             f"its file name {shown(name)} cannot be that of a file: {reason}",
         )
-    plain = len(name) < 200 and name.isprintable()
-    return f"missing {what}", f"there is no file {folder / name if plain else shown(name)}"
+    if len(files) == 1:
+        return files[0]
+    if files:
+        first = ", ".join(map(shown, files[:3]))
+        return f"ambiguous {what}", (
+            f"there is no file {shown(name)} in {folder}, but {len(files)} that "
+            f"differ in case or accents alone: {first}"
+        )
+    is_plain = len(name) < 200 and name.isprintable()
+    return f"missing {what}", f"there is no file {folder / name if is_plain else shown(name)}"
+
+
+def _can_be_a_name(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except ValueError:
+        return False
+    return "\0" not in name
+
+
+def _candidates(folder: Path, name: str, listings: dict[Path, Listing]) -> list[str]:
+    """Return the file that a name means as it stands, or else its likeliest reading that is a file,
+    or else all files that are alike with its likeliest reading that has any."""
+    if (folder / name).is_file():
+        return [_tidy(name)]
+    for reading in _readings(name):
+        if reading != name and (folder / reading).is_file():
+            return [_tidy(reading)]
+    for reading in _readings(name):
+        alike = _alike(folder, reading, listings)
+        if alike:
+            return alike
+    return []
 
 
 def _tidy(name: str) -> str:
@@ -129,20 +144,22 @@ def _tidy(name: str) -> str:
 def _readings(name: str) -> Iterator[str]:
     """Yield what a name may mean, the likeliest first."""
     forms = [name]
-    query = urllib.parse.parse_qs(urllib.parse.urlsplit(name).query) if "?d=" in name else {}
-    if "d" in query:
-        forms.append(query["d"][0])
+    if "?d=" in name:
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(name).query)
+        forms += query.get("d", [])[:1]
     if "%" in name:
         forms.append(urllib.parse.unquote(name))
     for form in dict.fromkeys(form.replace("\\", "/") for form in forms):
         parts = [part for part in PurePosixPath(form).parts if part not in ("/", ".")]
         yield form
-        for k in range(1 if not form.startswith("/") else 0, len(parts)):
-            if ".." not in parts[k:]:
-                yield "/".join(parts[k:])
+        first = 0 if form.startswith("/") else 1
+        for k in range(first, len(parts)):
+            end = parts[k:]
+            if ".." not in end:
+                yield "/".join(end)
 
 
-def _alike(folder: Path, name: str, listings: dict[Path, dict[str, list[str]]]) -> list[str]:
+def _alike(folder: Path, name: str, listings: dict[Path, Listing]) -> list[str]:
     """Return the files in a folder whose path is the same but for the way in which its letters are
     written."""
     path = PurePosixPath(name)
@@ -155,12 +172,13 @@ def _alike(folder: Path, name: str, listings: dict[Path, dict[str, list[str]]]) 
             place = folder / end
             if place not in listings:
                 listings[place] = _listing(place)
-            found += [os.path.join(end, there) for there in listings[place].get(_plain(part), [])]
+            for there in listings[place].get(_plain(part), []):
+                found.append(os.path.join(end, there))
         ends = found
     return [end for end in ends if (folder / end).is_file()]
 
 
-def _listing(folder: Path) -> dict[str, list[str]]:
+def _listing(folder: Path) -> Listing:
     """Return what is in a folder, by its plain name."""
     names: dict[str, list[str]] = defaultdict(list)
     if folder.is_dir():

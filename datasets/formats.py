@@ -10,27 +10,26 @@ import numpy as np
 from easydict import EasyDict
 from torch import Tensor
 
+from maskrcnn.datasets import cst_generate
 from maskrcnn.datasets.check.image_checks import check_first
 from maskrcnn.datasets.check.object_counts import check_counts
 from maskrcnn.datasets.check.table_checks import check_for_training, check_left_out
+from maskrcnn.datasets.dataset import Instances
+from maskrcnn.datasets.options import SPLITS, ReadOptions
+from maskrcnn.datasets.problems import Problem, Problems, summary
 from maskrcnn.datasets.readers.coco import read_coco
 from maskrcnn.datasets.readers.cst import read_cst
 from maskrcnn.datasets.readers.labelme import read_labelme
 from maskrcnn.datasets.readers.mask_folders import read_folders
 from maskrcnn.datasets.readers.via import read_via
 from maskrcnn.datasets.readers.voc import read_voc
+from maskrcnn.datasets.table import Table
 from maskrcnn.tools.checks.inputs import check_class_names
 from maskrcnn.tools.images.read import ImageOptions
 from maskrcnn.tools.limits import Limit
 from maskrcnn.tools.runtime.progress import progress_bar
 from maskrcnn.tools.text import brief, listed, printable
 from maskrcnn.tools.values import Id
-
-from . import cst_generate
-from .dataset import Instances
-from .options import SPLITS, ReadOptions
-from .problems import Problem, Problems, summary
-from .table import Table
 
 log = logging.getLogger("maskrcnn")
 
@@ -64,9 +63,11 @@ class Dataset(Protocol):
     def __getitem__(self, i: int) -> tuple[Tensor, dict[str, Any]]:
         """Image uint8 [C, h, w] and its target: boxes [M, 4], labels [M], masks [M, h, w], perhaps
         iscrowd [M] and area [M]."""
+        ...
 
     def file(self, i: int) -> Path:
         """The file of image i, for messages."""
+        ...
 
 
 def prepare_dataset(data: EasyDict) -> None:
@@ -108,57 +109,55 @@ def open_dataset(
     """
     problems = problems or Problems(data.broken)
     before = len(problems.all)
-    where = f"{data.root}, {split} split"
     table = read_table(data, split, problems, class_names)
     if not len(table):
-        raise ValueError(
-            f"the {split} split of {data.root} ([data] {split} = {listed(data[split])}) has no "
-            "images" + (f", after {problems.summary()} were left out" if problems.summary() else "")
-        )
+        left_out = problems.summary()
+        after = f", after {left_out} were left out" if left_out else ""
+        setting = f"[data] {split} = {listed(data[split])}"
+        raise ValueError(f"the {split} split of {data.root} ({setting}) has no images{after}")
+    where = f"{data.root}, {split} split"
     found = problems.all[before:]
-    errors = [p for p in found if p.error]
-    of_single = []
-    of_all = []
-    for problem in (p for p in found if not p.error):
-        (of_single if problem.image else of_all).append(problem)
+    errors = []
+    of_images = []  # warnings, as are those of the split
+    of_split = []
+    for problem in found:
+        if problem.error:
+            errors.append(problem)
+        elif problem.image:
+            of_images.append(problem)
+        else:
+            of_split.append(problem)
     if errors:
         log.warning(
             "%s: left out what is broken: %s; `maskrcnn check` lists it", where, summary(errors)
         )
-    if of_single:
-        log.warning("%s: %s; `maskrcnn check` lists it", where, summary(of_single))
+    if of_images:
+        log.warning("%s: %s; `maskrcnn check` lists it", where, summary(of_images))
     check_left_out(table, found, where)
-    objects = sum(bool(problem.annotation) for problem in errors)
+    lost = sum(bool(problem.annotation) for problem in errors)
     options = ImageOptions(channels, data.value_range, data.orientation)
-    _report(
-        [
-            *of_all,
-            *check_for_training(table, split, objects),
-            *check_counts(table, split, limits),
-            *check_first(table, options),
-        ],
-        where,
-    )
+    of_split += check_for_training(table, split, lost)
+    of_split += check_counts(table, split, limits)
+    of_split += check_first(table, options)
+    _report(of_split, where)
     return Instances(table, problems, options, data.cache)
 
 
 def _report(problems: Sequence[Problem], where: str) -> None:
     """Log warnings about a split as a whole, the first of many of each kind; raise a ValueError for
     an error."""
-    kinds = Counter(problem.kind for problem in problems)
+    totals = Counter(problem.kind for problem in problems)
     told: Counter[str] = Counter()
     for problem in problems:
         if problem.error:
             raise ValueError(str(problem))
-        told[problem.kind] += 1
-        if told[problem.kind] <= TOLD:
+        kind = problem.kind
+        told[kind] += 1
+        if told[kind] <= TOLD:
             log.warning("%s: %s", where, printable(problem.message))
-        elif told[problem.kind] == kinds[problem.kind]:
+        elif told[kind] == totals[kind]:
             log.warning(
-                "%s: %d of %s in all; `maskrcnn check` lists them",
-                where,
-                kinds[problem.kind],
-                problem.kind,
+                "%s: %d of %s in all; `maskrcnn check` lists them", where, totals[kind], kind
             )
 
 
@@ -182,27 +181,32 @@ def _read(
         raise ValueError(f"unknown split {split!r}; choose {', '.join(SPLITS)}")
     if not Path(data.root).is_dir():
         raise ValueError(f"no folder {data.root} ([data] root)")
-    names = list(class_names or data.classes) or None
+    root = Path(data.root)
     values = data[split]
+    names = list(class_names or data.classes) or None
     options = ReadOptions(data.masks, data.crowd, data.orientation, data.outside)
     if data.format == "voc":
-        return read_voc(data.root, values, problems, names, options)
-    needed, what = (
-        (2, "image folder, annotation file") if data.format == "coco" else (1, "its folder")
-    )
+        return read_voc(data.root, values, problems, names, options=options)
+    if data.format == "coco":
+        _check_values(data, split, 2, "image folder, annotation file")
+        images, annotations = values
+        return read_coco(
+            root / annotations,
+            root / images,
+            problems,
+            names,
+            options=options,
+            root=root,
+            all_there=split == "train" and not class_names,
+        )
+    _check_values(data, split, 1, "its folder")
+    return FOLDERS[data.format](root, values[0], problems, names, options=options)
+
+
+def _check_values(data: EasyDict, split: str, needed: int, what: str) -> None:
+    """Raise a ValueError unless the setting of a split names as much as its format needs."""
+    values = data[split]
     if len(values) != needed:
         raise ValueError(
             f"[data] {split} = {listed(values)}; for format = {data.format} give {what}"
         )
-    root = Path(data.root)
-    if data.format == "coco":
-        return read_coco(
-            root / values[1],
-            root / values[0],
-            problems,
-            names,
-            options,
-            root,
-            all_there=split == "train" and not class_names,
-        )
-    return FOLDERS[data.format](root, values[0], problems, names, options)

@@ -5,21 +5,23 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
-AHEAD = (
-    256  # files that threads read before their results are asked for: what waits is kept in memory
-)
+# files that threads read before their results are asked for: what waits is kept in memory
+AHEAD = 256
+
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 def image_files(folder: Path) -> list[Path]:
     """The image files in a folder, by name."""
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGES and not path.name.startswith(".")
-    )
+    found = []
+    for path in folder.iterdir():
+        if path.suffix.lower() in IMAGES and not path.name.startswith("."):
+            found.append(path)
+    return sorted(found)
 
 
 def sub_folders(folder: Path) -> list[Path]:
@@ -28,7 +30,7 @@ def sub_folders(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
-def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+def in_threads(function: Callable[[Given], Result], items: Iterable[Given]) -> Iterator[Result]:
     """`function` of each item, in order. Decoding files lets go of Python's lock, so threads do it
     side by side."""
     waiting = list(items)

@@ -16,10 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from maskrcnn.datasets.augment.augment import Augmentation, Augmented
+from maskrcnn.datasets.formats import Dataset
 from maskrcnn.tools.runtime.distributed import rank_and_count
 from maskrcnn.tools.runtime.signals import blocked, later, leave_to_parent, watched
-
-from .formats import Dataset
 
 Item = tuple[int, int]  # the number of an image, and the seed of its changes and samples
 
@@ -41,11 +40,12 @@ def epoch_steps(
     groups = [order]
     if sizes is not None:
         wide = (sizes[:, 1] >= sizes[:, 0]).tolist()
-        groups = [
-            group
-            for group in ([i for i in order if wide[i]], [i for i in order if not wide[i]])
-            if group
-        ]
+        of_wide = []
+        of_tall = []
+        for i in order:
+            group = of_wide if wide[i] else of_tall
+            group.append(i)
+        groups = [group for group in (of_wide, of_tall) if group]
     steps = []
     for group in groups:
         missing = -len(group) % batch_size
@@ -53,9 +53,11 @@ def epoch_steps(
         # a small group would fill a step with one image
         pool = group + [i for i in order if i not in own]
         group = group + (pool * (missing // len(pool) + 1))[:missing]
-        steps += [group[start : start + batch_size] for start in range(0, len(group), batch_size)]
+        for start in range(0, len(group), batch_size):
+            steps.append(group[start : start + batch_size])
     if len(groups) > 1:
-        steps = [steps[i] for i in torch.randperm(len(steps), generator=generator).tolist()]
+        places = torch.randperm(len(steps), generator=generator).tolist()
+        steps = [steps[place] for place in places]
     return steps
 
 
@@ -96,7 +98,9 @@ class Passes(Sampler[list[Item]]):
 
     def steps(self) -> list[list[int]]:
         """Of the whole epoch and all processes."""
-        return epoch_steps(self.count, self.batch_size, self.seed, self.epoch, self.sizes)
+        return epoch_steps(
+            self.count, self.batch_size, self.seed, epoch=self.epoch, sizes=self.sizes
+        )
 
     def piece(self, number: int) -> int:
         """Which piece of a step this process's pass of this number computes."""
@@ -108,19 +112,21 @@ class Passes(Sampler[list[Item]]):
     def __iter__(self) -> Iterator[list[Item]]:
         each = self.batch_size // self.pieces
         for step, images in enumerate(self.steps()[self.start :], self.start):
+            of_step = (self.seed, self.epoch, step)
             for number in range(self.pieces // self.processes):
                 first = self.piece(number) * each
-                yield [
-                    (i, mixed(self.seed, self.epoch, step, place, i))
-                    for place, i in enumerate(images[first : first + each], first)
-                ]
+                items = []
+                for place in range(first, first + each):
+                    i = images[place]
+                    items.append((i, mixed(*of_step, place, i)))
+                yield items
 
 
 class Seeded(torch.utils.data.Dataset):
     """Items (image, target, file) of an (index, seed): random changes follow from the seed, which
     the target keeps for the samples of the losses."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset | Augmented) -> None:
         self.dataset = dataset
 
     def __getitem__(self, item: Item) -> tuple[Tensor, dict[str, Any], Path]:
@@ -139,11 +145,10 @@ def make_loader(dataset: Dataset, cfg: EasyDict) -> tuple[DataLoader, Passes]:
         cfg.train.batch_size,
         cfg.train.accumulate,
         cfg.train.seed,
-        dataset.sizes if cfg.data.group_by_aspect else None,
+        sizes=dataset.sizes if cfg.data.group_by_aspect else None,
     )
     fill = cfg.transform.mean if cfg.transform.normalize == "fixed" else ()
     changed = Augmented(dataset, Augmentation(**cfg.augment, fill=fill))
-    # its own, so as not to draw from torch's
     loader = DataLoader(
         Seeded(changed),
         batch_sampler=passes,
@@ -152,6 +157,7 @@ def make_loader(dataset: Dataset, cfg: EasyDict) -> tuple[DataLoader, Passes]:
         persistent_workers=cfg.data.workers > 0,
         worker_init_fn=quiet(),
         pin_memory=torch.cuda.is_available() and cfg.train.device != "cpu",
+        # its own, so as not to draw from torch's
         generator=torch.Generator().manual_seed(0),
     )
     return loader, passes

@@ -18,9 +18,8 @@ class ReadOptions:
 
     masks: bool = True  # an object without a mask is broken; otherwise its box serves as its mask
     crowd: str = "ignore"  # what becomes of crowd annotations: ignore, or objects
-    orientation: str = (
-        "exif"  # exif turns images upright, stored leaves them as they lie in the file
-    )
+    # exif turns images upright, stored leaves them as they lie in the file
+    orientation: str = "exif"
     outside: bool = True  # annotations may name files outside of root
 
     def __post_init__(self) -> None:

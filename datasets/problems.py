@@ -24,12 +24,12 @@ class Problem:
     error: bool = True  # or a warning: odd, but training can use it
 
     def __str__(self) -> str:
-        image = f", image {brief(self.image)}" if self.image and self.image != self.file else ""
-        annotation = f", annotation {brief(self.annotation)}" if self.annotation else ""
-        return (
-            f"{printable(self.file)}{image}{annotation}: "
-            f"{printable(shorten(self.message, MOST_IN_LINE))}"
-        )
+        where = printable(self.file)
+        if self.image and self.image != self.file:
+            where += f", image {brief(self.image)}"
+        if self.annotation:
+            where += f", annotation {brief(self.annotation)}"
+        return f"{where}: {printable(shorten(self.message, MOST_IN_LINE))}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -22,30 +22,36 @@ from .problems import Problem
 class Blobs:
     """Many byte strings in two arrays."""
 
-    def __init__(
-        self, strings: Sequence[bytes] | bytearray, ends: Sequence[int] | None = None
-    ) -> None:
-        if ends is None:
-            ends = np.cumsum([len(string) for string in strings], dtype=np.int64)
-            strings = bytearray().join(strings)
-        self.data = np.frombuffer(strings, np.uint8)
-        self.ends = np.asarray(ends, np.int64)
+    def __init__(self, strings: Sequence[bytes] = ()) -> None:
+        lengths = [len(string) for string in strings]
+        self.data = np.frombuffer(bytearray().join(strings), np.uint8)
+        self.ends = np.cumsum(lengths, dtype=np.int64)
+
+    @classmethod
+    def joined(cls, data: bytearray, ends: Sequence[int] | np.ndarray) -> "Blobs":
+        """Take strings that lie side by side, each as far as its end."""
+        blobs = cls()
+        blobs.data = np.frombuffer(data, np.uint8)
+        blobs.ends = np.asarray(ends, np.int64)
+        return blobs
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def __getitem__(self, i: int) -> bytes:
-        return self.data[self.ends[i - 1] if i else 0 : self.ends[i]].tobytes()
+        start = self.ends[i - 1] if i else 0
+        return self.data[start : self.ends[i]].tobytes()
 
     def take(self, order: np.ndarray) -> "Blobs":
         """The strings at these places, in this order."""
         starts = np.concatenate([[0], self.ends[:-1]]) if len(self) else self.ends
         # indices of all bytes at once would take 8 times their memory
-        old = memoryview(self.data)
+        old = self.data.data
         new = bytearray()
         for start, end in zip(starts[order].tolist(), self.ends[order].tolist()):
             new += old[start:end]
-        return Blobs(new, np.cumsum((self.ends - starts)[order]))
+        lengths = self.ends - starts
+        return Blobs.joined(new, np.cumsum(lengths[order]))
 
 
 @dataclass
@@ -82,6 +88,10 @@ class Table:
         """The file of image i."""
         return self.root / os.fsdecode(self.files[i])
 
+    def objects(self, i: int) -> range:
+        """The indices of the objects of image i."""
+        return range(int(self.first[i]), int(self.first[i + 1]))
+
     def image_id(self, i: int) -> Id:
         """The id of image i as the annotation file writes it."""
         return self.texts.get(i, int(self.image_ids[i]))
@@ -90,12 +100,20 @@ class Table:
         self, kind: str, message: str, i: int, k: int | None = None, error: bool = True
     ) -> Problem:
         """What is wrong with image i, or with its object k (of all O)."""
-        annotation = (
-            "" if k is None else os.fsdecode(self.names[k]) if len(self.names) else str(self.ids[k])
-        )
+        if k is None:
+            annotation = ""
+        elif len(self.names):
+            annotation = os.fsdecode(self.names[k])
+        else:
+            annotation = str(self.ids[k])
         source = self.sources[min(i, len(self.sources) - 1)]
         return Problem(
-            kind, message, os.fsdecode(source), os.fsdecode(self.files[i]), annotation, error
+            kind,
+            message,
+            file=os.fsdecode(source),
+            image=os.fsdecode(self.files[i]),
+            annotation=annotation,
+            error=error,
         )
 
 
@@ -123,9 +141,9 @@ class TableBuilder:
         self.root = Path(root)
         self.boxes_as = boxes_as
         self.crowd_as = crowd_as
-        self.category_ids = (
-            list(category_ids) if category_ids is not None else list(range(1, len(class_names) + 1))
-        )
+        if category_ids is None:
+            category_ids = range(1, len(class_names) + 1)
+        self.category_ids: list[Id] = list(category_ids)
         self.rows: dict[Id, int] = {}  # image id -> row
         self.files: list[bytes] = []
         self.sizes = array("i")
@@ -157,12 +175,15 @@ class TableBuilder:
         """An image; `file` is relative to the root, `source` its annotation file where each has one
         of its own, `text` the id as the file writes it where that is a text. Ids are different,
         which the caller has checked."""
-        row = self.rows[image_id] = len(self.files)
+        row = len(self.files)
+        self.rows[image_id] = row
         if isinstance(image_id, str):
             self.worded.append(row)
+            self.image_ids.append(0)  # until `build` has a number for it
+        else:
+            self.image_ids.append(image_id)
         if text is not None:
             self.texts[row] = text
-        self.image_ids.append(0 if isinstance(image_id, str) else image_id)
         self.files.append(os.fsencode(file))
         self.sources.append(os.fsencode(source))
         self.sizes.extend((height, width))
@@ -193,38 +214,45 @@ class TableBuilder:
             self.names.append(os.fsencode(name))
 
     def build(self) -> Table:
-        """The table."""
-        rows = np.array(self.images)
+        """The table: objects in the order of their images, those of no image left out."""
+        rows = np.array(self.images)  # of each object's image, or -1
         order = np.argsort(rows, kind="stable")
-        order = order[np.searchsorted(rows[order], 0) :]
+        without_image = np.searchsorted(rows[order], 0)
+        order = order[without_image:]
         first = np.searchsorted(rows[order], np.arange(len(self.files) + 1))
+        boxes = np.array(self.boxes).reshape(-1, 4)
+        crowd = np.array(self.crowd).astype(bool)
+        masks = Blobs.joined(self.masks, self.ends)
+        names = Blobs(self.names)
+        if self.names:
+            names = names.take(order)
         sources = [os.fsencode(self.source)] if self.source else self.sources
-        names = Blobs(self.names).take(order) if self.names else Blobs([])
-        image_ids = np.array(self.image_ids)
-        free = (number for number in itertools.count() if number not in self.rows)
-        image_ids[self.worded] = [next(free) for _ in self.worded]
-        boxes, sizes = (
-            np.array(values).reshape(-1, width)
-            for values, width in ((self.boxes, 4), (self.sizes, 2))
-        )
         return Table(
-            self.class_names,
-            self.category_ids,
-            self.root,
-            Blobs(self.files),
-            sizes,
-            image_ids,
-            first,
-            boxes[order],
-            np.array(self.labels)[order],
-            np.array(self.crowd).astype(bool)[order],
-            np.array(self.areas)[order],
-            np.array(self.ids)[order],
-            Blobs(self.masks, self.ends).take(order),
-            names,
-            Blobs(sources),
-            self.boxes_as,
-            self.crowd_as,
-            self.texts,
-            self.others,
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            root=self.root,
+            files=Blobs(self.files),
+            sizes=np.array(self.sizes).reshape(-1, 2),
+            image_ids=self._numbers(),
+            first=first,
+            boxes=boxes[order],
+            labels=np.array(self.labels)[order],
+            crowd=crowd[order],
+            areas=np.array(self.areas)[order],
+            ids=np.array(self.ids)[order],
+            masks=masks.take(order),
+            names=names,
+            sources=Blobs(sources),
+            boxes_as=self.boxes_as,
+            crowd_as=self.crowd_as,
+            texts=self.texts,
+            others=self.others,
         )
+
+    def _numbers(self) -> np.ndarray:
+        """Return the ids of images [N], with the lowest free numbers for words."""
+        numbers = np.array(self.image_ids)
+        free = (number for number in itertools.count() if number not in self.rows)
+        for row in self.worded:
+            numbers[row] = next(free)
+        return numbers

@@ -11,6 +11,8 @@ WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
 DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 BITS = 2**63  # ids are kept in 64 bits
 LARGEST = 3.4e38  # boxes and areas are kept in float32
+# pixels, of a side or a corner; drawing a polygon takes memory for every pixel along its edge
+FAR = 2**20
 
 Id = int | str
 
@@ -73,12 +75,11 @@ def identity(value: Any, what: str = "id") -> int | str:
     if isinstance(value, str):
         if not value:
             raise ValueError(f"{what} {shown(value)} is empty")
-        same = (
-            WHOLE.fullmatch(value) is not None
-            and abs(int(value)) < BITS
-            and str(int(value)) == value
-        )
-        return int(value) if same else value
+        if WHOLE.fullmatch(value) is None:
+            return value
+        found = int(value)
+        is_number = abs(found) < BITS and str(found) == value
+        return found if is_number else value
     if _whole(value) is None:
         raise ValueError(f"{what} {shown(value)} is neither a whole number nor a text")
     return whole(value, what)
@@ -92,8 +93,10 @@ def flag(value: Any, what: str) -> bool:
     """
     if isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        return value.strip().lower() == "true"
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in ("true", "false"):
+            return word == "true"
     marked = _whole(value)
     if marked not in (0, 1):
         raise ValueError(f"{what} {shown(value)} is neither 0 nor 1")

@@ -1,6 +1,6 @@
 """Random changes of training images, with targets to match."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +46,8 @@ class Augmentation:
         _check(0 <= self.hue <= 0.5, "hue", self.hue, "between 0 and 0.5")
         _check(0 <= self.rotation <= 180, "rotation", self.rotation, "between 0 and 180 degrees")
         _check(self.crop >= 0, "crop", self.crop, "0 or more pixels")
-        _check(
-            len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[-1] < float("inf"),
-            "scale",
-            self.scale,
-            "two factors above 0, the lower one first",
-        )
+        is_range = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[-1] < float("inf")
+        _check(is_range, "scale", self.scale, "two factors above 0, the lower one first")
 
     @property
     def moves(self) -> bool:
@@ -81,10 +77,9 @@ class Augmented(torch.utils.data.Dataset):
     def __init__(self, dataset: Dataset, settings: Augmentation) -> None:
         self.dataset = dataset
         self.settings = settings
-        strengths = {
-            key: getattr(settings, key) for key in ("brightness", "contrast", "saturation", "hue")
-        }
-        self.color = None
+        self.color: Callable[[Tensor], Tensor] | None = None
+        keys = ("brightness", "contrast", "saturation", "hue")
+        strengths = {key: getattr(settings, key) for key in keys}
         if any(strengths.values()):
             from torchvision.transforms import v2
 
@@ -116,7 +111,9 @@ class Augmented(torch.utils.data.Dataset):
         image, target = self._moved(i, (crop, crop) if crop else None)
         if _happens(self.settings.copy_paste):
             image, target = self._pasted(i, image, target)
-        return (image if self.color is None else self._colored(image, i)), target
+        if self.color is not None:
+            image = self._colored(image, i, self.color)
+        return image, target
 
     def _moved(self, i: int, frame: tuple[int, int] | None) -> Item:
         """Item i turned, scaled, brought to the height and width of `frame`, and mirrored."""
@@ -128,13 +125,10 @@ class Augmented(torch.utils.data.Dataset):
             height, width = frame or (None, None)
             rows = draw_span(image.shape[1], factor, height)
             columns = draw_span(image.shape[2], factor, width)
-            if degrees or any(
-                span != (0, side, side, 0, side)
-                for span, side in zip((rows, columns), image.shape[1:])
-            ):
-                image, target = resample(
-                    image, target, degrees, rows, columns, self._fill(image, i)
-                )
+            stays = rows.keeps(image.shape[1]) and columns.keeps(image.shape[2])
+            if degrees or not stays:
+                fill = self._fill(image, i)
+                image, target = resample(image, target, degrees, rows, columns=columns, fill=fill)
         if _happens(settings.flip):
             image, target = mirror(image, target)
         if _happens(settings.flip_vertical):
@@ -143,46 +137,49 @@ class Augmented(torch.utils.data.Dataset):
 
     def _pasted(self, i: int, image: Tensor, target: dict[str, Any]) -> Item:
         """Each object of another image, with a chance of one half, pasted in."""
-        j = (i + 1 + int(torch.randint(max(1, len(self) - 1), ()))) % len(self)
-        other = self._moved(j, (image.shape[1], image.shape[2]))
-        for k, (pixels, objects) in ((i, (image, target)), (j, other)):
-            if "masks" not in objects:
+        others = max(1, len(self) - 1)
+        j = (i + 1 + int(torch.randint(others, ()))) % len(self)
+        other, objects = self._moved(j, (image.shape[1], image.shape[2]))
+        for k, one in ((i, target), (j, objects)):
+            if "masks" not in one:
                 raise ValueError(
                     f"{self.file(k)}: [augment] copy_paste needs masks, and this target has none"
                 )
-            if pixels.shape[0] != image.shape[0]:
-                raise ValueError(
-                    f"{self.file(k)} has {pixels.shape[0]} channels and {self.file(i)} "
-                    f"{image.shape[0]}; [augment] copy_paste needs the same number"
-                )
-        chosen = torch.rand(len(other[1]["boxes"])) < 0.5
-        return paste(image, target, *other, chosen)
+        if other.shape[0] != image.shape[0]:
+            raise ValueError(
+                f"{self.file(j)} has {other.shape[0]} channels and {self.file(i)} "
+                f"{image.shape[0]}; [augment] copy_paste needs the same number"
+            )
+        chosen = torch.rand(len(objects["boxes"])) < 0.5
+        return paste(image, target, other, objects, chosen=chosen)
 
-    def _colored(self, image: Tensor, i: int) -> Tensor:
+    def _colored(self, image: Tensor, i: int, color: Callable[[Tensor], Tensor]) -> Tensor:
         """v2.ColorJitter takes images of one or three channels: of others each channel by itself,
         all alike."""
         if image.shape[0] == 3:
-            return self.color(image)
+            return color(image)
         if self.settings.saturation or self.settings.hue:
             raise ValueError(
                 f"{self.file(i)} has {image.shape[0]} channels; [augment] saturation and hue are "
                 "for 3 (red, green, blue), and should be 0 here"
             )
-        return self.color(image[:, None])[:, 0]
+        return color(image[:, None])[:, 0]
 
     def _fill(self, image: Tensor, i: int) -> list[float]:
         """One number a channel."""
+        channels = image.shape[0]
         fill = list(self.settings.fill)
         if not fill:
-            return (
-                image.float().mean((1, 2)) / (255 if image.dtype == torch.uint8 else 1)
-            ).tolist()
-        if len(fill) not in (1, image.shape[0]):
-            raise ValueError(
-                f"{self.file(i)} has {image.shape[0]} channels, but the padding (fill, [transform] "
-                f"mean) {len(fill)} numbers: {fill}"
-            )
-        return fill if len(fill) == image.shape[0] else fill * image.shape[0]
+            highest = 255 if image.dtype == torch.uint8 else 1
+            return (image.float().mean((1, 2)) / highest).tolist()
+        if len(fill) == channels:
+            return fill
+        if len(fill) == 1:
+            return fill * channels
+        raise ValueError(
+            f"{self.file(i)} has {channels} channels, but the padding (fill, [transform] "
+            f"mean) {len(fill)} numbers: {fill}"
+        )
 
 
 def _happens(chance: float) -> bool:
@@ -191,4 +188,6 @@ def _happens(chance: float) -> bool:
 
 def _between(low: float, high: float) -> float:
     """Drawn evenly; nothing is drawn where there is no choice."""
-    return low if low == high else low + (high - low) * float(torch.rand(()))
+    if low == high:
+        return low
+    return low + (high - low) * float(torch.rand(()))

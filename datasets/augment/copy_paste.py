@@ -38,7 +38,8 @@ def paste(
     }
     if "area" in target:
         rest["area"] = torch.where(cut, after, target["area"])
-    rest = select(rest, ~cut | ((after >= LEAST_PIXELS) & (after >= LEAST_SHARE * before)))
+    enough = (after >= LEAST_PIXELS) & (after >= LEAST_SHARE * before)
+    rest = select(rest, ~cut | enough)
     added = {
         "area": pixels(pasted["masks"]),
         **pasted,
@@ -46,7 +47,8 @@ def paste(
         "iscrowd": _crowd(pasted),
     }
     joined = {key: torch.cat([rest[key], added[key]]) for key in ROWS if key in rest}
-    return torch.where(over, F.to_dtype(other, image.dtype, scale=True), image), {**rest, **joined}
+    other = F.to_dtype(other, image.dtype, scale=True)
+    return torch.where(over, other, image), {**rest, **joined}
 
 
 def _crowd(target: dict[str, Any]) -> Tensor:

@@ -18,7 +18,8 @@ LEAST_PIXELS = 4
 
 def select(target: dict[str, Any], keep: Tensor) -> dict[str, Any]:
     """The target with the objects of `keep`, bool [M] or their places, alone."""
-    return {key: value[keep] if key in ROWS else value for key, value in target.items()}
+    kept = {key: value[keep] for key, value in target.items() if key in ROWS}
+    return {**target, **kept}
 
 
 def pixels(masks: Tensor) -> Tensor:

@@ -28,13 +28,16 @@ ODD = 2.0  # times the mask's pixels, from which on an annotated area is odd ...
 # differ by
 RIM = 2.0
 
+Progress = Callable[[str, int, int], None]  # called as progress(split, done, total)
+Contents = dict[bytes, tuple[str, str]]  # by digest, the first split and file that have it
+
 
 def check_dataset(
     data: EasyDict,
     splits: Sequence[str] = SPLITS,
     channels: int = 3,
     anchors: int = 5,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     limits: Sequence[Limit] = (),
 ) -> Report:
     """What is wrong with a data set, and what is in it. Nothing that is wrong with the data raises.
@@ -51,40 +54,41 @@ def check_dataset(
     Raises:
         ValueError: an unknown format or split.
     """
-    unknown = [split for split in splits if split not in SPLITS]
-    if unknown or data.format not in FORMATS:
-        raise ValueError(
-            f"unknown split {unknown[0]!r}; choose {', '.join(SPLITS)}"
-            if unknown
-            else f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}"
-        )
+    for split in splits:
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}; choose {', '.join(SPLITS)}")
+    if data.format not in FORMATS:
+        raise ValueError(f"[data] format = {data.format!r}; choose {', '.join(FORMATS)}")
     problems = Problems("skip")
     options = ImageOptions(channels, data.value_range, data.orientation)
     tables: dict[str, Table] = {}
-    contents: dict[
-        bytes, tuple[str, str]
-    ] = {}  # of image files: a digest, and the first split and file that have it
-    names = None
+    contents: Contents = {}
+    names = None  # of the classes, as the training split has them
     wanted = [split for split in SPLITS if split in splits]
     for k, split in enumerate(wanted):
         if any(data[split] == data[other] for other in wanted[:k]):
             continue
         before = len(problems.all)
         try:
-            table = tables[split] = read_table(data, split, problems, names)
+            table = read_table(data, split, problems, names)
         except (ValueError, OSError) as error:
             problems.found(Problem("unreadable split", f"{split}: {error}", str(data.root)))
             continue
-        names = table.class_names if split == "train" else names
-        lost = sum(bool(problem.error and problem.annotation) for problem in problems.all[before:])
-        for problem in [*check_table(table, split, lost), *check_counts(table, split, limits)]:
+        tables[split] = table
+        if split == "train":
+            names = table.class_names
+        found = problems.all[before:]
+        lost = sum(bool(problem.error and problem.annotation) for problem in found)
+        for problem in check_table(table, split, lost):
             problems.found(problem)
-        _check_images(table, split, options, contents, problems, progress)
+        for problem in check_counts(table, split, limits):
+            problems.found(problem)
+        _check_images(table, split, options, contents, problems=problems, progress=progress)
     return Report(
         problems.all,
-        {split: summarize(table) for split, table in tables.items()},
-        _proposal(list(tables.values()), anchors),
-        settings_for(tables, limits),
+        splits={split: summarize(table) for split, table in tables.items()},
+        proposal=_proposal(list(tables.values()), anchors),
+        limits=settings_for(tables, limits),
     )
 
 
@@ -92,9 +96,9 @@ def _check_images(
     table: Table,
     split: str,
     options: ImageOptions,
-    contents: dict[bytes, tuple[str, str]],
+    contents: Contents,
     problems: Problems,
-    progress: Callable[[str, int, int], None] | None,
+    progress: Progress | None,
 ) -> None:
     """What concerns single images, and what they show together."""
     outlines = np.zeros(2, int)
@@ -103,104 +107,98 @@ def _check_images(
     for i, one in enumerate(looked):
         for problem in one.found:
             problems.found(problem)
-        outlines += one.outlines
-        digest = one.digest
-        one.found = []
+        one.found = []  # they are kept, and so need not be
         seen[i] = one
+        outlines += one.outlines
         here = (split, str(table.file(i)))
-        first = contents.setdefault(digest, here) if digest else here
+        first = contents.setdefault(one.digest, here) if one.digest else here
         if first != here:
-            problems.found(
-                table.problem(
-                    "duplicate image",
-                    f"the {first[0]} split has the same content, in {first[1]}",
-                    i,
-                    error=False,
-                )
-            )
+            message = f"the {first[0]} split has the same content, in {first[1]}"
+            problems.found(table.problem("duplicate image", message, i, error=False))
         if progress is not None:
             progress(split, i + 1, len(table))
     for problem in check_seen(table, options, seen, len(table)):
         problems.found(problem)
     if unrelated(*outlines.tolist()):
-        problems.found(
-            Problem(
-                "masks off images",
-                f"{split}: the images change along the outlines of their masks no "
-                f"more than elsewhere; are these the masks of other images?",
-                str(table.root),
-            )
+        message = (
+            f"{split}: the images change along the outlines of their masks no "
+            f"more than elsewhere; are these the masks of other images?"
         )
+        problems.found(Problem("masks off images", message, str(table.root)))
 
 
 def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> Seen:
     """What is wrong with image i and its objects, and what the image shows."""
     seen = Seen()
-    found = seen.found
-    height, width = (int(side) for side in table.sizes[i])
     try:
         seen, grey = look(table, i, options)
-        found = seen.found
-        shape = grey.shape
         seen.digest = hashlib.blake2b(table.file(i).read_bytes(), digest_size=16).digest()
-        if shape != (height, width):
-            turned = other_orientation(table.file(i), options.orientation, (height, width))
-            if not turned and shape == (width, height):
-                turned = "; are they swapped?"
-            found.append(
-                table.problem(
-                    "size mismatch",
-                    f"the file has (height, width) {shape}, but is annotated as "
-                    f"{height, width}{turned}",
-                    i,
-                )
-            )
-        else:
+        if grey.shape == tuple(table.sizes[i].tolist()):
             seen.outlines = count_shown(grey, masks_of(table, i))
+        else:
+            seen.found.append(_size_mismatch(table, i, grey.shape, options))
     except (ValueError, OSError, MemoryError) as error:
-        found.append(table.problem("unreadable image", str(error), i))
-    first: dict[tuple, int] = {}
-    for k in range(int(table.first[i]), int(table.first[i + 1])):
+        seen.found.append(table.problem("unreadable image", str(error), i))
+    seen.found += _check_objects(table, i)
+    return seen
+
+
+def _size_mismatch(table: Table, i: int, shape: tuple[int, ...], options: ImageOptions) -> Problem:
+    """Return the problem of image i, whose file has another height and width than annotated."""
+    height, width = table.sizes[i].tolist()
+    turned = other_orientation(table.file(i), options.orientation, (height, width))
+    if not turned and shape == (width, height):
+        turned = "; are they swapped?"
+    message = f"the file has (height, width) {shape}, but is annotated as {height, width}{turned}"
+    return table.problem("size mismatch", message, i)
+
+
+def _check_objects(table: Table, i: int) -> list[Problem]:
+    """What is wrong with the objects of image i."""
+    found = []
+    first: dict[tuple[int, tuple[float, ...], bytes], int] = {}  # of those that are alike
+    for k in table.objects(i):
         code = table.masks[k]
         box = table.boxes[k].tolist()
-        found += _check_object(table, i, k, code, box)
-        key = (int(table.labels[k]), *box, code)
-        if key in first:
-            other = table.problem("", "", i, first[key]).annotation
-            found.append(
-                table.problem(
-                    "duplicate object", f"box, class and mask are those of {other}", i, k, False
-                )
-            )
-        first.setdefault(key, k)
-    return seen
+        found += _check_object(table, i, k, code, box=box)
+        key = (int(table.labels[k]), tuple(box), code)
+        original = first.setdefault(key, k)
+        if original != k:
+            other = table.problem("", "", i, original).annotation
+            message = f"box, class and mask are those of {other}"
+            found.append(table.problem("duplicate object", message, i, k, error=False))
+    return found
 
 
 def _check_object(table: Table, i: int, k: int, code: bytes, box: list[float]) -> list[Problem]:
     """What is wrong with object k, of image i."""
-    height, width = (int(side) for side in table.sizes[i])
+    height, width = table.sizes[i].tolist()
     pixels, tight = segments.extent(code, height, width)
     if not pixels:
         return [table.problem("empty mask", "no pixel of its mask is in the image", i, k)]
     found = []
-    fault = off_mask(box, tight, table.boxes_as) if table.boxes_as and not table.crowd[k] else None
-    if fault is not None:
-        found.append(table.problem(*fault, i, k))
+    if table.boxes_as and not table.crowd[k]:
+        fault = off_mask(box, tight, table.boxes_as)
+        if fault is not None:
+            kind, message = fault
+            found.append(table.problem(kind, message, i, k))
     area = float(table.areas[k])
     if not area > 0:
-        found.append(
-            table.problem(
-                "zero area", f"its area is {area:g}, and its mask has {pixels} pixels", i, k
-            )
-        )
-    edge = 2 * (tight[2] - tight[0] + tight[3] - tight[1])
-    if area > 0 and max(area, pixels) > ODD * min(area, pixels) and abs(area - pixels) > RIM * edge:
-        found.append(
-            table.problem(
-                "odd area", f"its area is {area:g}, but its mask has {pixels} pixels", i, k, False
-            )
-        )
+        message = f"its area is {area:g}, and its mask has {pixels} pixels"
+        found.append(table.problem("zero area", message, i, k))
+    elif _is_odd(area, pixels, tight):
+        message = f"its area is {area:g}, but its mask has {pixels} pixels"
+        found.append(table.problem("odd area", message, i, k, error=False))
     return found
+
+
+def _is_odd(area: float, pixels: int, tight: list[float]) -> bool:
+    """Return True if an annotated area is not that of a mask of these pixels, which `tight` is
+    around."""
+    x1, y1, x2, y2 = tight
+    edge = 2 * (x2 - x1 + y2 - y1)
+    differs = max(area, pixels) > ODD * min(area, pixels)
+    return differs and abs(area - pixels) > RIM * edge
 
 
 def _proposal(tables: list[Table], anchors: int) -> dict[str, list[int]]:
@@ -211,7 +209,9 @@ def _proposal(tables: list[Table], anchors: int) -> dict[str, list[int]]:
     for table in tables:
         counted = ~table.crowd
         rows = np.repeat(np.arange(len(table)), np.diff(table.first))[counted]
-        owners.append(rows + sum(map(len, images)))
+        before = sum(map(len, images))
+        owners.append(before + rows)
         images.append(table.sizes)
-        objects.append((table.boxes[:, 2:] - table.boxes[:, :2])[counted])
+        sides = table.boxes[:, 2:] - table.boxes[:, :2]
+        objects.append(sides[counted])
     return propose(np.concatenate(images), np.concatenate(objects), np.concatenate(owners), anchors)

@@ -45,11 +45,16 @@ class Report:
         """What training would stop at, or leave out."""
         return [problem for problem in self.problems if problem.error]
 
+    @property
+    def warnings(self) -> list[Problem]:
+        """What is odd, but training can use."""
+        return [problem for problem in self.problems if not problem.error]
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "errors": len(self.errors),
-            "warnings": len(self.problems) - len(self.errors),
+            "warnings": len(self.warnings),
             "problems": [problem.as_dict() for problem in self.problems],
             "splits": {split: vars(summary) for split, summary in self.splits.items()},
             "proposal": self.proposal,
@@ -58,13 +63,14 @@ class Report:
 
     def text(self) -> str:
         """For people."""
-        parts = [_split_text(split, summary) for split, summary in self.splits.items()]
-        warnings = [problem for problem in self.problems if not problem.error]
-        parts += [_problems_text("Errors", self.errors), _problems_text("Warnings", warnings)]
+        parts = []
+        for split, summary in self.splits.items():
+            parts.append(_split_text(split, summary))
+        parts.append(_problems_text("Errors", self.errors))
+        parts.append(_problems_text("Warnings", self.warnings))
         if self.proposal:
-            parts.append(
-                "Settings that suit these sizes:\n\n" + config_lines(self.proposal, self.limits)
-            )
+            settings = config_lines(self.proposal, self.limits)
+            parts.append(f"Settings that suit these sizes:\n\n{settings}")
         # names of files may be no text
         return "\n\n".join(parts).encode("utf-8", "backslashreplace").decode()
 
@@ -73,15 +79,20 @@ def summarize(table: Table) -> Summary:
     """What is in a table."""
     counted = ~table.crowd
     counts = np.bincount(table.labels[counted], minlength=len(table.class_names) + 1)[1:]
-    sides = table.boxes[counted][:, 2:] - table.boxes[counted][:, :2]
-    sizes = np.percentile(np.sqrt(sides.prod(1)), PERCENTILES).tolist() if len(sides) else []
+    boxes = table.boxes[counted]
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    sizes: dict[str, float] = {}
+    if len(areas):
+        percentiles = np.percentile(np.sqrt(areas), PERCENTILES).tolist()
+        for share, size in zip(PERCENTILES, percentiles):
+            sizes[f"{share}%"] = round(size, 2)
     return Summary(
-        len(table),
-        int((np.diff(table.first) == 0).sum()),
-        len(table.labels),
-        int(table.crowd.sum()),
-        dict(zip(table.class_names, counts.tolist())),
-        {f"{share}%": round(size, 2) for share, size in zip(PERCENTILES, sizes)},
+        images=len(table),
+        empty=int((np.diff(table.first) == 0).sum()),
+        objects=len(table.labels),
+        crowd=int(table.crowd.sum()),
+        classes=dict(zip(table.class_names, counts.tolist())),
+        sizes=sizes,
     )
 
 
@@ -91,9 +102,10 @@ def _split_text(split: str, summary: Summary) -> str:
         f"{summary.objects} objects, {summary.crowd} of them crowd or difficult"
     ]
     classes = sorted(summary.classes.items(), key=lambda pair: -pair[1])
+    counts = [f"{name} {count}" for name, count in classes]
     lines += textwrap.wrap(
-        listed((f"{name} {count}" for name, count in classes), CLASSES),
-        100,
+        listed(counts, CLASSES),
+        width=100,
         initial_indent="  ",
         subsequent_indent="  ",
     )

@@ -1,7 +1,7 @@
 """What the images of a split show together: the values that they use, which way they were turned,
 what is not read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -57,25 +57,27 @@ def look(table: Table, i: int, options: ImageOptions) -> tuple[Seen, np.ndarray]
         ValueError: an image that cannot be read.
     """
     pixels = read_pixels(table.file(i), options)
-    grey = pixels.values.mean(2, dtype=np.float32)
+    values = pixels.values
+    grey = values.mean(2, dtype=np.float32)
     seen = Seen(
-        kind=pixels.values.dtype.name,
-        values=value_span(pixels.values),
+        kind=values.dtype.name,
+        values=value_span(values),
         limits=pixels.limits,
-        cut=_share_beyond(pixels.values, pixels.limits),
+        cut=_share_beyond(values, pixels.limits),
         stated=pixels.stated,
         transparent=pixels.transparent,
         reduced=pixels.reduced,
     )
-    if seen.stated != 1:
-        _compare_orientations(seen, grey, table, i, options.orientation)
+    is_turned = pixels.stated != 1
+    if is_turned:
+        _compare_orientations(seen, grey, table, i, orientation=options.orientation)
     return seen, grey
 
 
 def masks_of(table: Table, i: int) -> Iterator[np.ndarray]:
     """Yield the masks [h, w] of the objects of image i, without crowd regions."""
-    height, width = (int(side) for side in table.sizes[i])
-    for k in range(int(table.first[i]), int(table.first[i + 1])):
+    height, width = table.sizes[i].tolist()
+    for k in table.objects(i):
         if not table.crowd[k]:
             yield segments.decode([table.masks[k]], height, width)[0]
 
@@ -87,8 +89,9 @@ def value_span(values: np.ndarray) -> tuple[float, float]:
     stray = int(STRAY * values.size)
     if values.dtype == np.uint8 or not stray:
         return low, high
-    ordered = np.partition(values, (stray, values.size - 1 - stray), axis=None)
-    return float(ordered[stray]), float(ordered[-1 - stray])
+    last = values.size - 1 - stray
+    ordered = np.partition(values, (stray, last), axis=None)
+    return float(ordered[stray]), float(ordered[last])
 
 
 def _share_beyond(values: np.ndarray, limits: tuple[float, float]) -> float:
@@ -96,7 +99,8 @@ def _share_beyond(values: np.ndarray, limits: tuple[float, float]) -> float:
     if LIMITS.get(values.dtype) == limits:
         return 0.0
     low, high = limits
-    return float(((values < low) | (values > high)).mean())
+    beyond = (values < low) | (values > high)
+    return float(beyond.mean())
 
 
 def _compare_orientations(
@@ -104,7 +108,8 @@ def _compare_orientations(
 ) -> None:
     """Note with which choice of [data] orientation image i has the annotated size, and its objects'
     masks fit."""
-    other = TURNS[INVERSE[seen.stated] if orientation == "exif" else seen.stated](grey)
+    turn = seen.stated if orientation == "stored" else INVERSE[seen.stated]
+    other = TURNS[turn](grey)  # the image as the other choice has it
     size = tuple(table.sizes[i].tolist())
     if grey.shape == other.shape == size:
         seen.better, seen.worse = count_better(grey, other, masks_of(table, i))
@@ -124,26 +129,21 @@ def check_seen(
     if fault:
         yield Problem("orientation", fault, source, error=False)
     transparent = [i for i, one in seen.items() if one.transparent]
+    if transparent:
+        first = table.file(transparent[0])
+        message = (
+            f"{len(transparent)} of {total} images have pixels that are not opaque; what these "
+            f"hide is read as if it showed; the first is {first}"
+        )
+        yield Problem("transparency", message, source, error=False)
     reduced = [i for i, one in seen.items() if one.reduced]
-    for kind, places, message in (
-        (
-            "transparency",
-            transparent,
-            "have pixels that are not opaque; what these hide is read as if it showed",
-        ),
-        (
-            "reduced depth",
-            reduced,
-            "have more than 8 bits a colour, of which 8 are read; of PNG all would be",
-        ),
-    ):
-        if places:
-            yield Problem(
-                kind,
-                f"{len(places)} of {total} images {message}; the first is {table.file(places[0])}",
-                source,
-                error=False,
-            )
+    if reduced:
+        first = table.file(reduced[0])
+        message = (
+            f"{len(reduced)} of {total} images have more than 8 bits a colour, of which 8 are "
+            f"read; of PNG all would be; the first is {first}"
+        )
+        yield Problem("reduced depth", message, source, error=False)
 
 
 def check_first(table: Table, options: ImageOptions) -> Iterator[Problem]:
@@ -152,10 +152,10 @@ def check_first(table: Table, options: ImageOptions) -> Iterator[Problem]:
     seen: dict[int, Seen] = {}
     chosen = np.unique(np.linspace(0, len(table) - 1, HEADS).astype(int)).tolist()
     for i in chosen:
+        if len(seen) >= DECODED:
+            break
         try:
-            if len(seen) < DECODED and (
-                options.value_range != "dtype" or not is_ordinary(table.file(i))
-            ):
+            if options.value_range != "dtype" or not is_ordinary(table.file(i)):
                 seen[i], _ = look(table, i, options)
         except ValueError:
             continue  # said when it is its turn
@@ -167,44 +167,54 @@ def _range_faults(seen: Mapping[int, Seen], options: ImageOptions) -> Iterator[s
     value_range says, or lie beyond it."""
     if options.value_range == "image":
         return
-    for kind in sorted({one.kind for one in seen.values()} - {""}):
+    kinds = {one.kind for one in seen.values() if one.kind}
+    for kind in sorted(kinds):
         members = [one for one in seen.values() if one.kind == kind]
-        low = min(one.values[0] for one in members)
-        high = max(one.values[1] for one in members)
-        zero, unit = members[0].limits
-        flat = [one for one in members if _is_flat(one.values, one.limits)]
-        now = (
-            f"the values of its images ({kind}) go from {low:g} to {high:g}, and with {SETTING} = "
-            f"{range_text(options.value_range)} those from {zero:g} to {unit:g} become 0 to 1"
+        message = _range_fault(kind, members, range_text(options.value_range))
+        if message is not None:
+            yield message
+
+
+def _range_fault(kind: str, members: Sequence[Seen], value_range: str) -> str | None:
+    """Return what is odd about the values of images of one type; None where nothing is."""
+    low = min(one.values[0] for one in members)
+    high = max(one.values[1] for one in members)
+    zero, unit = limits = members[0].limits
+    now = (
+        f"the values of its images ({kind}) go from {low:g} to {high:g}, and with {SETTING} = "
+        f"{value_range} those from {zero:g} to {unit:g} become 0 to 1"
+    )
+    span = range_text(proposed_range(low, high))
+    if _is_flat((low, high), limits):
+        used = _used((low, high), limits)
+        return f"{now}, of which the images use {used:.1%}: set {SETTING} = {span}"
+    if sum(one.cut for one in members) > CUT * len(members):
+        return (
+            f"{now}, so that nearly all pixels are cut off to one or the other: set "
+            f"{SETTING} = {span}, or image"
         )
-        span = range_text(proposed_range(low, high))
-        if _is_flat((low, high), (zero, unit)):
-            yield (
-                f"{now}, of which the images use {_used((low, high), (zero, unit)):.1%}: set "
-                f"{SETTING} = {span}"
-            )
-        elif sum(one.cut for one in members) > CUT * len(members):
-            yield (
-                f"{now}, so that nearly all pixels are cut off to one or the other: set "
-                f"{SETTING} = {span}, or image"
-            )
-        elif kind != "uint8" and len(flat) > SOME * len(members):
-            yield (
-                f"{now}, of which {len(flat)} of {len(members)} images use less than {NARROW:.0%} "
-                f"each, and look flat: set {SETTING} = image, by which each has a range of its own"
-            )
+    flat = [one for one in members if _is_flat(one.values, one.limits)]
+    if kind != "uint8" and len(flat) > SOME * len(members):
+        return (
+            f"{now}, of which {len(flat)} of {len(members)} images use less than {NARROW:.0%} "
+            f"each, and look flat: set {SETTING} = image, by which each has a range of its own"
+        )
+    return None
 
 
 def _used(values: tuple[float, float], limits: tuple[float, float]) -> float:
     """Return which share of the range from 0 to 1 lies between two values."""
-    (low, high), (zero, unit) = values, limits
-    return max(0.0, min(high, unit) - max(low, zero)) / (unit - zero)
+    low, high = values
+    zero, unit = limits
+    used = min(high, unit) - max(low, zero)
+    return max(0.0, used) / (unit - zero)
 
 
 def _is_flat(values: tuple[float, float], limits: tuple[float, float]) -> bool:
     """Return True if an image between these values, which differ, uses hardly anything of the range
     from 0 to 1."""
-    return values[0] < values[1] and _used(values, limits) < NARROW
+    low, high = values
+    return low < high and _used(values, limits) < NARROW
 
 
 def _orientation_fault(
@@ -215,24 +225,31 @@ def _orientation_fault(
     turned = {i: one for i, one in seen.items() if one.stated != 1}
     if not turned:
         return None
-    better = sum(one.better for one in turned.values())
-    worse = sum(one.worse for one in turned.values())
-    differ = sum(one.size_differs for one in turned.values())
+    better = 0
+    worse = 0
+    differ = 0
+    for one in turned.values():
+        better += one.better
+        worse += one.worse
+        differ += one.size_differs
     first, one = next(iter(turned.items()))
     count = (
         f"{len(turned)} of {total} images carry an EXIF orientation, such as {table.file(first)} "
         f"(orientation {one.stated})"
     )
-    if differ or (worse and worse >= CLEARLY * better):
-        evidence = (
-            f"{differ} of them have the annotated size" if differ else "their masks fit the images"
-        )
+    evidence = ""
+    if differ:
+        evidence = f"{differ} of them have the annotated size"
+    elif worse and worse >= CLEARLY * better:
+        evidence = "their masks fit the images"
+    if evidence:
         return (
             f"{count}, and {evidence} only with the other choice: set [data] orientation = "
             f"{OTHER[orientation]}"
         )
-    fits = (better and better >= CLEARLY * worse) or all(one.size_fits for one in turned.values())
-    if fits or orientation == "stored":
+    masks_fit = better and better >= CLEARLY * worse
+    sizes_fit = all(one.size_fits for one in turned.values())
+    if masks_fit or sizes_fit or orientation == "stored":
         return None
     return (
         f"{count}, by which they are turned upright, and nothing tells which way they were seen "

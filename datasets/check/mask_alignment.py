@@ -43,31 +43,37 @@ def count_better(
 def contrasts(images: Sequence[np.ndarray], masks: Iterable[np.ndarray]) -> Iterator[list[float]]:
     """Yield for each mask [h, w] how much each of the images [h, w] changes along its outline, in
     sum."""
-    changes = [
-        [
-            np.ascontiguousarray(np.abs(np.diff(image.astype(np.float32), axis=axis)))
-            for axis in (0, 1)
-        ]
-        for image in images
-    ]
+    changes = []  # of each image, down and to the right
+    for image in images:
+        down, right = (np.abs(np.diff(image.astype(np.float32), axis=axis)) for axis in (0, 1))
+        changes.append((np.ascontiguousarray(down), np.ascontiguousarray(right)))
     for mask in masks:
         ys = np.flatnonzero(mask.any(1))
         xs = np.flatnonzero(mask.any(0))
         if not len(ys):
             continue
-        y1 = max(0, ys[0] - 1)
-        y2 = ys[-1] + 2
-        x1 = max(0, xs[0] - 1)
-        x2 = xs[-1] + 2
-        part = mask[y1:y2, x1:x2]
-        edges = [np.diff(part, axis=axis) for axis in (0, 1)]
-        yield [
-            sum(
-                float(change[y1:y2, x1:x2][: edge.shape[0], : edge.shape[1]][edge].sum())
-                for change, edge in zip(sides, edges)
-            )
-            for sides in changes
-        ]
+        # the pixels of the mask and those around them
+        rows = slice(max(0, ys[0] - 1), ys[-1] + 2)
+        columns = slice(max(0, xs[0] - 1), xs[-1] + 2)
+        part = mask[rows, columns]
+        edges = np.diff(part, axis=0), np.diff(part, axis=1)
+        yield [_along(sides, edges, rows, columns) for sides in changes]
+
+
+def _along(
+    changes: tuple[np.ndarray, np.ndarray],
+    edges: tuple[np.ndarray, np.ndarray],
+    rows: slice,
+    columns: slice,
+) -> float:
+    """Return how much an image changes along the edges of a mask, which lies in these rows and
+    columns, in sum."""
+    total = 0.0
+    for change, edge in zip(changes, edges):
+        height, width = edge.shape
+        part = change[rows, columns][:height, :width]
+        total += float(part[edge].sum())
+    return total
 
 
 def unrelated(shown: int, differing: int) -> bool:

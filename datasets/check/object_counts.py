@@ -18,18 +18,16 @@ def check_counts(table: Table, split: str, limits: Sequence[Limit]) -> list[Prob
     stopping = [limit for limit in limits if limit.stops(most)]
     if not stopping:
         return []
-    images = int((counts > min(limit.value for limit in stopping)).sum())
+    lowest = min(limit.value for limit in stopping)
+    images = int((counts > lowest).sum())
     settings = ", ".join(map(str, stopping))
     message = (
         f"{images} of {len(table)} images of the {split} split have more objects than {settings} "
         f"let through, up to {most}: those beyond are not found. Set "
         f"{as_settings(raised(limits, most))}"
     )
-    return [
-        table.problem(
-            "more objects than settings allow", message, int(counts.argmax()), error=False
-        )
-    ]
+    fullest = int(counts.argmax())
+    return [table.problem("more objects than settings allow", message, fullest, error=False)]
 
 
 def settings_for(tables: Mapping[str, Table], limits: Sequence[Limit]) -> dict[str, dict[str, int]]:
@@ -37,9 +35,8 @@ def settings_for(tables: Mapping[str, Table], limits: Sequence[Limit]) -> dict[s
     low."""
     sections: dict[str, dict[str, int]] = {}
     for split, table in tables.items():
-        for section, keys in raised(
-            _limits_of(split, limits), int(_counts(table).max(initial=0))
-        ).items():
+        most = int(_counts(table).max(initial=0))
+        for section, keys in raised(_limits_of(split, limits), most).items():
             for key, value in keys.items():
                 known = sections.setdefault(section, {})
                 known[key] = max(value, known.get(key, 0))

@@ -1,6 +1,6 @@
 """Settings that suit the sizes of a data set's images and objects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,12 +26,16 @@ def propose(
         return {}
     short = images.min(1).astype(float)
     long = images.max(1).astype(float)
+    roots = _roots(objects)
+    small = float(np.percentile(roots, 10))
     side = float(np.median(short))
-    wanted = side * min(2.0, SMALL / float(np.percentile(_roots(objects), 10)))
-    minimum = _rounded(float(np.clip(wanted, min(side, USUAL), max(side, USUAL))))
-    maximum = _rounded(minimum * float(np.percentile(long / short, 95)))
+    wanted = side * min(2.0, SMALL / small)
+    usual = np.clip(wanted, min(side, USUAL), max(side, USUAL))
+    minimum = _rounded(float(usual))
+    oblong = float(np.percentile(long / short, 95))
+    maximum = _rounded(minimum * oblong)
     scales = np.minimum(minimum / short, maximum / long)
-    sizes = np.log(_roots(objects) * scales[owners])
+    sizes = np.log(roots * scales[owners])
     return {
         "min_size": [minimum],
         "max_size": [maximum],
@@ -43,21 +47,28 @@ def config_lines(
     proposal: dict[str, list[int]], limits: Mapping[str, Mapping[str, int]] | None = None
 ) -> str:
     """Lines for a configuration file, with further sections of `limits`."""
-    sections: dict[str, dict[str, str]] = {"transform": {}, "rpn": {}}
-    for section, key in (
-        ("transform", "min_size"),
-        ("transform", "max_size"),
-        ("rpn", "anchor_sizes"),
-    ):
-        sections[section][key] = ", ".join(map(str, proposal[key]))
-        if len(proposal[key]) == 1 and key != "max_size":
-            sections[section][key] += ","
+    sections: dict[str, dict[str, str]] = {
+        "transform": {
+            "min_size": _list_text(proposal["min_size"]),
+            "max_size": ", ".join(map(str, proposal["max_size"])),
+        },
+        "rpn": {"anchor_sizes": _list_text(proposal["anchor_sizes"])},
+    }
     for section, keys in (limits or {}).items():
-        sections.setdefault(section, {}).update({key: str(value) for key, value in keys.items()})
-    return "\n\n".join(
-        "\n".join([f"[{section}]", *(f"{key} = {text}" for key, text in keys.items())])
-        for section, keys in sections.items()
-    )
+        known = sections.setdefault(section, {})
+        for key, value in keys.items():
+            known[key] = str(value)
+    texts = []
+    for section, keys in sections.items():
+        lines = [f"{key} = {text}" for key, text in keys.items()]
+        texts.append("\n".join([f"[{section}]", *lines]))
+    return "\n\n".join(texts)
+
+
+def _list_text(numbers: Sequence[int]) -> str:
+    """Return a list as a configuration has it: a single number with a comma after it."""
+    text = ", ".join(map(str, numbers))
+    return f"{text}," if len(numbers) == 1 else text
 
 
 def _roots(objects: np.ndarray) -> np.ndarray:
@@ -77,11 +88,14 @@ def _anchor_sizes(logs: np.ndarray, count: int) -> list[int]:
     centres = _centres(logs, count)
     if centres[-1] - centres[0] < np.log(ALIKE):
         middle = float(np.median(logs))
-        level = np.clip(round((middle - np.log(SMALL)) / np.log(2)), 0, count - 1)
+        octaves = round((middle - np.log(SMALL)) / np.log(2))
+        level = np.clip(octaves, 0, count - 1)
         centres = middle + np.log(2) * (np.arange(count) - level)
     sizes: list[int] = []
-    for size in np.exp(centres):
-        sizes.append(max(round(float(size)), sizes[-1] + 1 if sizes else 1))
+    least = 1
+    for size in np.exp(centres).tolist():
+        sizes.append(max(round(size), least))
+        least = sizes[-1] + 1
     return sizes
 
 
@@ -89,12 +103,13 @@ def _centres(logs: np.ndarray, count: int) -> np.ndarray:
     """k-means in one dimension: [count], from small to large."""
     centres = np.quantile(logs, (np.arange(count) + 0.5) / count)
     for _ in range(ROUNDS):
-        nearest = (
-            np.abs(logs[:, None] - centres).argmin(1)
-            if len(logs) < 10_000
-            else np.searchsorted((centres[1:] + centres[:-1]) / 2, logs)
-        )
+        if len(logs) < 10_000:
+            nearest = np.abs(logs[:, None] - centres).argmin(1)
+        else:
+            between = (centres[1:] + centres[:-1]) / 2
+            nearest = np.searchsorted(between, logs)
         sums = np.bincount(nearest, logs, count)
         counts = np.bincount(nearest, minlength=count)
-        centres = np.sort(np.where(counts > 0, sums / np.maximum(counts, 1), centres))
+        means = sums / np.maximum(counts, 1)
+        centres = np.sort(np.where(counts > 0, means, centres))
     return centres

@@ -21,12 +21,14 @@ MUCH = 0.2  # of the objects may be crowd; COCO has 1 %
 def check_table(table: Table, split: str, lost: int = 0) -> list[Problem]:
     """Return what is wrong with a split as a whole; `lost` objects were left out as broken."""
     if not len(table):
-        return [
-            _problem(table, "no images", f"no image of the {split} split can be used", error=True)
-        ]
+        message = f"no image of the {split} split can be used"
+        return [_problem(table, "no images", message, error=True)]
     found = check_for_training(table, split, lost)
-    found += [*_no_objects(table, split), *_category_gaps(table, split)]
-    return found + (list(_unused_classes(table, split)) if split != "train" else [])
+    found += _no_objects(table, split)
+    found += _category_gaps(table)
+    if split != "train":
+        found += _unused_classes(table, split)
+    return found
 
 
 def check_for_training(table: Table, split: str, lost: int = 0) -> list[Problem]:
@@ -37,9 +39,10 @@ def check_for_training(table: Table, split: str, lost: int = 0) -> list[Problem]
         *_much_crowd(table, split),
         *_duplicate_files(table),
     ]
-    return found + (
-        [*_unused_classes(table, split), *_alike_names(table)] if split == "train" else []
-    )
+    if split == "train":
+        found += _unused_classes(table, split)
+        found += _alike_names(table)
+    return found
 
 
 def check_left_out(table: Table, problems: Sequence[Problem], where: str) -> None:
@@ -51,9 +54,12 @@ def check_left_out(table: Table, problems: Sequence[Problem], where: str) -> Non
         problems: of the split.
         where: the split, for the message.
     """
-    errors = [problem for problem in problems if problem.error]
-    of_objects = [problem for problem in errors if problem.annotation]
-    of_images = [problem for problem in errors if not problem.annotation]
+    of_objects = []
+    of_images = []
+    for problem in problems:
+        if problem.error:
+            kind = of_objects if problem.annotation else of_images
+            kind.append(problem)
     for what, broken, left in (
         ("objects", of_objects, len(table.labels)),
         ("images", of_images, len(table)),
@@ -67,7 +73,9 @@ def check_left_out(table: Table, problems: Sequence[Problem], where: str) -> Non
 
 
 def _problem(table: Table, kind: str, message: str, error: bool = False) -> Problem:
-    source = os.fsdecode(table.sources[0]) if len(table.sources) == 1 else str(table.root)
+    source = str(table.root)
+    if len(table.sources) == 1:
+        source = os.fsdecode(table.sources[0])
     return Problem(kind, message, source, error=error)
 
 
@@ -84,17 +92,16 @@ def _nothing_to_learn(table: Table, split: str, lost: int) -> Iterator[Problem]:
         )
     if lost:
         reasons.append(f"{lost} are broken and left out")
-    purpose = (
-        "to learn from, so that all is background"
-        if split == "train"
-        else "to measure, so that AP is nan"
-    )
+    is_train = split == "train"
+    purpose = "to measure, so that AP is nan"
+    if is_train:
+        purpose = "to learn from, so that all is background"
     reason = f": of its objects {'; '.join(reasons)}" if reasons else ""
     yield _problem(
         table,
         "nothing to learn",
         f"none of the {len(table)} images of the {split} split has an object {purpose}{reason}",
-        error=split == "train" or bool(reasons),
+        error=is_train or bool(reasons),
     )
 
 
@@ -127,7 +134,8 @@ def _no_objects(table: Table, split: str) -> Iterator[Problem]:
 
 
 def _unused_classes(table: Table, split: str) -> Iterator[Problem]:
-    counts = np.bincount(table.labels[~table.crowd], minlength=len(table.class_names) + 1)[1:]
+    labels = table.labels[~table.crowd]
+    counts = np.bincount(labels, minlength=len(table.class_names) + 1)[1:]
     unused = [name for name, count in zip(table.class_names, counts) if not count]
     if unused:
         yield _problem(
@@ -138,9 +146,9 @@ def _unused_classes(table: Table, split: str) -> Iterator[Problem]:
 def _alike_names(table: Table) -> Iterator[Problem]:
     alike: dict[str, list[str]] = {}
     for name in table.class_names:
-        alike.setdefault(
-            "".join(unicodedata.normalize("NFKC", name).casefold().split()), []
-        ).append(name)
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        without_blanks = "".join(plain.split())
+        alike.setdefault(without_blanks, []).append(name)
     for names in alike.values():
         if len(names) > 1:
             yield _problem(
@@ -151,15 +159,18 @@ def _alike_names(table: Table) -> Iterator[Problem]:
             )
 
 
-def _category_gaps(table: Table, split: str) -> Iterator[Problem]:
+def _category_gaps(table: Table) -> Iterator[Problem]:
     ids = {number for number in table.category_ids if isinstance(number, int)}
     if len(ids) < len(table.category_ids) or list(table.category_ids) != sorted(ids):
         return  # words, or an order that [data] classes or the training split gave
     # with a number too large, their range would not fit into memory
-    gaps = [number for number in range(1, min(max(ids), len(ids) + SHOWN + 1)) if number not in ids]
+    end = min(max(ids), len(ids) + SHOWN + 1)
+    gaps = [number for number in range(1, end) if number not in ids]
     if not gaps and min(ids) >= 1:
         return
-    without = f" without {', '.join(map(str, gaps[:SHOWN]))}" if gaps else ""
+    without = ""
+    if gaps:
+        without = f" without {', '.join(map(str, gaps[:SHOWN]))}"
     more = ", ..." if len(gaps) > SHOWN else ""
     yield _problem(
         table,

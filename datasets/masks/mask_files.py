@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from faster_coco_eval import mask as rle
+
+from maskrcnn.tools.rle import compress_runs
 
 from .mask_pixels import Stored, read_stored
 from .pieces import border, soft_edges
@@ -157,8 +158,7 @@ def encode(plane: np.ndarray) -> dict[int, bytes]:
         counts = np.diff(
             np.concatenate([[0], edges, [flat.size]] if edges[-1] < flat.size else [[0], edges])
         )
-        code = rle.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-        masks[index] = b"R" + code["counts"]
+        masks[index] = b"R" + compress_runs(counts.tolist(), height, width)
     return masks
 
 

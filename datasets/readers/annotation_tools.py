@@ -16,7 +16,7 @@ from maskrcnn.datasets.image_files import in_threads
 from maskrcnn.datasets.options import ReadOptions
 from maskrcnn.datasets.problems import Problem, Problems
 from maskrcnn.datasets.table import Table, TableBuilder
-from maskrcnn.tools import segments
+from maskrcnn.tools import polygons, segments
 from maskrcnn.tools.images.read import image_size, other_orientation
 from maskrcnn.tools.text import listed, shown
 
@@ -200,7 +200,7 @@ def _add(
     try:
         mask = _encode(drawn, *size)
         area, box = segments.extent(mask, *size)
-    except segments.NoArea as error:
+    except polygons.NoArea as error:
         return "empty mask", str(error)
     except (ValueError, MemoryError) as error:
         return "malformed mask", str(error)
@@ -225,7 +225,7 @@ def _beyond(drawn: Drawn, height: int, width: int) -> float:
     """Return how many pixels the corners of an object lie outside of the image at most."""
     boxes = [(x, y, x + w, y + h) for x, y, h, w, _ in drawn.pieces]
     if drawn.corners and drawn.rings:
-        boxes.append(segments.corner_box([np.asarray(ring) for ring in drawn.rings]))
+        boxes.append(polygons.corner_box([np.asarray(ring) for ring in drawn.rings]))
     return max(
         (max(0.0, -x1, -y1, x2 - width, y2 - height) for x1, y1, x2, y2 in boxes), default=0.0
     )
@@ -233,11 +233,11 @@ def _beyond(drawn: Drawn, height: int, width: int) -> float:
 
 def _encode(drawn: Drawn, height: int, width: int) -> bytes:
     """The mask of an object: the union of its parts, as far as they are in the image."""
-    outline = segments.Rings([], [], 0.0)
+    outline = polygons.Rings([], [], 0.0)
     if drawn.rings:
         try:
-            outline = segments.rings(drawn.rings)
-        except segments.NoArea:
+            outline = polygons.rings(drawn.rings)
+        except polygons.NoArea:
             if not drawn.pieces:
                 raise
     drawn.notes += [

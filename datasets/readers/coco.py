@@ -13,7 +13,7 @@ from maskrcnn.datasets.find_files import find_files
 from maskrcnn.datasets.options import DEFAULT, ReadOptions
 from maskrcnn.datasets.problems import Problem, Problems
 from maskrcnn.datasets.table import Table, TableBuilder
-from maskrcnn.tools import segments
+from maskrcnn.tools import rle, segments
 from maskrcnn.tools.text import brief, listed, shown
 from maskrcnn.tools.values import Id, identity, whole
 
@@ -149,7 +149,7 @@ def _image(entry: Any) -> Image | Fault:
             raise ValueError(f"{shown(entry)} is no image")
         number = identity(entry.get("id"))
         height, width = (whole(entry.get(key), key, 1, LARGEST) for key in ("height", "width"))
-        if height * width > segments.MOST_PIXELS:
+        if height * width > rle.MOST_PIXELS:
             raise ValueError(
                 f"height {height} and width {width} are more pixels than can be annotated"
             )

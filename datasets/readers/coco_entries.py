@@ -4,7 +4,7 @@ numbers the polygons of COCO's training split would take gigabytes."""
 from typing import Any, NamedTuple
 
 from maskrcnn.datasets.check.box_checks import agree
-from maskrcnn.tools import segments
+from maskrcnn.tools import polygons, rle, segments
 from maskrcnn.tools.text import shown
 from maskrcnn.tools.values import Id, flag, identity, number
 
@@ -60,7 +60,7 @@ def encode(entry: dict[str, Any], masks: bool = True) -> Any:
         size = None
         dropped = ""
         if isinstance(segmentation, dict):
-            size = segments.rle_size(segmentation)
+            size = rle.rle_size(segmentation)
             mask = segments.from_rle(segmentation)
             around = segments.tight_box(mask, *size)
             small = False
@@ -69,12 +69,12 @@ def encode(entry: dict[str, Any], masks: bool = True) -> Any:
                 return broken(
                     entry, "degenerate box", f"its box of {w:g} x {h:g} pixels has no size"
                 )
-            rings = segments.rings(segmentation or [[x, y, x + w, y, x + w, y + h, x, y + h]])
+            rings = polygons.rings(segmentation or [[x, y, x + w, y, x + w, y + h, x, y + h]])
             mask = segments.from_rings(rings.good)
             around = rings.box
             small = rings.area < SMALL
             dropped = ", ".join(rings.dropped[:3])
-    except segments.NoArea as error:
+    except polygons.NoArea as error:
         return broken(entry, "empty mask", str(error))
     except (ValueError, KeyError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else error

@@ -22,7 +22,7 @@ from maskrcnn.datasets.table import Table, TableBuilder
 from maskrcnn.tools import segments
 from maskrcnn.tools.images.read import image_size, read_plane
 from maskrcnn.tools.text import listed, shown
-from maskrcnn.tools.values import whole
+from maskrcnn.tools.values import FAR, whole
 
 COLUMNS = ["image_id", "object_id", "class", "bbox", "mask_path"]
 
@@ -181,7 +181,7 @@ def _parse(values: dict[str, str], line: int) -> Row | tuple[str, str]:
         )
     numbers = values["bbox"].split()
     try:
-        box = tuple(whole(n, "a number", 0, segments.FAR) for n in numbers if n.isdecimal())
+        box = tuple(whole(n, "a number", 0, FAR) for n in numbers if n.isdecimal())
     except ValueError as error:
         return "malformed annotation", f"bbox {shown(values['bbox'])}: {error}"
     if not len(box) == len(numbers) == 4:

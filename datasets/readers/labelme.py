@@ -18,7 +18,7 @@ from maskrcnn.datasets.table import Table
 from maskrcnn.tools import segments
 from maskrcnn.tools.images.files import opened
 from maskrcnn.tools.text import shown
-from maskrcnn.tools.values import whole
+from maskrcnn.tools.values import FAR, whole
 
 from .annotation_tools import Drawn, Fault, Piece, Sheet, make_table
 from .json_files import read_json
@@ -134,8 +134,7 @@ def _read(path: Path) -> Sheet | Fault:
         size = None
         if None not in sides:
             height, width = (
-                whole(side, key, 1, segments.FAR)
-                for side, key in zip(sides, ("imageHeight", "imageWidth"))
+                whole(side, key, 1, FAR) for side, key in zip(sides, ("imageHeight", "imageWidth"))
             )
             size = height, width
     except (ValueError, OSError) as error:

@@ -122,10 +122,8 @@ def test_coordinates_are_kept_exactly(numbers, kind, monkeypatch):
     code = segments.from_polygons([numbers, numbers[::-1]])
     assert code[:1] == kind
     seen = []
-    monkeypatch.setattr(
-        segments.rle, "frPyObjects", lambda rings, h, w: seen.extend(rings) or rings
-    )
-    monkeypatch.setattr(segments.rle, "merge", lambda rings: rings)
+    monkeypatch.setattr(rle, "frPyObjects", lambda rings, h, w: seen.extend(rings) or rings)
+    monkeypatch.setattr(rle, "merge", lambda rings: rings)
     segments.to_rle(code, 5, 5)
     assert seen == [numbers, numbers[::-1]]
 

@@ -7,8 +7,12 @@ box around a mask's pixels.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from torch import Tensor
+
+# pixels that a box may reach over the border of its image: rounding in annotation tools does
+BORDER = 1.0
 # pixels that each side of a box may lie off its mask: CST's have a margin, VOC's masks lack their
 # rim
 SLACK = 7.0
@@ -32,6 +36,7 @@ ENOUGH = 3  # boxes that tell together what none tells by itself
 SMALLEST = 8  # pixels of an image's height and width, for boxes within its first pixel to be odd
 
 Numbers = Sequence[float]
+Number = TypeVar("Number", float, Tensor)  # of one box, or of many boxes
 
 
 class Reading(NamedTuple):
@@ -85,6 +90,15 @@ for whole in WHOLES:
         )
         for name, (corners, advice) in FORMATS.items()
     ]
+
+
+def reaches_out(box: Sequence[Number], height: int, width: int, border: float = BORDER) -> Number:
+    """Return True if a box reaches more than `border` pixels out of its image; or of boxes whose
+    x1, y1, x2 and y2 are a tensor [M] each, bool [M]."""
+    x1, y1, x2, y2 = box
+    before = (x1 < -border) | (y1 < -border)
+    behind = (x2 > width + border) | (y2 > height + border)
+    return before | behind
 
 
 def iou(a: Numbers, b: Numbers) -> float:

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from maskrcnn.tools.text import UNSAFE, listed, shown
 
+from .box_formats import BORDER, reaches_out
 from .target_formats import check_formats, early_of
 
 LONGEST_NAME = 200  # characters of the name of a class
-# A box may reach this many pixels over the border of its image: rounding in annotation tools does.
-BORDER_TOLERANCE = 1.0
 # PyTorch has others, of which it cannot compute with all.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -237,14 +236,13 @@ def _check_boxes(value: Any, i: int, height: int, width: int) -> None:
             "has no positive size; boxes are (x1, y1, x2, y2) with x2 > x1 and y2 > y1, "
             "not (x, y, width, height)",
         )
-    out = BORDER_TOLERANCE
-    broken = (x1 < -out) | (y1 < -out) | (x2 > width + out) | (y2 > height + out)
+    broken = reaches_out([x1, y1, x2, y2], height, width)
     if broken.any():
         _complain(
             name,
             boxes,
             broken,
-            f"reaches more than {out:g} px outside its image of height {height} and width "
+            f"reaches more than {BORDER:g} px outside its image of height {height} and width "
             f"{width}; boxes are absolute pixels (x1, y1, x2, y2)",
         )
 

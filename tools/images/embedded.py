@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import os
-from typing import Any
+from typing import TypeGuard
 
 SUFFIX = ".json"
 
@@ -16,9 +16,11 @@ class ImageData(io.BytesIO):
         return "in its imageData"
 
 
-def is_embedded(source: Any) -> bool:
+def is_embedded(source: object) -> TypeGuard[str | os.PathLike]:
     """Return True for the path of an annotation file, which may hold an image."""
-    return isinstance(source, (str, os.PathLike)) and os.fsdecode(source).lower().endswith(SUFFIX)
+    if not isinstance(source, (str, os.PathLike)):
+        return False
+    return os.fsdecode(source).lower().endswith(SUFFIX)
 
 
 def embedded_image(path: str | os.PathLike) -> ImageData:

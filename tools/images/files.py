@@ -13,10 +13,10 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from .embedded import embedded_image, is_embedded
 
@@ -71,12 +71,15 @@ def opened(
         ValueError: a file that is missing, no image, damaged, too large or has several pages; and
             whatever error the block raises.
     """
-    name = os.fsdecode(source) if isinstance(source, (str, bytes, os.PathLike)) else "the content"
+    name = "the content"
+    if isinstance(source, (str, bytes, os.PathLike)):
+        name = os.fsdecode(source)
     try:
         if isinstance(source, (str, bytes, os.PathLike)):
             _check_file(source)
         set_largest()
-        with Image.open(embedded_image(source) if is_embedded(source) else source) as image:
+        content = embedded_image(source) if is_embedded(source) else source
+        with Image.open(content) as image:
             if image.format in DRAWINGS:
                 raise ValueError(
                     f"it is a drawing ({image.format}), which has no pixels; save it as PNG"
@@ -114,12 +117,10 @@ def _check_file(path: str | bytes | os.PathLike) -> None:
     """Raise an error for what is no file: opening a pipe would wait for somebody to write into
     it."""
     mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise ValueError("it is a folder")
     if not stat.S_ISREG(mode):
-        raise ValueError(
-            "it is a folder"
-            if stat.S_ISDIR(mode)
-            else "it is no file, but a pipe, socket or device"
-        )
+        raise ValueError("it is no file, but a pipe, socket or device")
 
 
 @functools.cache
@@ -137,9 +138,8 @@ def set_largest() -> None:
             f"the environment variable {LARGEST} = {text!r}: give a number of pixels, or 0 for no "
             "limit"
         )
-    Image.MAX_IMAGE_PIXELS = (
-        int(text) + 1
-    ) // 2 or None  # Pillow refuses what has more than twice as many
+    # Pillow refuses what has more than twice as many
+    Image.MAX_IMAGE_PIXELS = (int(text) + 1) // 2 or None
 
 
 def check_pages(image: Image.Image) -> None:
@@ -159,9 +159,8 @@ def check_pages(image: Image.Image) -> None:
 def _tiff_pages(image: Image.Image) -> int:
     """Return the number of pages without smaller copies of the first one. It stays open at the
     first."""
-    described = re.match(
-        r"ImageJ=.*?^images=(\d{1,9})$", str(_tiff_tag(image, 270)), re.DOTALL | re.MULTILINE
-    )
+    description = str(_tiff_tag(image, 270))
+    described = re.match(r"ImageJ=.*?^images=(\d{1,9})$", description, re.DOTALL | re.MULTILINE)
     if described and int(described[1]) > 1:
         return int(described[1])  # large stacks of ImageJ say nothing else of their further pages
     pages = number = 1
@@ -176,14 +175,17 @@ def _tiff_pages(image: Image.Image) -> int:
                 "save the page that is meant as a file of its own"
             ) from error
         kind = _tiff_tag(image, 254)
-        pages += not (isinstance(kind, int) and kind & REDUCED_OR_MASK)
+        is_extra = isinstance(kind, int) and kind & REDUCED_OR_MASK
+        if not is_extra:
+            pages += 1
         number += 1
     if number > 1:
         image.seek(0)
     return MOST_PAGES if number == MOST_PAGES else pages
 
 
-def _tiff_tag(image: Image.Image, key: int) -> object:
+def _tiff_tag(image: Image.Image, key: int) -> Any:
+    """Return what a tag of an open TIFF file says, or None."""
     return getattr(image, "tag_v2", {}).get(key)
 
 
@@ -205,7 +207,7 @@ def exif_orientation(image: Image.Image) -> int:
     return 1
 
 
-def _own_orientation(image: Image.Image) -> object:
+def _own_orientation(image: Image.Image) -> Any:
     """Return the orientation in TIFF's tags or in the first directory of the EXIF data, or None."""
     if image.format == "TIFF":
         return _tiff_tag(image, ORIENTATION)
@@ -218,7 +220,10 @@ def _own_orientation(image: Image.Image) -> object:
         key, kind, number = struct.unpack_from(f"{order}HHI", data, place)
         if key == ORIENTATION:
             form = {1: "B", 3: "H", 4: "I"}[kind]
-            return struct.unpack_from(order + form, data, place + 8)[0] if number == 1 else None
+            if number != 1:
+                return None
+            (value,) = struct.unpack_from(order + form, data, place + 8)
+            return value
     return None
 
 
@@ -241,7 +246,7 @@ def turned(
     """Return the pixels [h, w, ...] that `convert` makes of an open image, turned as [data]
     orientation says, and the EXIF orientation that the file has."""
     stated = exif_orientation(image)
-    if image.format == "TIFF":
+    if image.format == "TIFF" and isinstance(image, ImageFile.ImageFile):
         # Pillow maps a file that it knows by name into memory; of one that lies on a side, with the
         # wrong width.
         name = image.filename
@@ -251,11 +256,15 @@ def turned(
     else:
         image.load()
     # Pillow turns TIFF files, and only these, upright by itself, and forgets their orientation.
-    done = stated if image.format == "TIFF" and exif_orientation(image) != stated else 1
+    done = 1
+    if image.format == "TIFF" and exif_orientation(image) != stated:
+        done = stated
     pixels = convert(image)
     if orientation == "stored":
-        return TURNS[INVERSE[done]](pixels), stated
-    return pixels if done == stated else TURNS[stated](pixels), stated
+        pixels = TURNS[INVERSE[done]](pixels)
+    elif done != stated:
+        pixels = TURNS[stated](pixels)
+    return pixels, stated
 
 
 def check_orientation(orientation: str) -> None:

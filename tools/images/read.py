@@ -35,9 +35,8 @@ class ImageOptions:
         ValueError: a choice that does not exist; the message names the setting.
     """
 
-    channels: int = (
-        3  # three are RGB, one is grey; of other numbers files and arrays have as many bands
-    )
+    # three are RGB, one is grey; of other numbers files and arrays have as many bands
+    channels: int = 3
     value_range: ValueRange = "dtype"  # [data] value_range, which also may be its text
     orientation: str = "exif"  # [data] orientation
 
@@ -108,7 +107,9 @@ def other_orientation(path: str | os.PathLike, orientation: str, size: tuple[int
         fits = image_size(path, other) == tuple(size) != image_size(path, orientation)
     except ValueError:
         return ""
-    return f"; it has that size with [data] orientation = {other}" if fits else ""
+    if not fits:
+        return ""
+    return f"; it has that size with [data] orientation = {other}"
 
 
 def image_size(path: str | os.PathLike, orientation: str = "exif") -> tuple[int, int]:
@@ -138,7 +139,9 @@ def read_plane(
     """
 
     def convert(image: Image.Image) -> np.ndarray:
-        return np.asarray(image if mode in (None, image.mode) else image.convert(mode))
+        if mode in (None, image.mode):
+            return np.asarray(image)
+        return np.asarray(image.convert(mode))
 
     with opened(path, "{name} cannot be decoded ({reason})") as image:
         if mode:
@@ -189,11 +192,14 @@ def from_pil(image: Image.Image, options: ImageOptions = DEFAULT) -> Pixels:
     colors = read_deep_colors(image)
     if colors is not None:
         deep, stated = colors
-        transparent = (
-            channels in (1, 3) and deep.shape[2] in (2, 4) and bool(deep[:, :, -1].min() < 65535)
-        )
-        upright = TURNS[stated] if options.orientation == "exif" else TURNS[1]
-        return Pixels(upright(deep_bands(deep, channels)), stated, transparent)
+        has_opacity = deep.shape[2] in (2, 4)
+        transparent = False
+        if channels in (1, 3) and has_opacity:
+            transparent = bool(deep[:, :, -1].min() < 65535)
+        values = deep_bands(deep, channels)
+        if options.orientation == "exif":
+            values = TURNS[stated](values)
+        return Pixels(values, stated, transparent)
     reduced = is_reduced(image)
     if reduced and options.value_range != "dtype":
         raise ValueError(
@@ -201,7 +207,8 @@ def from_pil(image: Image.Image, options: ImageOptions = DEFAULT) -> Pixels:
             "takes these; for others save it as PNG, or give an array"
         )
     values, stated = turned(image, options.orientation, lambda image: bands_of(image, channels))
-    return Pixels(values, stated, channels in (1, 3) and is_transparent(image), reduced)
+    transparent = channels in (1, 3) and is_transparent(image)
+    return Pixels(values, stated, transparent, reduced)
 
 
 def to_tensor(values: np.ndarray, options: ImageOptions) -> Tensor:
@@ -211,27 +218,28 @@ def to_tensor(values: np.ndarray, options: ImageOptions) -> Tensor:
     Raises:
         ValueError: values without a fixed range under [data] value_range = dtype.
     """
-    unit = np.ascontiguousarray(to_unit(values, options.value_range).transpose(2, 0, 1))
-    return torch.from_numpy(unit).expand(options.channels, -1, -1).contiguous()
+    unit = to_unit(values, options.value_range)
+    planes = np.ascontiguousarray(unit.transpose(2, 0, 1))
+    return torch.from_numpy(planes).expand(options.channels, -1, -1).contiguous()
 
 
 def _check_array(array: np.ndarray, name: str, options: ImageOptions) -> None:
     """Raise a ValueError for an array that is not [h, w, channels], or [h, w] where that is
     grey."""
     channels = options.channels
-    grey = array.ndim == 2 and channels in (1, 3)
-    bands = array.ndim == 3 and array.shape[2] == channels
-    limited = (
-        array.dtype.newbyteorder("=") in (np.uint8, np.uint16) or options.value_range != "dtype"
-    )
-    if array.dtype.kind in "uif" and limited and (grey or bands) and array.size:
+    is_grey = array.ndim == 2 and channels in (1, 3)
+    has_bands = array.ndim == 3 and array.shape[2] == channels
+    has_limits = array.dtype.newbyteorder("=") in (np.uint8, np.uint16)
+    is_known = has_limits or options.value_range != "dtype"
+    is_real = array.dtype.kind in "uif"
+    if is_real and is_known and (is_grey or has_bands) and array.size:
         return
-    layout = f"[h, w, {channels}]" + (" in RGB order, or [h, w]" if channels == 3 else "")
-    other = (
-        ""
-        if limited
-        else f"; other numbers need {SETTING} = image, or the two values that are 0 and 1"
-    )
+    layout = f"[h, w, {channels}]"
+    if channels == 3:
+        layout += " in RGB order, or [h, w]"
+    other = ""
+    if not is_known:
+        other = f"; other numbers need {SETTING} = image, or the two values that are 0 and 1"
     raise ValueError(
         f"{name} is an array of {array.dtype} {list(array.shape)}; expected uint8 or uint16 "
         f"{layout}{other}"

@@ -28,20 +28,15 @@ def parse_range(value: Any) -> ValueRange:
     """
     if isinstance(value, str) and value in CHOICES:
         return value
-    parts = (
-        [part.strip() for part in value.split(",") if part.strip()]
-        if isinstance(value, str)
-        else value
-    )
+    parts = value
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
     expected = (
         f"{SETTING} = {shown(value)}: choose dtype, image, or the two numbers that are 0 "
         "and 1 of an image"
     )
-    if (
-        not isinstance(parts, (list, tuple))
-        or len(parts) != 2
-        or any(isinstance(part, bool) for part in parts)
-    ):
+    is_pair = isinstance(parts, (list, tuple)) and len(parts) == 2
+    if not is_pair or any(isinstance(part, bool) for part in parts):
         raise ValueError(expected)
     try:
         low, high = (float(part) for part in parts)
@@ -49,7 +44,9 @@ def parse_range(value: Any) -> ValueRange:
         raise ValueError(expected) from error
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"{expected}, of which the first is the lower one")
-    if not (SMALLEST <= high - low <= LARGEST and high - low > RESOLVED * max(abs(low), abs(high))):
+    span = high - low
+    is_resolved = span > RESOLVED * max(abs(low), abs(high))
+    if not SMALLEST <= span <= LARGEST or not is_resolved:
         raise ValueError(f"{expected}; between these two, images in 32 bits have no values")
     return low, high
 
@@ -60,9 +57,9 @@ def proposed_range(low: float, high: float) -> tuple[float, float]:
         return low, high
     step = 10.0 ** (math.floor(math.log10(high - low)) - 2)
     digits = max(0, -round(math.log10(step)))
-    return round(math.floor(low / step) * step, digits), round(
-        math.ceil(high / step) * step, digits
-    )
+    below = math.floor(low / step) * step
+    above = math.ceil(high / step) * step
+    return round(below, digits), round(above, digits)
 
 
 def range_text(value_range: ValueRange) -> str:
@@ -70,9 +67,10 @@ def range_text(value_range: ValueRange) -> str:
     same numbers."""
     if isinstance(value_range, str):
         return value_range
-    return ", ".join(
-        str(int(number)) if number.is_integer() else repr(number) for number in value_range
-    )
+    texts = []
+    for number in value_range:
+        texts.append(str(int(number)) if number.is_integer() else repr(number))
+    return ", ".join(texts)
 
 
 def to_unit(pixels: np.ndarray, value_range: ValueRange) -> np.ndarray:
@@ -101,11 +99,14 @@ def limits_of(pixels: np.ndarray, value_range: ValueRange) -> tuple[float, float
         ValueError: values without limits under `dtype`, or that are no numbers.
     """
     # Infinite numbers can be cut off, but tell nothing of an image's own range.
-    known = np.isfinite if isinstance(value_range, str) else lambda values: ~np.isnan(values)
-    if pixels.dtype.kind == "f" and not known(pixels).all():
-        raise ValueError(
-            "it has pixels that are no finite numbers (NaN or infinite): give them a value first"
-        )
+    is_named = isinstance(value_range, str)
+    if pixels.dtype.kind == "f":
+        known = np.isfinite(pixels) if is_named else ~np.isnan(pixels)
+        if not known.all():
+            raise ValueError(
+                "it has pixels that are no finite numbers (NaN or infinite): give them a value "
+                "first"
+            )
     if not isinstance(value_range, str):
         return value_range
     if value_range == "dtype" and pixels.dtype in LIMITS:
