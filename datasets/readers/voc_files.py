@@ -6,12 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maskrcnn.datasets.find_files import inside
+from maskrcnn.datasets.find_files import Fault, inside
 from maskrcnn.tools.text import brief, listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-Fault = tuple[str, str]  # the kind and a message
 
 
 @dataclass
@@ -42,14 +40,12 @@ def find_list(root: Path, entry: str) -> tuple[Path, Path]:
     if not (folder / "ImageSets").is_dir():
         found = sorted(path.parent for path in folder.glob("*/ImageSets"))
         if len(found) != 1:
-            raise ValueError(
-                f"{folder} has no folder ImageSets"
-                + (
-                    f"; say which of {listed(path.name for path in found)}: {found[-1].name}/{name}"
-                    if found
-                    else ", and none of its folders has; expected is the layout of PASCAL VOC"
-                )
-            )
+            if found:
+                there = listed(path.name for path in found)
+                advice = f"; say which of {there}: {found[-1].name}/{name}"
+            else:
+                advice = ", and none of its folders has; expected is the layout of PASCAL VOC"
+            raise ValueError(f"{folder} has no folder ImageSets{advice}")
         folder = found[0]
     lists = folder / "ImageSets" / "Segmentation"
     file = lists / f"{name}.txt"
@@ -68,27 +64,33 @@ def read_names(file: Path, folder: Path) -> list[str]:
         raise ValueError(f"{file} is no text in UTF-8: {error}") from error
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    names = [line.strip() for line in lines if line.strip()]
-    return [name if " " in name and _files(folder, name) else name.split()[0] for name in names]
+    names = []
+    for line in lines:
+        name = line.strip()
+        if not name:
+            continue
+        if " " not in name or not _files(folder, name):
+            name = name.split()[0]
+        names.append(name)
+    return names
 
 
 def _files(folder: Path, name: str) -> list[Path]:
     """The files in JPEGImages that a name means; none where no file could have it."""
-    own = [name] if Path(name).suffix.lower() in SUFFIXES else []
-    both = [f"{name}{suffix}" for suffix in SUFFIXES] + [
-        f"{name}{suffix.upper()}" for suffix in SUFFIXES
-    ]
+    names = [f"{name}{suffix}" for suffix in SUFFIXES]
+    names += [f"{name}{suffix.upper()}" for suffix in SUFFIXES]
+    if Path(name).suffix.lower() in SUFFIXES:
+        names.append(name)
+    paths = [folder / "JPEGImages" / file for file in names]
     try:
-        found = [
-            path
-            for path in (folder / "JPEGImages" / file for file in [*both, *own])
-            if path.is_file()
-        ]
+        there = [path for path in paths if path.is_file()]
     except (OSError, ValueError):  # of a name that is too long
         return []
-    return [
-        path for k, path in enumerate(found) if not any(path.samefile(other) for other in found[:k])
-    ]
+    found: list[Path] = []
+    for path in there:
+        if not any(path.samefile(other) for other in found):
+            found.append(path)
+    return found
 
 
 def find_image(folder: Path, name: str, root: Path, outside: bool) -> Image | Fault:
@@ -97,16 +99,19 @@ def find_image(folder: Path, name: str, root: Path, outside: bool) -> Image | Fa
     if not found:
         return "missing image", f"there is no file {folder / 'JPEGImages'}/{brief(name)}.jpg"
     if len(found) > 1:
-        return "ambiguous image", (
-            f"{' and '.join(brief(path.name) for path in found)} are both {brief(name)}, and "
-            f"have one annotation; give each a name of its own"
+        several = " and ".join(brief(path.name) for path in found)
+        return (
+            "ambiguous image",
+            f"{several} are both {brief(name)}, and have one annotation; give each a name of its "
+            "own",
         )
     path = Path(os.path.normpath(found[0]))
     if ".." in Path(name).parts or not path.is_relative_to(root):
         return "image outside", f"{brief(name)} leads out of {folder / 'JPEGImages'}"
     if not outside and not inside(path, root, folder):
         return "image outside", f"{path} leads out of {root}, which [data] outside = no forbids"
-    return Image(root, folder, path, str(path.relative_to(folder / "JPEGImages").with_suffix("")))
+    stem = path.relative_to(folder / "JPEGImages").with_suffix("")
+    return Image(root, folder, path, name=str(stem))
 
 
 def find_flat(images: list[Image]) -> None:
@@ -116,9 +121,6 @@ def find_flat(images: list[Image]) -> None:
     for image in images:
         last = os.path.basename(image.name)
         flat = replace(image, name=last)
-        if (
-            counts[image.folder, last] == 1
-            and not image.annotation.is_file()
-            and flat.annotation.is_file()
-        ):
+        alone = counts[image.folder, last] == 1
+        if alone and not image.annotation.is_file() and flat.annotation.is_file():
             image.name = last
