@@ -54,7 +54,12 @@ def read_stored(path: Path, orientation: str = "exif") -> Stored:
             opaque = None
     if (values == values[:, :, :1]).all():
         values = values[:, :, 0]  # grey
-    return Stored(values, palette, opaque, lossy)
+    return Stored(
+        values=values,
+        palette=palette,
+        opaque=opaque,
+        lossy=lossy,
+    )
 
 
 def other_size(path: Path, size: tuple[int, int]) -> tuple[int, int] | None:

@@ -26,7 +26,11 @@ def find_pieces(plane: np.ndarray) -> Pieces:
     """Return the pieces of equal index in a plane [h, w] of integers; 0 is background."""
     plane = _cropped(plane)
     if not plane.size:
-        return Pieces(plane[:, 0], np.zeros(0, np.int64), np.zeros(0, bool))
+        return Pieces(
+            indices=plane[:, 0],
+            sizes=np.zeros(0, np.int64),
+            touching=np.zeros(0, bool),
+        )
     runs = _find_runs(plane)
     count = len(runs.indices)
     above, below = _neighbours(runs, plane.shape[1])

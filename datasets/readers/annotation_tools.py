@@ -106,10 +106,24 @@ def make_table(
                 if unchosen:
                     others[str(drawn.label)] += 1
                 problems.found(
-                    Problem(*fault, source, file, annotation=drawn.name, error=not unchosen)
+                    Problem(
+                        *fault,
+                        file=source,
+                        image=file,
+                        annotation=drawn.name,
+                        error=not unchosen,
+                    )
                 )
             for note in drawn.notes:
-                problems.found(Problem(*note, source, file, annotation=drawn.name, error=False))
+                problems.found(
+                    Problem(
+                        *note,
+                        file=source,
+                        image=file,
+                        annotation=drawn.name,
+                        error=False,
+                    )
+                )
     builder.others = others.total()
     for problem in other_classes(others, folder):
         problems.found(problem)
@@ -134,7 +148,14 @@ def _classes(folder: Path, sheets: Sequence[Sheet], problems: Problems) -> list[
             f"the class {shown(name)} is left out of the model, as all of its {broken[name]} "
             f"objects are broken; name the classes in [data] classes to keep it"
         )
-        problems.found(Problem("class left out", message, str(folder), error=False))
+        problems.found(
+            Problem(
+                kind="class left out",
+                message=message,
+                file=str(folder),
+                error=False,
+            )
+        )
     return sorted(names)
 
 
@@ -146,7 +167,12 @@ def _raise_no_class(folder: Path, sheets: Sequence[Sheet], problems: Problems) -
             regions += drawn.crowd
             if drawn.fault is not None:
                 problems.found(
-                    Problem(*drawn.fault, str(sheet.source), str(sheet.file), annotation=drawn.name)
+                    Problem(
+                        *drawn.fault,
+                        file=str(sheet.source),
+                        image=str(sheet.file),
+                        annotation=drawn.name,
+                    )
                 )
     said = problems.summary()
     left_out = f", after {said} were left out" if said else ""
@@ -162,7 +188,11 @@ def _raise_no_class(folder: Path, sheets: Sequence[Sheet], problems: Problems) -
 
 
 def _usable(
-    folder: Path, sheets: Sequence[Sheet], problems: Problems, options: ReadOptions, root: Path
+    folder: Path,
+    sheets: Sequence[Sheet],
+    problems: Problems,
+    options: ReadOptions,
+    root: Path,
 ) -> Iterator[tuple[Sheet, Image]]:
     """Yield the sheets whose image can be used, each with its image; report the others."""
     files = _files(folder, sheets, options, root)
@@ -179,7 +209,13 @@ def _usable(
             fault = "duplicate image", f"{image.file} is annotated twice"
         else:
             fault = image
-        problems.found(Problem(*fault, str(sheet.source), _image_name(sheet, file)))
+        problems.found(
+            Problem(
+                *fault,
+                file=str(sheet.source),
+                image=_image_name(sheet, file),
+            )
+        )
 
 
 def _image_name(sheet: Sheet, file: str | Fault) -> str:
@@ -192,7 +228,10 @@ def _image_name(sheet: Sheet, file: str | Fault) -> str:
 
 
 def _files(
-    folder: Path, sheets: Sequence[Sheet], options: ReadOptions, root: Path
+    folder: Path,
+    sheets: Sequence[Sheet],
+    options: ReadOptions,
+    root: Path,
 ) -> list[str | Fault]:
     """The image file of each sheet, relative to the folder, or what is wrong with it."""
     files = find_files(folder, [sheet.file for sheet in sheets], root, options.outside)
@@ -224,7 +263,11 @@ def _look(
 
 
 def _add(
-    drawn: Drawn, builder: TableBuilder, number: int, place: int, size: tuple[int, int]
+    drawn: Drawn,
+    builder: TableBuilder,
+    number: int,
+    place: int,
+    size: tuple[int, int],
 ) -> Fault | None:
     """The object into the table, or what is wrong with it."""
     if drawn.fault is not None:

@@ -84,7 +84,14 @@ def read_coco(
         path=str(path),
     )
     for kind, message in categories.notes:
-        problems.found(Problem(kind, message, str(path), error=False))
+        problems.found(
+            Problem(
+                kind=kind,
+                message=message,
+                file=str(path),
+                error=False,
+            )
+        )
     builder = TableBuilder(
         categories.names,
         category_ids=categories.ids,
@@ -150,7 +157,11 @@ def _id(value: Any) -> Id | None:
 
 
 def _add_images(
-    entries: Sequence[Any], builder: TableBuilder, root: Path, outside: bool, problems: Problems
+    entries: Sequence[Any],
+    builder: TableBuilder,
+    root: Path,
+    outside: bool,
+    problems: Problems,
 ) -> set[Id]:
     """Images into the table. Returns the ids of those that are declared, but of no use."""
     images = [_image(entry) for entry in entries]
@@ -169,7 +180,13 @@ def _add_images(
         if number is not None and fault[0] != TWICE:
             useless.add(number)
         name = known.get("file_name") or known.get("id") or f"number {place}, from 0"
-        problems.found(Problem(*fault, builder.source, _said(name)))
+        problems.found(
+            Problem(
+                *fault,
+                file=builder.source,
+                image=_said(name),
+            )
+        )
     return useless - builder.rows.keys()
 
 
@@ -234,7 +251,15 @@ def _add_annotations(
         if fault is not None:
             image = _image_name(entry, builder)
             name = f"number {place}, from 0" if entry.id is None else _said(entry.id)
-            problems.found(Problem(*fault, builder.source, image, annotation=name, error=error))
+            problems.found(
+                Problem(
+                    *fault,
+                    file=builder.source,
+                    image=image,
+                    annotation=name,
+                    error=error,
+                )
+            )
 
 
 def _image_name(entry: Annotation | Broken, builder: TableBuilder) -> str:
@@ -292,7 +317,12 @@ def _add_object(
     return None
 
 
-def _shape_fault(entry: Annotation, box: Box, size: tuple[int, int], crowd: bool) -> Fault | None:
+def _shape_fault(
+    entry: Annotation,
+    box: Box,
+    size: tuple[int, int],
+    crowd: bool,
+) -> Fault | None:
     """Return what is wrong with the box, here as xyxy, or the mask of an annotation."""
     if entry.size is not None and entry.size != size:
         h, w = entry.size

@@ -67,7 +67,12 @@ def read_categories(
             ids.append(highest + 1 + label)  # one that the file does not have
     notes += _others(named, used, labels)
     by_id = {number: labels.get(name, 0) for number, name in named.items()}
-    return Categories(names, ids, by_id, notes)
+    return Categories(
+        names=names,
+        ids=ids,
+        labels=by_id,
+        notes=notes,
+    )
 
 
 def _parse(entries: Sequence[Any], path: str) -> tuple[dict[Id, Id], dict[Id, str]]:
@@ -117,7 +122,10 @@ def _roots(entries: Sequence[dict]) -> set[Id]:
 
 
 def _by_name(
-    named: Mapping[Id, str], used: Mapping[Id, int], roots: set[Id], path: str
+    named: Mapping[Id, str],
+    used: Mapping[Id, int],
+    roots: set[Id],
+    path: str,
 ) -> tuple[dict[str, Id], list[Note]]:
     """Return the id of each name, in order; of a name that is there several times, the one that has
     objects."""

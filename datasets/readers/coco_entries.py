@@ -148,7 +148,12 @@ def _annotation(entry: dict[str, Any], box: Box, outline: Outline) -> Annotation
 def broken(entry: Any, kind: str, message: str) -> Broken:
     """Return an entry that cannot be used, without what takes memory."""
     known = entry if isinstance(entry, dict) else {}
-    return Broken(known.get("id"), known.get("image_id"), known.get("category_id"), (kind, message))
+    return Broken(
+        id=known.get("id"),
+        image_id=known.get("image_id"),
+        category_id=known.get("category_id"),
+        fault=(kind, message),
+    )
 
 
 def _box(numbers: Any) -> Box:

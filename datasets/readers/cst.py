@@ -91,7 +91,15 @@ def read_cst(
         number = len(builder.files)
         size = _add_image(name, image, builder, problems, orientation=options.orientation)
         if size is not None:
-            placed += [Placed(row, number, _image(name), size) for row in rows.get(name, [])]
+            placed += [
+                Placed(
+                    row=row,
+                    number=number,
+                    image=_image(name),
+                    size=size,
+                )
+                for row in rows.get(name, [])
+            ]
     masks = find_files(
         folder, [one.row.mask for one in placed], Path(root), options.outside, what="mask"
     )
@@ -100,7 +108,14 @@ def read_cst(
         fault = _add_object(one, mask, builder)
         if fault is not None:
             name = f"line {one.row.line}"
-            problems.found(Problem(*fault, builder.source, one.image, annotation=name))
+            problems.found(
+                Problem(
+                    *fault,
+                    file=builder.source,
+                    image=one.image,
+                    annotation=name,
+                )
+            )
     return builder.build()
 
 
@@ -110,7 +125,11 @@ def _image(name: str) -> str:
 
 
 def _add_image(
-    name: str, found: str | Fault, builder: TableBuilder, problems: Problems, orientation: str
+    name: str,
+    found: str | Fault,
+    builder: TableBuilder,
+    problems: Problems,
+    orientation: str,
 ) -> tuple[int, int] | None:
     """Add an image to the table and return its height and width; or report what is wrong with it,
     and return None."""
@@ -127,7 +146,13 @@ def _add_image(
         else:
             builder.add_image(len(builder.files), image, *size)
             return size
-    problems.found(Problem(*fault, builder.source, image))
+    problems.found(
+        Problem(
+            *fault,
+            file=builder.source,
+            image=image,
+        )
+    )
     return None
 
 
@@ -207,7 +232,12 @@ def _parse(values: dict[str, str], line: int) -> Row | Fault:
             "malformed annotation",
             f"bbox {shown(written)}, expected whole numbers 'x1 y1 x2 y2', at least 0",
         )
-    return Row(line, LABELS[kind], box, values["mask_path"])
+    return Row(
+        line=line,
+        label=LABELS[kind],
+        box=box,
+        mask=values["mask_path"],
+    )
 
 
 def _read_mask(

@@ -68,10 +68,22 @@ def read_labelme(
         if isinstance(sheet, Sheet):
             sheets.append(sheet)
         else:
-            problems.found(Problem(*sheet, str(path)))
+            problems.found(
+                Problem(
+                    *sheet,
+                    file=str(path),
+                )
+            )
     _look_at_folders(folder, problems)
     _look_at_groups(folder, sheets, problems)
-    table = make_table(folder, sheets, problems, class_names, options=options, root=Path(root))
+    table = make_table(
+        folder=folder,
+        sheets=sheets,
+        problems=problems,
+        class_names=class_names,
+        options=options,
+        root=Path(root),
+    )
     _look_at_images(folder, paths, table, problems)
     return table
 
@@ -85,10 +97,22 @@ def _look_at_folders(folder: Path, problems: Problems) -> None:
                 f"the {count} .json files in {inner} are not read; only those in {folder} itself "
                 "are"
             )
-            problems.found(Problem("unread folder", message, str(folder), error=False))
+            problems.found(
+                Problem(
+                    kind="unread folder",
+                    message=message,
+                    file=str(folder),
+                    error=False,
+                )
+            )
 
 
-def _look_at_images(folder: Path, paths: Sequence[Path], table: Table, problems: Problems) -> None:
+def _look_at_images(
+    folder: Path,
+    paths: Sequence[Path],
+    table: Table,
+    problems: Problems,
+) -> None:
     """Report images that no JSON file names; but where a file of the same name is of no use, it may
     have named the image."""
     used_images = set()
@@ -104,7 +128,13 @@ def _look_at_images(folder: Path, paths: Sequence[Path], table: Table, problems:
                 "list of shapes"
             )
             problems.found(
-                Problem("missing annotation", message, str(folder), image.name, error=False)
+                Problem(
+                    kind="missing annotation",
+                    message=message,
+                    file=str(folder),
+                    image=image.name,
+                    error=False,
+                )
             )
 
 
@@ -120,7 +150,14 @@ def _look_at_groups(folder: Path, sheets: Sequence[Sheet], problems: Problems) -
         f"{len(joined)} of {len(objects)} objects are several shapes of one label and group_id, "
         f"{shapes} in all; if each shape is an object, give it a group_id of its own, or none"
     )
-    problems.found(Problem("objects in one", message, str(folder), error=False))
+    problems.found(
+        Problem(
+            kind="objects in one",
+            message=message,
+            file=str(folder),
+            error=False,
+        )
+    )
 
 
 def _read(path: Path) -> Sheet | Fault:
@@ -273,7 +310,13 @@ def _piece(mask: Any, points: Sequence[Point], most: tuple[int, int]) -> Piece:
     if plane.ndim != 2:
         raise ValueError(f"its mask has {plane.shape[-1]} bands; expected is one")
     height, width = plane.shape
-    return Piece(x1, y1, height, width, mask=segments.from_mask(plane))
+    return Piece(
+        x=x1,
+        y=y1,
+        height=height,
+        width=width,
+        mask=segments.from_mask(plane),
+    )
 
 
 def _join(shapes: list[tuple[Drawn, Any]]) -> list[Drawn]:

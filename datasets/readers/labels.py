@@ -38,4 +38,11 @@ def other_classes(counts: Counter[str], source: Path | str) -> list[Problem]:
         f"{sum(counts.values())} objects are left out, whose classes are none of the "
         f"model's classes: {which}"
     )
-    return [Problem("other classes", message, str(source), error=False)]
+    return [
+        Problem(
+            kind="other classes",
+            message=message,
+            file=str(source),
+            error=False,
+        )
+    ]

@@ -79,13 +79,26 @@ def read_folders(
         image = str(item.image.relative_to(folder))
         source = str(item.indices or item.image.parent.parent / "masks")
         if seen.fault is not None:
-            problems.found(Problem(*seen.fault, source, image))
+            problems.found(
+                Problem(
+                    *seen.fault,
+                    file=source,
+                    image=image,
+                )
+            )
             continue
         number = len(builder.files)
         builder.add_image(number, image, *seen.size, source=source)
         for place, (name, mask) in enumerate(seen.masks, 1):
             if isinstance(mask, tuple):
-                problems.found(Problem(*mask, source, image, annotation=name))
+                problems.found(
+                    Problem(
+                        *mask,
+                        file=source,
+                        image=image,
+                        annotation=name,
+                    )
+                )
                 continue
             area, box = segments.extent(mask, *seen.size)
             builder.add_object(number, 1, box, mask, area=area, annotation_id=place, name=name)
@@ -96,7 +109,14 @@ def read_folders(
             f"it, or {' or '.join(IMAGE_FOLDERS)} and {' or '.join(MASK_FOLDERS)}"
         )
     for kind, message in hints(looks):
-        problems.found(Problem(kind, message, str(folder), error=False))
+        problems.found(
+            Problem(
+                kind=kind,
+                message=message,
+                file=str(folder),
+                error=False,
+            )
+        )
     return builder.build()
 
 
@@ -117,19 +137,41 @@ def _one_each(folder: Path, problems: Problems) -> list[Item]:
         found = image_files(images) if images.is_dir() else []
         if len(found) != 1:
             message = f"{images} should hold one image and has {len(found)}"
-            problems.found(Problem("missing image", message, str(inner), inner.name))
+            problems.found(
+                Problem(
+                    kind="missing image",
+                    message=message,
+                    file=str(inner),
+                    image=inner.name,
+                )
+            )
             continue
         image = str(found[0].relative_to(folder))
         if not masks.is_dir():
             message = f"there is no folder {masks}; an image without objects has an empty one"
-            problems.found(Problem("missing mask", message, str(inner), image))
+            problems.found(
+                Problem(
+                    kind="missing mask",
+                    message=message,
+                    file=str(inner),
+                    image=image,
+                )
+            )
             continue
         item = Item(found[0], image_files(masks))
         items.append(item)
         unread = [path.name for path in sorted(masks.iterdir()) if path not in item.masks]
         if unread:
             message = f"{masks} holds {listed(unread)} besides images, which is not read"
-            problems.found(Problem("unread file", message, str(inner), image, error=False))
+            problems.found(
+                Problem(
+                    kind="unread file",
+                    message=message,
+                    file=str(inner),
+                    image=image,
+                    error=False,
+                )
+            )
     return items
 
 
@@ -145,21 +187,47 @@ def _indexed(folder: Path, images: Path, problems: Problems) -> list[Item]:
         image = str(paths[0].relative_to(folder))
         if len(paths) > 1 or len(found) > 1:
             message = _ambiguous(name, paths, found, folder)
-            problems.found(Problem("ambiguous mask", message, str(beside), image))
+            problems.found(
+                Problem(
+                    kind="ambiguous mask",
+                    message=message,
+                    file=str(beside),
+                    image=image,
+                )
+            )
         elif not found:
             message = f"there is no file {beside / name}_mask.png"
-            problems.found(Problem("missing mask", message, str(beside), image))
+            problems.found(
+                Problem(
+                    kind="missing mask",
+                    message=message,
+                    file=str(beside),
+                    image=image,
+                )
+            )
         else:
             items.append(Item(paths[0], [], found[0]))
     for paths in masks.values():
         for path in paths:
             message = f"{images} has no image for {path.name}"
             mask = str(path.relative_to(beside))
-            problems.found(Problem("missing image", message, str(beside), mask))
+            problems.found(
+                Problem(
+                    kind="missing image",
+                    message=message,
+                    file=str(beside),
+                    image=mask,
+                )
+            )
     return items
 
 
-def _ambiguous(name: str, images: list[Path], masks: list[Path], folder: Path) -> str:
+def _ambiguous(
+    name: str,
+    images: list[Path],
+    masks: list[Path],
+    folder: Path,
+) -> str:
     """Return the message that several images or masks have one name."""
     several = [*images, *masks]
     those = ", ".join(str(path.relative_to(folder)) for path in several[:6])
@@ -183,7 +251,12 @@ def _by_name(folder: Path, ending: str = "") -> dict[str, list[Path]]:
     return found
 
 
-def _read(item: Item, root: str | Path, folder: Path, options: ReadOptions) -> Seen:
+def _read(
+    item: Item,
+    root: str | Path,
+    folder: Path,
+    options: ReadOptions,
+) -> Seen:
     """Read the masks of an item."""
     orientation = options.orientation
     files = [item.image, *item.masks]
@@ -208,7 +281,12 @@ def _read(item: Item, root: str | Path, folder: Path, options: ReadOptions) -> S
     return seen
 
 
-def _read_indices(file: Path, image: Path, size: tuple[int, int], orientation: str) -> Seen:
+def _read_indices(
+    file: Path,
+    image: Path,
+    size: tuple[int, int],
+    orientation: str,
+) -> Seen:
     """Read the masks of all objects of an image from one file."""
     try:
         shape = other_size(file, size)
@@ -239,7 +317,10 @@ def _read_indices(file: Path, image: Path, size: tuple[int, int], orientation: s
 
 
 def _read_object(
-    file: Path, image: Path, size: tuple[int, int], orientation: str
+    file: Path,
+    image: Path,
+    size: tuple[int, int],
+    orientation: str,
 ) -> tuple[bytes | Fault, Look | None]:
     """The mask of one object, or what is wrong with it; and a look at it."""
     try:
@@ -261,7 +342,10 @@ def _read_object(
 
 
 def _other_size(
-    shape: tuple[int, ...], image: Path, size: tuple[int, int], orientation: str
+    shape: tuple[int, ...],
+    image: Path,
+    size: tuple[int, int],
+    orientation: str,
 ) -> str:
     """Return the end of the message that a mask has another size than its image."""
     height, width = shape

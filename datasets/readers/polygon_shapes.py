@@ -17,12 +17,23 @@ class TooFewCorners(ValueError):
     """A polygon that has no area."""
 
 
-def rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
+def rectangle(
+    x1: float,
+    y1: float,
+    x2: float,
+    y2: float,
+) -> list[float]:
     """Return the ring of two opposite corners."""
     return [x1, y1, x2, y1, x2, y2, x1, y2]
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, turned: float = 0.0) -> list[float]:
+def ellipse(
+    x: float,
+    y: float,
+    rx: float,
+    ry: float,
+    turned: float = 0.0,
+) -> list[float]:
     """Return the ring around x, y, of radii rx and ry; turned by so many radians, clockwise on the
     screen."""
     if not (rx > 0 and ry > 0):

@@ -53,8 +53,22 @@ def read_via(
             sheets.append(sheet)
             continue
         message = "it needs a filename, and regions in a list or by number"
-        problems.found(Problem("malformed image", message, str(path), str(key)))
-    return make_table(folder, sheets, problems, class_names, options=options, root=Path(root))
+        problems.found(
+            Problem(
+                kind="malformed image",
+                message=message,
+                file=str(path),
+                image=str(key),
+            )
+        )
+    return make_table(
+        folder=folder,
+        sheets=sheets,
+        problems=problems,
+        class_names=class_names,
+        options=options,
+        root=Path(root),
+    )
 
 
 def _annotation_file(folder: Path) -> Path:
@@ -132,7 +146,11 @@ def _sheet(entry: Any, path: Path, attribute: str | None) -> Sheet | None:
     if regions is None or not isinstance(entry.get("filename"), str):
         return None
     objects = [_drawn(region, place, attribute) for place, region in enumerate(regions, 1)]
-    return Sheet(entry["filename"], path, objects)
+    return Sheet(
+        file=entry["filename"],
+        source=path,
+        objects=objects,
+    )
 
 
 def _drawn(region: Any, place: int, attribute: str | None) -> Drawn:

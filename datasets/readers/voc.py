@@ -160,13 +160,28 @@ def read_voc(
         source = str(image.annotation)
         file = str(image.path.relative_to(root))
         if read.fault is not None:
-            problems.found(Problem(*read.fault, source, file))
+            problems.found(
+                Problem(
+                    *read.fault,
+                    file=source,
+                    image=file,
+                )
+            )
             continue
         for kind, message, place in read.faults:
             unchosen = kind == UNKNOWN and class_names is not None
             name = f"object {place}" if place else ""
             error = kind != OTHER_SIZE and not unchosen
-            problems.found(Problem(kind, message, source, file, annotation=name, error=error))
+            problems.found(
+                Problem(
+                    kind=kind,
+                    message=message,
+                    file=source,
+                    image=file,
+                    annotation=name,
+                    error=error,
+                )
+            )
             if unchosen:
                 others[message.partition(" is none of ")[0].removeprefix("its class ")] += 1
         number = len(builder.files)
@@ -178,7 +193,15 @@ def read_voc(
                 agreeing[one.label] += 1
                 _add(builder, number, one, options)
             else:
-                odd.append(Odd(number, one, one.painted, source, file=file))
+                odd.append(
+                    Odd(
+                        number=number,
+                        object=one,
+                        painted=one.painted,
+                        source=source,
+                        file=file,
+                    )
+                )
     differing = Counter(one.object.label for one in odd)
     for one in odd:
         label = one.object.label
@@ -194,7 +217,10 @@ def read_voc(
 
 
 def _listed_images(
-    root: Path, lists: Sequence[str], outside: bool, problems: Problems
+    root: Path,
+    lists: Sequence[str],
+    outside: bool,
+    problems: Problems,
 ) -> list[Image]:
     """Return the images of lists, each once; report those that are not there."""
     images: list[Image] = []
@@ -204,17 +230,35 @@ def _listed_images(
         for name in read_names(file, folder):
             image = find_image(folder, name, root, outside)
             if not isinstance(image, Image):
-                problems.found(Problem(*image, str(file), f"{name}.jpg"))
+                problems.found(
+                    Problem(
+                        *image,
+                        file=str(file),
+                        image=f"{name}.jpg",
+                    )
+                )
             elif image.path in seen:
                 message = f"{brief(name)} is listed twice"
-                problems.found(Problem("duplicate image", message, str(file), image.path.name))
+                problems.found(
+                    Problem(
+                        kind="duplicate image",
+                        message=message,
+                        file=str(file),
+                        image=image.path.name,
+                    )
+                )
             else:
                 seen.add(image.path)
                 images.append(image)
     return images
 
 
-def _add(builder: TableBuilder, number: int, one: Object, options: ReadOptions) -> None:
+def _add(
+    builder: TableBuilder,
+    number: int,
+    one: Object,
+    options: ReadOptions,
+) -> None:
     builder.add_object(
         number,
         one.label,
@@ -338,7 +382,10 @@ def _read_planes(image: Image, size: tuple[int, int], options: ReadOptions) -> P
 
 
 def _other_size(
-    image: Image, shape: tuple[int, int], size: tuple[int, int], orientation: str
+    image: Image,
+    shape: tuple[int, int],
+    size: tuple[int, int],
+    orientation: str,
 ) -> str:
     png = image.mask("SegmentationObject")
     turned = other_orientation(image.path, orientation, shape)
@@ -358,7 +405,10 @@ def _classes(file: Path, orientation: str) -> np.ndarray | None:
 
 
 def _object(
-    entry: ElementTree.Element, place: int, planes: Planes, labels: dict[str, int]
+    entry: ElementTree.Element,
+    place: int,
+    planes: Planes,
+    labels: dict[str, int],
 ) -> Object | Fault:
     """An <object>, or what is wrong with it: the kind and a message."""
     name = (entry.findtext("name") or "").strip()

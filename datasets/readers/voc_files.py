@@ -93,7 +93,12 @@ def _files(folder: Path, name: str) -> list[Path]:
     return found
 
 
-def find_image(folder: Path, name: str, root: Path, outside: bool) -> Image | Fault:
+def find_image(
+    folder: Path,
+    name: str,
+    root: Path,
+    outside: bool,
+) -> Image | Fault:
     """An image of a list, or what is wrong with it: the kind and a message."""
     found = _files(folder, name)
     if not found:
