@@ -92,42 +92,70 @@ def make_table(
     only = names[0] if class_names and len(names) == 1 else None
     builder = TableBuilder(names, None, folder)
     others: Counter[str] = Counter()  # objects of classes that were not asked for
-    for sheet, image in _usable(folder, sheets, problems, options, root=root):
-        source = str(sheet.source)
-        file = image.file
+    for sheet, image in _usable(
+        folder,
+        sheets,
+        problems=problems,
+        options=options,
+        root=root,
+    ):
         number = len(builder.files)
-        builder.add_image(number, file, *image.size, source=source)
+        builder.add_image(
+            number,
+            image.file,
+            *image.size,
+            source=sheet.source,
+        )
         for place, drawn in enumerate(sheet.objects, 1):
             if drawn.label is None and drawn.fault is None:
                 drawn.label = only
-            fault = _add(drawn, builder, number, place, size=image.size)
-            if fault is not None:
-                unchosen = bool(drawn.label) and fault[0] == UNKNOWN
-                if unchosen:
-                    others[str(drawn.label)] += 1
-                problems.found(
-                    Problem(
-                        *fault,
-                        file=source,
-                        image=file,
-                        annotation=drawn.name,
-                        error=not unchosen,
-                    )
-                )
-            for note in drawn.notes:
-                problems.found(
-                    Problem(
-                        *note,
-                        file=source,
-                        image=file,
-                        annotation=drawn.name,
-                        error=False,
-                    )
-                )
+            fault = _add(
+                drawn,
+                builder,
+                number=number,
+                place=place,
+                size=image.size,
+            )
+            unchosen = fault is not None and fault[0] == UNKNOWN
+            if unchosen and drawn.label:
+                others[drawn.label] += 1
+            for problem in _problems(
+                drawn,
+                fault,
+                source=sheet.source,
+                image=image.file,
+            ):
+                problems.found(problem)
     builder.others = others.total()
     for problem in other_classes(others, folder):
         problems.found(problem)
     return builder.build()
+
+
+def _problems(
+    drawn: Drawn,
+    fault: Fault | None,
+    source: Path,
+    image: str,
+) -> Iterator[Problem]:
+    """Yield what is wrong with an object, and what is odd."""
+    if fault is not None:
+        unchosen = fault[0] == UNKNOWN and bool(drawn.label)
+        yield Problem(
+            *fault,
+            file=str(source),
+            image=image,
+            annotation=drawn.name,
+            error=not unchosen,
+        )
+    for note in drawn.notes:
+        yield Problem(
+            *note,
+            file=str(source),
+            image=image,
+            annotation=drawn.name,
+            error=False,
+        )
 
 
 def _classes(folder: Path, sheets: Sequence[Sheet], problems: Problems) -> list[str]:
@@ -195,7 +223,7 @@ def _usable(
     root: Path,
 ) -> Iterator[tuple[Sheet, Image]]:
     """Yield the sheets whose image can be used, each with its image; report the others."""
-    files = _files(folder, sheets, options, root)
+    files = _files(folder, sheets, options=options, root=root)
     look = partial(_look, folder, options=options)
     images: Iterator[Image | Fault] = in_threads(look, zip(sheets, files))
     seen: set[str] = set()
@@ -234,9 +262,18 @@ def _files(
     root: Path,
 ) -> list[str | Fault]:
     """The image file of each sheet, relative to the folder, or what is wrong with it."""
-    files = find_files(folder, [sheet.file for sheet in sheets], root, options.outside)
-    for i, (sheet, file) in enumerate(zip(sheets, files)):
-        if sheet.pixels and isinstance(file, tuple) and not file[0].endswith("outside"):
+    names = [sheet.file for sheet in sheets]
+    files = find_files(
+        folder,
+        names,
+        root=root,
+        outside=options.outside,
+    )
+    for i, sheet in enumerate(sheets):
+        file = files[i]
+        if not sheet.pixels or isinstance(file, str):
+            continue
+        if not file[0].endswith("outside"):
             files[i] = sheet.pixels
     return files
 
@@ -301,8 +338,8 @@ def _add(
         builder.add_object(
             number,
             label,
-            box,
-            mask,
+            box=box,
+            mask=mask,
             area=area,
             annotation_id=place,
             crowd=drawn.crowd,
@@ -320,7 +357,9 @@ def _beyond(drawn: Drawn, height: int, width: int) -> float:
     """Return how many pixels the corners of an object lie outside of the image at most."""
     boxes: list[tuple[float, ...]] = []
     for piece in drawn.pieces:
-        boxes.append((piece.x, piece.y, piece.x + piece.width, piece.y + piece.height))
+        right = piece.x + piece.width
+        bottom = piece.y + piece.height
+        boxes.append((piece.x, piece.y, right, bottom))
     if drawn.corners and drawn.rings:
         rings = [np.asarray(ring) for ring in drawn.rings]
         boxes.append(segments.corner_box(rings))
@@ -363,6 +402,6 @@ def _draw(piece: Piece, mask: np.ndarray) -> None:
     if left >= right or top >= bottom:
         return
     part = segments.decode([piece.mask], piece.height, piece.width)[0]
-    mask[top:bottom, left:right] |= part[
-        top - piece.y : bottom - piece.y, left - piece.x : right - piece.x
-    ]
+    rows = slice(top - piece.y, bottom - piece.y)
+    columns = slice(left - piece.x, right - piece.x)
+    mask[top:bottom, left:right] |= part[rows, columns]

@@ -166,7 +166,14 @@ def _add_images(
     """Images into the table. Returns the ids of those that are declared, but of no use."""
     images = [_image(entry) for entry in entries]
     names = [image.file for image in images if isinstance(image, Image)]
-    files = iter(find_files(builder.root, names, root, outside))
+    files = iter(
+        find_files(
+            builder.root,
+            names,
+            root=root,
+            outside=outside,
+        )
+    )
     useless: set[Id] = set()
     for place, (entry, image) in enumerate(zip(entries, images)):
         if isinstance(image, Image):
@@ -196,14 +203,20 @@ def _image(entry: Any) -> Image | Fault:
         if not isinstance(entry, dict):
             raise ValueError(f"{shown(entry)} is no image")
         number = identity(entry.get("id"))
-        height = whole(entry.get("height"), "height", 1, LARGEST)
-        width = whole(entry.get("width"), "width", 1, LARGEST)
+        height = whole(entry.get("height"), "height", least=1, most=LARGEST)
+        width = whole(entry.get("width"), "width", least=1, most=LARGEST)
         if height * width > segments.MOST_PIXELS:
             raise ValueError(
                 f"height {height} and width {width} are more pixels than can be annotated"
             )
         text = entry["id"] if isinstance(entry["id"], str) else None
-        return Image(number, entry.get("file_name"), height, width, text)
+        return Image(
+            number,
+            entry.get("file_name"),
+            height=height,
+            width=width,
+            text=text,
+        )
     except ValueError as error:
         return "malformed image", f"{error}; an image needs id, file_name, height and width"
 
@@ -214,7 +227,13 @@ def _add_image(image: Image, file: str | Fault, builder: TableBuilder) -> Fault 
         return TWICE, f"image id {shown(image.id)} is there twice"
     if not isinstance(file, str):
         return file
-    builder.add_image(image.id, file, image.height, image.width, text=image.text)
+    builder.add_image(
+        image.id,
+        file,
+        height=image.height,
+        width=image.width,
+        text=image.text,
+    )
     return None
 
 
@@ -244,7 +263,14 @@ def _add_annotations(
             error = True
         else:
             crowd = ignore_crowd and entry.crowd
-            fault = _add_object(entry, builder, labels, seen, crowd=crowd, named=worded)
+            fault = _add_object(
+                entry,
+                builder,
+                labels=labels,
+                seen=seen,
+                crowd=crowd,
+                named=worded,
+            )
             error = fault is not None
             if fault is None and entry.dropped:
                 fault = "degenerate ring", f"its mask is used without {entry.dropped}"
@@ -298,7 +324,12 @@ def _add_object(
     width = builder.sizes[2 * row + 1]
     x, y, w, h = entry.bbox
     box = (x, y, x + w, y + h)
-    fault = _shape_fault(entry, box, (height, width), crowd)
+    fault = _shape_fault(
+        entry,
+        box,
+        size=(height, width),
+        crowd=crowd,
+    )
     if fault is not None:
         return fault
     area = entry.area
@@ -330,7 +361,12 @@ def _shape_fault(
             "malformed mask",
             f"its RLE is for {h} x {w} pixels, the image has {size[0]} x {size[1]}",
         )
-    fault = annotated_box_fault(box, entry.mask, size, "xywh")
+    fault = annotated_box_fault(
+        box,
+        entry.mask,
+        size=size,
+        written="xywh",
+    )
     if fault is not None:
         return fault
     fits = crowd or entry.fits

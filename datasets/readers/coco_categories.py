@@ -46,7 +46,7 @@ def read_categories(
     """
     written, named = _parse(entries, path)
     roots = _roots(entries)
-    chosen, notes = _by_name(named, used, roots, path)
+    chosen, notes = _by_name(named, used, roots=roots, path=path)
     if wanted is None:
         names = list(chosen)
         notes += _unused_roots(roots, named, used)
@@ -58,18 +58,11 @@ def read_categories(
                 f"{path} has no category {listed(missing)}; it has {listed(list(chosen))}"
             )
     labels = {name: label for label, name in enumerate(names, 1)}
-    highest = max((number for number in named if isinstance(number, int)), default=0)
-    ids: list[Id] = []
-    for name, label in labels.items():
-        if name in chosen:
-            ids.append(written[chosen[name]])
-        else:
-            ids.append(highest + 1 + label)  # one that the file does not have
     notes += _others(named, used, labels)
     by_id = {number: labels.get(name, 0) for number, name in named.items()}
     return Categories(
         names=names,
-        ids=ids,
+        ids=_ids(labels, chosen, written),
         labels=by_id,
         notes=notes,
     )
@@ -105,6 +98,20 @@ def _parse(entries: Sequence[Any], path: str) -> tuple[dict[Id, Id], dict[Id, st
         raise ValueError(f"{path}: categories must be there, and the list is empty")
     order = sorted(named, key=lambda number: (isinstance(number, str), number))
     return written, {number: named[number] for number in order}
+
+
+def _ids(labels: Mapping[str, int], chosen: Mapping[str, Id], written: Mapping[Id, Id]) -> list[Id]:
+    """Return the id of each class as it is written; of a class that the file does not have, one
+    that it does not have either."""
+    numbers = [number for number in written if isinstance(number, int)]
+    highest = max(numbers, default=0)
+    ids: list[Id] = []
+    for name, label in labels.items():
+        if name in chosen:
+            ids.append(written[chosen[name]])
+        else:
+            ids.append(highest + 1 + label)
+    return ids
 
 
 def _roots(entries: Sequence[dict]) -> set[Id]:

@@ -104,7 +104,12 @@ def _of_rings(segmentation: Any) -> Outline:
     rings = segments.rings(segmentation)
     mask = segments.from_rings(rings.good)
     dropped = ", ".join(rings.dropped[:3])
-    return Outline(mask, rings.box, small=rings.area < SMALL, dropped=dropped)
+    return Outline(
+        mask,
+        rings.box,
+        small=rings.area < SMALL,
+        dropped=dropped,
+    )
 
 
 def _around(box: Box) -> list[list[float]]:

@@ -84,12 +84,29 @@ def read_cst(
         raise ValueError(
             f"{file} names no image and {folder} has no image folder, expected at least one image"
         )
-    builder = TableBuilder(CLASSES, None, folder, file, boxes_as="xyxy")
-    found = find_files(folder, [_image(name) for name in names], Path(root), options.outside)
+    builder = TableBuilder(
+        CLASSES,
+        None,
+        root=folder,
+        source=file,
+        boxes_as="xyxy",
+    )
+    found = find_files(
+        folder,
+        [_image(name) for name in names],
+        root=Path(root),
+        outside=options.outside,
+    )
     placed: list[Placed] = []
     for name, image in zip(names, found):
         number = len(builder.files)
-        size = _add_image(name, image, builder, problems, orientation=options.orientation)
+        size = _add_image(
+            name,
+            image,
+            builder=builder,
+            problems=problems,
+            orientation=options.orientation,
+        )
         if size is not None:
             placed += [
                 Placed(
@@ -101,7 +118,11 @@ def read_cst(
                 for row in rows.get(name, [])
             ]
     masks = find_files(
-        folder, [one.row.mask for one in placed], Path(root), options.outside, what="mask"
+        folder,
+        [one.row.mask for one in placed],
+        root=Path(root),
+        outside=options.outside,
+        what="mask",
     )
     read = partial(_read_mask, folder, orientation=options.orientation)
     for one, mask in zip(placed, in_threads(read, zip(placed, masks))):
@@ -146,13 +167,7 @@ def _add_image(
         else:
             builder.add_image(len(builder.files), image, *size)
             return size
-    problems.found(
-        Problem(
-            *fault,
-            file=builder.source,
-            image=image,
-        )
-    )
+    problems.found(Problem(*fault, file=builder.source, image=image))
     return None
 
 
@@ -161,14 +176,20 @@ def _add_object(placed: Placed, mask: bytes | Fault, builder: TableBuilder) -> F
     if isinstance(mask, tuple):
         return mask
     row = placed.row
-    fault = annotated_box_fault(row.box, mask, placed.size, "xyxy", border=0)
+    fault = annotated_box_fault(
+        row.box,
+        mask,
+        size=placed.size,
+        written="xyxy",
+        border=0,
+    )
     if fault is not None:
         return fault
     builder.add_object(
         placed.number,
         row.label,
-        row.box,
-        mask,
+        box=row.box,
+        mask=mask,
         area=segments.area(mask, *placed.size),
         annotation_id=row.line,
         name=f"line {row.line}",
@@ -224,7 +245,9 @@ def _parse(values: dict[str, str], line: int) -> Row | Fault:
         )
     numbers = written.split()
     try:
-        box = tuple(whole(n, "a number", 0, segments.FAR) for n in numbers if n.isdecimal())
+        box = tuple(
+            whole(n, "a number", least=0, most=segments.FAR) for n in numbers if n.isdecimal()
+        )
     except ValueError as error:
         return "malformed annotation", f"bbox {shown(written)}: {error}"
     if not len(box) == len(numbers) == 4:

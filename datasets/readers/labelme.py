@@ -62,18 +62,7 @@ def read_labelme(
     paths = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
     if not paths:
         raise ValueError(f"{folder} has no .json file; LabelMe writes one for each image")
-    sheets = []
-    for path in paths:
-        sheet = _read(path)
-        if isinstance(sheet, Sheet):
-            sheets.append(sheet)
-        else:
-            problems.found(
-                Problem(
-                    *sheet,
-                    file=str(path),
-                )
-            )
+    sheets = _read_all(paths, problems)
     _look_at_folders(folder, problems)
     _look_at_groups(folder, sheets, problems)
     table = make_table(
@@ -84,8 +73,25 @@ def read_labelme(
         options=options,
         root=Path(root),
     )
-    _look_at_images(folder, paths, table, problems)
+    _look_at_images(
+        folder,
+        paths,
+        table=table,
+        problems=problems,
+    )
     return table
+
+
+def _read_all(paths: Sequence[Path], problems: Problems) -> list[Sheet]:
+    """Read annotation files; report those that cannot be read."""
+    sheets = []
+    for path in paths:
+        sheet = _read(path)
+        if isinstance(sheet, Sheet):
+            sheets.append(sheet)
+        else:
+            problems.found(Problem(*sheet, file=str(path)))
+    return sheets
 
 
 def _look_at_folders(folder: Path, problems: Problems) -> None:
@@ -193,8 +199,8 @@ def _size(content: dict[str, Any]) -> tuple[int, int] | None:
     if height is None or width is None:
         return None
     return (
-        whole(height, "imageHeight", 1, segments.FAR),
-        whole(width, "imageWidth", 1, segments.FAR),
+        whole(height, "imageHeight", least=1, most=segments.FAR),
+        whole(width, "imageWidth", least=1, most=segments.FAR),
     )
 
 

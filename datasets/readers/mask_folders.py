@@ -74,34 +74,12 @@ def read_folders(
     items = _indexed(folder, images, problems) if images else _one_each(folder, problems)
     builder = TableBuilder(class_names, None, folder)
     looks: list[Look] = []
-    everything: Iterator[Seen] = in_threads(lambda item: _read(item, root, folder, options), items)
+    everything: Iterator[Seen] = in_threads(
+        lambda item: _read(item, root, folder=folder, options=options),
+        items,
+    )
     for item, seen in zip(items, everything):
-        image = str(item.image.relative_to(folder))
-        source = str(item.indices or item.image.parent.parent / "masks")
-        if seen.fault is not None:
-            problems.found(
-                Problem(
-                    *seen.fault,
-                    file=source,
-                    image=image,
-                )
-            )
-            continue
-        number = len(builder.files)
-        builder.add_image(number, image, *seen.size, source=source)
-        for place, (name, mask) in enumerate(seen.masks, 1):
-            if isinstance(mask, tuple):
-                problems.found(
-                    Problem(
-                        *mask,
-                        file=source,
-                        image=image,
-                        annotation=name,
-                    )
-                )
-                continue
-            area, box = segments.extent(mask, *seen.size)
-            builder.add_object(number, 1, box, mask, area=area, annotation_id=place, name=name)
+        _add(builder, item, seen=seen, problems=problems)
         looks += seen.looks
     if not items:
         raise ValueError(
@@ -120,6 +98,48 @@ def read_folders(
     return builder.build()
 
 
+def _add(
+    builder: TableBuilder,
+    item: Item,
+    seen: Seen,
+    problems: Problems,
+) -> None:
+    """Add an image and its objects to the table; report what is wrong with them."""
+    image = str(item.image.relative_to(builder.root))
+    source = str(item.indices or item.image.parent.parent / "masks")
+    if seen.fault is not None:
+        problems.found(Problem(*seen.fault, file=source, image=image))
+        return
+    number = len(builder.files)
+    builder.add_image(
+        number,
+        image,
+        *seen.size,
+        source=source,
+    )
+    for place, (name, mask) in enumerate(seen.masks, 1):
+        if isinstance(mask, tuple):
+            problems.found(
+                Problem(
+                    *mask,
+                    file=source,
+                    image=image,
+                    annotation=name,
+                )
+            )
+            continue
+        area, box = segments.extent(mask, *seen.size)
+        builder.add_object(
+            number,
+            1,
+            box=box,
+            mask=mask,
+            area=area,
+            annotation_id=place,
+            name=name,
+        )
+
+
 def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:
     """Return the first of several folders that is there."""
     for name in names:
@@ -133,46 +153,51 @@ def _one_each(folder: Path, problems: Problems) -> list[Item]:
     items = []
     for inner in sub_folders(folder):
         images = inner / "images"
-        masks = inner / "masks"
         found = image_files(images) if images.is_dir() else []
-        if len(found) != 1:
-            message = f"{images} should hold one image and has {len(found)}"
-            problems.found(
-                Problem(
-                    kind="missing image",
-                    message=message,
-                    file=str(inner),
-                    image=inner.name,
-                )
-            )
+        if len(found) == 1:
+            item = _item(found[0], folder, problems)
+            if item is not None:
+                items.append(item)
             continue
-        image = str(found[0].relative_to(folder))
-        if not masks.is_dir():
-            message = f"there is no folder {masks}; an image without objects has an empty one"
-            problems.found(
-                Problem(
-                    kind="missing mask",
-                    message=message,
-                    file=str(inner),
-                    image=image,
-                )
+        problems.found(
+            Problem(
+                kind="missing image",
+                message=f"{images} should hold one image and has {len(found)}",
+                file=str(inner),
+                image=inner.name,
             )
-            continue
-        item = Item(found[0], image_files(masks))
-        items.append(item)
-        unread = [path.name for path in sorted(masks.iterdir()) if path not in item.masks]
-        if unread:
-            message = f"{masks} holds {listed(unread)} besides images, which is not read"
-            problems.found(
-                Problem(
-                    kind="unread file",
-                    message=message,
-                    file=str(inner),
-                    image=image,
-                    error=False,
-                )
-            )
+        )
     return items
+
+
+def _item(path: Path, folder: Path, problems: Problems) -> Item | None:
+    """Return an image with the masks in the folder beside its own; None where there is none."""
+    inner = path.parent.parent
+    masks = inner / "masks"
+    image = str(path.relative_to(folder))
+    if not masks.is_dir():
+        problems.found(
+            Problem(
+                kind="missing mask",
+                message=f"there is no folder {masks}; an image without objects has an empty one",
+                file=str(inner),
+                image=image,
+            )
+        )
+        return None
+    item = Item(path, image_files(masks))
+    unread = [file.name for file in sorted(masks.iterdir()) if file not in item.masks]
+    if unread:
+        problems.found(
+            Problem(
+                kind="unread file",
+                message=f"{masks} holds {listed(unread)} besides images, which is not read",
+                file=str(inner),
+                image=image,
+                error=False,
+            )
+        )
+    return item
 
 
 def _indexed(folder: Path, images: Path, problems: Problems) -> list[Item]:
@@ -186,21 +211,19 @@ def _indexed(folder: Path, images: Path, problems: Problems) -> list[Item]:
         found = masks.pop(name, [])
         image = str(paths[0].relative_to(folder))
         if len(paths) > 1 or len(found) > 1:
-            message = _ambiguous(name, paths, found, folder)
             problems.found(
                 Problem(
                     kind="ambiguous mask",
-                    message=message,
+                    message=_ambiguous(name, paths, masks=found, folder=folder),
                     file=str(beside),
                     image=image,
                 )
             )
         elif not found:
-            message = f"there is no file {beside / name}_mask.png"
             problems.found(
                 Problem(
                     kind="missing mask",
-                    message=message,
+                    message=f"there is no file {beside / name}_mask.png",
                     file=str(beside),
                     image=image,
                 )
@@ -209,14 +232,12 @@ def _indexed(folder: Path, images: Path, problems: Problems) -> list[Item]:
             items.append(Item(paths[0], [], found[0]))
     for paths in masks.values():
         for path in paths:
-            message = f"{images} has no image for {path.name}"
-            mask = str(path.relative_to(beside))
             problems.found(
                 Problem(
                     kind="missing image",
-                    message=message,
+                    message=f"{images} has no image for {path.name}",
                     file=str(beside),
-                    image=mask,
+                    image=str(path.relative_to(beside)),
                 )
             )
     return items
@@ -245,9 +266,11 @@ def _by_name(folder: Path, ending: str = "") -> dict[str, list[Path]]:
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for file in sorted(files):
             path = Path(here, file)
-            if path.suffix.lower() in IMAGES and not file.startswith("."):
-                name = path.stem.removesuffix(ending)
-                found[str(path.relative_to(folder).with_name(name))].append(path)
+            if path.suffix.lower() not in IMAGES or file.startswith("."):
+                continue
+            stem = path.stem.removesuffix(ending)
+            name = path.relative_to(folder).with_name(stem)
+            found[str(name)].append(path)
     return found
 
 
@@ -271,13 +294,25 @@ def _read(
     except ValueError as error:
         return Seen(fault=("unreadable image", str(error)))
     if item.indices is not None:
-        return _read_indices(item.indices, item.image, size, orientation)
+        return _read_indices(
+            item.indices,
+            item.image,
+            size=size,
+            orientation=orientation,
+        )
     seen = Seen(size)
+    alone = len(item.masks) == 1
     for file in item.masks:
-        mask, look = _read_object(file, item.image, size, orientation)
+        mask, look = _read_object(
+            file,
+            item.image,
+            size=size,
+            orientation=orientation,
+        )
         seen.masks.append((file.name, mask))
         if look is not None:
-            seen.looks.append(look._replace(alone=len(item.masks) == 1))
+            look = look._replace(alone=alone)
+            seen.looks.append(look)
     return seen
 
 
@@ -291,7 +326,7 @@ def _read_indices(
     try:
         shape = other_size(file, size)
         if shape is not None:
-            message = f"{file} {_other_size(shape, image, size, orientation)}"
+            message = f"{file} {_other_size(shape, image, size=size, orientation=orientation)}"
             return Seen(size, fault=("size mismatch", message))
         indices = read_indices(file, orientation)
     except MaskFault as error:
@@ -299,7 +334,9 @@ def _read_indices(
     except ValueError as error:
         return Seen(size, fault=("unreadable mask", str(error)))
     if indices.plane.shape != size:
-        message = f"{file} {_other_size(indices.plane.shape, image, size, orientation)}"
+        message = (
+            f"{file} {_other_size(indices.plane.shape, image, size=size, orientation=orientation)}"
+        )
         return Seen(size, fault=("size mismatch", message))
     look = look_at(indices.plane, file.name, indices.void)
     if look.crumbled:
@@ -326,7 +363,7 @@ def _read_object(
     try:
         shape = other_size(file, size)
         if shape is not None:
-            message = f"mask {file} {_other_size(shape, image, size, orientation)}"
+            message = f"mask {file} {_other_size(shape, image, size=size, orientation=orientation)}"
             return ("size mismatch", message), None
         mask = read_object(file, orientation)
     except MaskFault as error:
@@ -334,7 +371,9 @@ def _read_object(
     except ValueError as error:
         return ("unreadable mask", f"mask {error}"), None
     if mask.shape != size:
-        message = f"mask {file} {_other_size(mask.shape, image, size, orientation)}"
+        message = (
+            f"mask {file} {_other_size(mask.shape, image, size=size, orientation=orientation)}"
+        )
         return ("size mismatch", message), None
     if not mask.any():
         return ("empty mask", f"mask {file} has no pixel that is not 0"), None

@@ -12,7 +12,7 @@ JPEGImages/day1/a.jpg and Annotations/day1/a.xml.
 
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -149,8 +149,13 @@ def read_voc(
     """
     names = list(class_names or CLASSES)
     labels = {name: label for label, name in enumerate(names, 1)}
-    builder = TableBuilder(names, None, root, boxes_as="xyxy")
-    images = _listed_images(Path(root), lists, options.outside, problems)
+    builder = TableBuilder(names, None, root=root, boxes_as="xyxy")
+    images = _listed_images(
+        Path(root),
+        lists,
+        outside=options.outside,
+        problems=problems,
+    )
     find_flat(images)
     others: Counter[str] = Counter()  # objects of classes that were not asked for
     agreeing: Counter[int] = Counter()  # by label: objects of the class that SegmentationClass has
@@ -160,60 +165,87 @@ def read_voc(
         source = str(image.annotation)
         file = str(image.path.relative_to(root))
         if read.fault is not None:
-            problems.found(
-                Problem(
-                    *read.fault,
-                    file=source,
-                    image=file,
-                )
-            )
+            problems.found(Problem(*read.fault, file=source, image=file))
             continue
-        for kind, message, place in read.faults:
-            unchosen = kind == UNKNOWN and class_names is not None
-            name = f"object {place}" if place else ""
-            error = kind != OTHER_SIZE and not unchosen
-            problems.found(
-                Problem(
-                    kind=kind,
-                    message=message,
-                    file=source,
-                    image=file,
-                    annotation=name,
-                    error=error,
-                )
-            )
+        for fault in read.faults:
+            unchosen = fault.kind == UNKNOWN and class_names is not None
             if unchosen:
-                others[message.partition(" is none of ")[0].removeprefix("its class ")] += 1
+                others[_class_of(fault)] += 1
+            error = fault.kind != OTHER_SIZE and not unchosen
+            problems.found(_problem(fault, source, file=file, error=error))
         number = len(builder.files)
-        builder.add_image(number, file, *read.size, source=source)
+        builder.add_image(
+            number,
+            file,
+            *read.size,
+            source=source,
+        )
         for one in read.objects:
-            if one.painted is None:
-                _add(builder, number, one, options)
-            elif one.painted == one.label:
+            if one.painted == one.label:
                 agreeing[one.label] += 1
+            if one.painted in (None, one.label):
                 _add(builder, number, one, options)
             else:
                 odd.append(
                     Odd(
-                        number=number,
-                        object=one,
+                        number,
+                        one,
                         painted=one.painted,
                         source=source,
                         file=file,
                     )
                 )
-    differing = Counter(one.object.label for one in odd)
-    for one in odd:
-        label = one.object.label
-        # the set counts its classes in another order
-        if differing[label] > agreeing[label]:
-            _add(builder, one.number, one.object, options)
-        else:
-            problems.found(_wrong_class(one, names))
+    _add_odd(
+        builder,
+        odd,
+        agreeing=agreeing,
+        options=options,
+        problems=problems,
+    )
     builder.others = others.total()
     for problem in other_classes(others, root):
         problems.found(problem)
     return builder.build()
+
+
+def _problem(
+    fault: FaultAt,
+    source: str,
+    file: str,
+    error: bool,
+) -> Problem:
+    return Problem(
+        kind=fault.kind,
+        message=fault.message,
+        file=source,
+        image=file,
+        annotation=f"object {fault.place}" if fault.place else "",
+        error=error,
+    )
+
+
+def _class_of(fault: FaultAt) -> str:
+    """Return the class that a fault says is unknown."""
+    said, _, _ = fault.message.partition(" is none of ")
+    return said.removeprefix("its class ")
+
+
+def _add_odd(
+    builder: TableBuilder,
+    odd: Sequence[Odd],
+    agreeing: Mapping[int, int],
+    options: ReadOptions,
+    problems: Problems,
+) -> None:
+    """Add objects that have another class in SegmentationClass, where that is so for most objects
+    of their class: then the set counts its classes in another order. Report the others."""
+    differing = Counter(one.object.label for one in odd)
+    for one in odd:
+        label = one.object.label
+        if differing[label] > agreeing[label]:
+            _add(builder, one.number, one.object, options)
+        else:
+            problems.found(_wrong_class(one, builder.class_names))
 
 
 def _listed_images(
@@ -228,15 +260,9 @@ def _listed_images(
     for entry in lists:
         folder, file = find_list(root, entry)
         for name in read_names(file, folder):
-            image = find_image(folder, name, root, outside)
+            image = find_image(folder, name, root=root, outside=outside)
             if not isinstance(image, Image):
-                problems.found(
-                    Problem(
-                        *image,
-                        file=str(file),
-                        image=f"{name}.jpg",
-                    )
-                )
+                problems.found(Problem(*image, file=str(file), image=f"{name}.jpg"))
             elif image.path in seen:
                 message = f"{brief(name)} is listed twice"
                 problems.found(
@@ -262,8 +288,8 @@ def _add(
     builder.add_object(
         number,
         one.label,
-        one.box,
-        one.mask,
+        box=one.box,
+        mask=one.mask,
         area=one.area,
         annotation_id=one.place,
         crowd=one.difficult and options.crowd == "ignore",
@@ -273,7 +299,9 @@ def _add(
 
 def _wrong_class(odd: Odd, names: Sequence[str]) -> Problem:
     own = names[odd.object.label - 1]
-    there = names[odd.painted - 1] if odd.painted <= len(names) else odd.painted
+    there = str(odd.painted)
+    if odd.painted <= len(names):
+        there = names[odd.painted - 1]
     return Problem(
         kind="wrong class",
         message=f"its class is {own}, but SegmentationClass has {there} at its pixels",
@@ -312,12 +340,14 @@ def _read(image: Image, labels: dict[str, int], options: ReadOptions) -> Read:
         return Read(fault=("malformed annotation", message))
     read = Read(size)
     for place, entry in enumerate(entries, 1):
-        one = _object(entry, place, planes, labels)
+        one = _object(entry, place, planes=planes, labels=labels)
         if isinstance(one, Object):
             read.objects.append(one)
         else:
             read.faults.append(FaultAt(*one, place=place))
-    said = [(root.findtext(f"size/{side}") or "").strip() for side in ("height", "width")]
+    height = (root.findtext("size/height") or "").strip()
+    width = (root.findtext("size/width") or "").strip()
+    said = [height, width]
     if all(said) and said != [str(side) for side in size]:
         message = f"<size> says (height, width) ({listed(said)}), the image has {size}"
         read.faults.append(FaultAt(OTHER_SIZE, message, 0))
@@ -370,26 +400,29 @@ def _read_planes(image: Image, size: tuple[int, int], options: ReadOptions) -> P
     class_png = image.mask("SegmentationClass")
     files = [file for file in (png, class_png) if file.is_file()]
     for file in files:
-        shape = other_size(file, size)
-        if shape is not None:
-            raise OtherSize(_other_size(image, shape, size, orientation))
+        _check_size(other_size(file, size), image, size=size, orientation=orientation)
     places = read_places(png, orientation)
-    classes = _classes(class_png, orientation) if class_png in files else None
+    classes = None
+    if class_png in files:
+        classes = _classes(class_png, orientation)
     for plane in (places, classes):
-        if plane is not None and plane.shape != size:
-            raise OtherSize(_other_size(image, plane.shape, size, orientation))
+        if plane is not None:
+            _check_size(plane.shape, image, size=size, orientation=orientation)
     return Planes(places, classes)
 
 
-def _other_size(
+def _check_size(
+    shape: tuple[int, int] | None,
     image: Image,
-    shape: tuple[int, int],
     size: tuple[int, int],
     orientation: str,
-) -> str:
+) -> None:
+    """Raise an error where the height and width of a mask are known, and not those of its image."""
+    if shape is None or shape == size:
+        return
     png = image.mask("SegmentationObject")
     turned = other_orientation(image.path, orientation, shape)
-    return (
+    raise OtherSize(
         f"{png} or its fellow in SegmentationClass has (height, width) {shape}, the image "
         f"{size}{turned}"
     )
@@ -437,7 +470,12 @@ def _object(
     if not area:
         return "missing mask", f"no pixel of SegmentationObject has its index {place}"
     mask = segments.from_mask(plane)
-    fault = annotated_box_fault(box, mask, (height, width), "xyxy")
+    fault = annotated_box_fault(
+        box,
+        mask,
+        size=(height, width),
+        written="xyxy",
+    )
     if fault is not None:
         return fault
     painted = None
@@ -467,5 +505,8 @@ def _void(places: np.ndarray, box: Sequence[float]) -> np.ndarray:
     inside = np.zeros(places.shape, bool)
     x1, y1, x2, y2 = (max(0, round(side)) for side in box)
     inside[y1:y2, x1:x2] = True
-    painted = inside & (places == RIM)
-    return painted if painted.any() else inside
+    rim = places == RIM
+    painted = inside & rim
+    if painted.any():
+        return painted
+    return inside

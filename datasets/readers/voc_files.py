@@ -116,7 +116,7 @@ def find_image(
     if not outside and not inside(path, root, folder):
         return "image outside", f"{path} leads out of {root}, which [data] outside = no forbids"
     stem = path.relative_to(folder / "JPEGImages").with_suffix("")
-    return Image(root, folder, path, name=str(stem))
+    return Image(root, folder, path=path, name=str(stem))
 
 
 def find_flat(images: list[Image]) -> None:
