@@ -162,24 +162,27 @@ def encode(plane: np.ndarray) -> dict[int, bytes]:
     0 is background."""
     height, width = plane.shape
     flat = plane.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    differs = flat[1:] != flat[:-1]
+    changes = np.flatnonzero(differs) + 1
     starts = np.concatenate([[0], changes])
     ends = np.append(changes, flat.size)
     values = flat[starts]
     order = np.argsort(values, kind="stable")
     indices, first = np.unique(values[order], return_index=True)
+    runs_of_index = np.split(order, first[1:])
     masks = {}
-    for index, runs in zip(indices.tolist(), np.split(order, first[1:])):
+    for index, runs in zip(indices.tolist(), runs_of_index):
         if index == 0:
             continue
-        edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        pairs = np.stack([starts[runs], ends[runs]], axis=1)
+        edges = pairs.ravel()
         borders = [[0], edges]
         if edges[-1] < flat.size:
             borders.append([flat.size])
         counts = np.diff(np.concatenate(borders))
         segmentation = {"size": [height, width], "counts": counts.tolist()}
-        code = cast(dict[str, bytes], rle.frPyObjects(segmentation, height, width))
-        masks[index] = b"R" + code["counts"]
+        code = rle.frPyObjects(segmentation, height, width)
+        masks[index] = b"R" + cast(dict[str, bytes], code)["counts"]
     return masks
 
 
@@ -230,14 +233,20 @@ def _indices(stored: Stored, path: Path) -> Indices:
     colored = stored.values.ndim == 3
     void = _void(found, stored)
     rim = ""
-    if void is not None and (border(keys) == void).mean() < OFTEN:
-        outside |= keys == void
-        found = found[found != void]
-        rim = _name(void, colored)
+    if void is not None:
+        along_border = (border(keys) == void).mean()
+        if along_border < OFTEN:
+            outside |= keys == void
+            found = found[found != void]
+            rim = _name(void, colored)
     plane = _numbered(keys, found)
     plane[outside] = 0
     names = [_name(key, colored) for key in found.tolist()]
-    return Indices(plane, names, rim)
+    return Indices(
+        plane=plane,
+        names=names,
+        void=rim,
+    )
 
 
 def _name(key: int, colored: bool) -> str:
@@ -288,7 +297,8 @@ def _background(values: np.ndarray, palette: np.ndarray, path: Path) -> int:
     used = np.unique(values)
     brightness = palette[used].max(axis=1)
     darkest = int(used[brightness.argmin()])
-    if palette[0].max() < DARK or palette[darkest].max() >= DARK:
+    is_dark = palette.max(axis=1) < DARK
+    if is_dark[0] or not is_dark[darkest]:
         return 0
     edge = border(values)
     often = (edge == 0).mean()

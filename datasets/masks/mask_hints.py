@@ -41,9 +41,11 @@ def look_at(plane: np.ndarray, name: str, void: str = "") -> Look:
     """Return what stands out in a mask [h, w] of indices, or of bool."""
     pieces = find_pieces(plane)
     counts = list(parts(pieces).values())
-    areas = np.bincount(pieces.indices.astype(np.int64), pieces.sizes)
+    indices = pieces.indices.astype(np.int64)
+    areas = np.bincount(indices, pieces.sizes)
     specks = (areas > 0) & (areas <= SPECK)
-    whole = len(counts) == 1 and int(pieces.sizes.sum()) == plane.size
+    drawn = int(pieces.sizes.sum())
+    whole = len(counts) == 1 and drawn == plane.size
     return Look(
         name=name,
         objects=len(counts),
@@ -116,7 +118,9 @@ def _several_pieces(looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
     in_parts = sum(look.in_parts for look in looks)
     pieces = sum(look.pieces for look in looks)
     several = sum(look.objects > 1 or not look.alone for look in looks)
-    single = several <= SINGLE * len(looks) and len(apart) >= SINGLE_IN_PARTS * len(looks)
+    few_several = several <= SINGLE * len(looks)
+    many_apart = len(apart) >= SINGLE_IN_PARTS * len(looks)
+    single = few_several and many_apart
     if single or in_parts >= IN_PARTS * objects:
         message = (
             f"{in_parts} of {objects} masks have several separate pieces, {pieces} in all, and "
@@ -128,5 +132,6 @@ def _several_pieces(looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
 
 def _names(looks: Sequence[Look]) -> str:
     """Return the names of the first files."""
-    names = ", ".join(dict.fromkeys(look.name for look in looks[:SHOWN]))
+    first = [look.name for look in looks[:SHOWN]]
+    names = ", ".join(dict.fromkeys(first))
     return f"{names}, ..." if len(looks) > SHOWN else names

@@ -118,7 +118,8 @@ def _bands(image: Image.Image, form: str, lossy: bool) -> np.ndarray:
         return values
     if isinstance(see_through, bytes):  # opacities of a palette's colours
         table = np.full(256, 255, np.uint8)
-        table[: len(see_through)] = np.frombuffer(see_through[:256], np.uint8)
+        given = np.frombuffer(see_through[:256], np.uint8)
+        table[: len(given)] = given
         opaque = table[values]
     else:
         hidden = (values == see_through).all(2, keepdims=True)
@@ -128,7 +129,8 @@ def _bands(image: Image.Image, form: str, lossy: bool) -> np.ndarray:
 
 def _check_indices(values: np.ndarray) -> None:
     """Raise an error for numbers that cannot be indices."""
-    good = np.isfinite(values) & (values >= 0) & (values < 2**31)
+    in_range = (values >= 0) & (values < 2**31)
+    good = np.isfinite(values) & in_range
     if not good.all() or (values % 1 != 0).any():
         raise ValueError("it has values that are no whole numbers from 0 on, as indices are")
 
@@ -139,6 +141,7 @@ def _palette(image: Image.Image) -> np.ndarray | None:
         return None
     colors = np.zeros((256, 3), np.int64)
     numbers = image.getpalette("RGB") or []
-    given = np.array(numbers[: 3 * 256], np.int64).reshape(-1, 3)
+    given = np.array(numbers[: 3 * 256], np.int64)
+    given = given.reshape(-1, 3)
     colors[: len(given)] = given
     return colors

@@ -38,12 +38,9 @@ def find_pieces(plane: np.ndarray) -> Pieces:
     piece = _join(count, above[same], below[same])
 
     touching = np.zeros(count, bool)
-    differs = ~same
-    touching[above[differs]] = True
-    touching[below[differs]] = True
-    same_row = runs.rows[1:] == runs.rows[:-1]
-    no_gap = runs.starts[1:] == runs.ends[:-1]
-    beside = np.flatnonzero(same_row & no_gap)
+    touching[above[~same]] = True
+    touching[below[~same]] = True
+    beside = _followed(runs)
     touching[beside] = True
     touching[beside + 1] = True
 
@@ -100,17 +97,28 @@ def _find_runs(plane: np.ndarray) -> Runs:
     )
 
 
+def _followed(runs: Runs) -> np.ndarray:
+    """Return the places of runs that the next one touches in the same row."""
+    same_row = runs.rows[1:] == runs.rows[:-1]
+    no_gap = runs.starts[1:] == runs.ends[:-1]
+    return np.flatnonzero(same_row & no_gap)
+
+
 def _neighbours(runs: Runs, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of runs that touch, one in the row below the other's."""
     step = width + 2  # so that the end of a row touches nothing in the next
-    begin = runs.rows * step + runs.starts
-    end = runs.rows * step + runs.ends
+    before = runs.rows * step
+    begin = before + runs.starts
+    end = before + runs.ends
+    # of each run, those from low to high touch it
     low = np.searchsorted(end, begin + step, "left")
     high = np.searchsorted(begin, end + step, "right")
     counts = np.maximum(high - low, 0)
-    above = np.repeat(np.arange(len(begin)), counts)
-    pairs_before = np.cumsum(counts) - counts
-    offsets = np.arange(len(above)) - np.repeat(pairs_before, counts)
+    runs_above = np.arange(len(begin))
+    above = np.repeat(runs_above, counts)
+    first_pair = np.cumsum(counts) - counts
+    pairs = np.arange(len(above))
+    offsets = pairs - np.repeat(first_pair, counts)
     return above, low[above] + offsets
 
 
@@ -134,12 +142,13 @@ def _join(count: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def parts(pieces: Pieces) -> dict[int, int]:
     """Return how many pieces each index has, without specks."""
     found, place = np.unique(pieces.indices, return_inverse=True)
-    largest = np.zeros(len(found), np.int64)
+    count = len(found)
+    largest = np.zeros(count, np.int64)
     np.maximum.at(largest, place, pieces.sizes)
     least = np.maximum(PART * largest[place], TINY)
-    counted = pieces.sizes >= least
-    counts = np.bincount(place, counted, len(found))
-    return dict(zip(found.tolist(), counts.astype(int).tolist()))
+    is_part = pieces.sizes >= least
+    counts = np.bincount(place, is_part, count).astype(int)
+    return dict(zip(found.tolist(), counts.tolist()))
 
 
 def crumbled(pieces: Pieces) -> bool:
@@ -159,15 +168,16 @@ def soft_edges(pixels: np.ndarray) -> bool:
     """
     soft = 0
     edges = 0
-    for plane in (pixels, pixels.swapaxes(0, 1)):
+    upright = pixels.swapaxes(0, 1)
+    for plane in (pixels, upright):
         before = plane[:, :-2]
         here = plane[:, 1:-1]
         after = plane[:, 2:]
         off_before = (here != before).any(2)
         off_after = (here != after).any(2)
-        above = here >= np.minimum(before, after)
-        below = here <= np.maximum(before, after)
-        between = (above & below).all(2)
+        low = np.minimum(before, after)
+        high = np.maximum(before, after)
+        between = ((low <= here) & (here <= high)).all(2)
         is_soft = between & off_before & off_after
         is_edge = off_before | off_after
         soft += int(is_soft.sum())

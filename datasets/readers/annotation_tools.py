@@ -401,7 +401,7 @@ def _draw(piece: Piece, mask: np.ndarray) -> None:
     bottom = min(height, piece.y + piece.height)
     if left >= right or top >= bottom:
         return
-    part = segments.decode([piece.mask], piece.height, piece.width)[0]
+    parts = segments.decode([piece.mask], piece.height, piece.width)
     rows = slice(top - piece.y, bottom - piece.y)
     columns = slice(left - piece.x, right - piece.x)
-    mask[top:bottom, left:right] |= part[rows, columns]
+    mask[top:bottom, left:right] |= parts[0, rows, columns]

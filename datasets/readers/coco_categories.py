@@ -78,9 +78,9 @@ def _parse(entries: Sequence[Any], path: str) -> tuple[dict[Id, Id], dict[Id, st
             raise ValueError(f"{where} is {shown(entry)}; every category needs an id and a name")
         try:
             number = identity(entry.get("id"))
-            name = entry.get("name")
         except ValueError as error:
             raise ValueError(f"{where}: {error}; every category needs an id and a name") from error
+        name = entry.get("name")
         if type(name) is int:
             name = shown(name)  # as some tools number their classes
         if not isinstance(name, str) or not name.strip():
@@ -93,7 +93,9 @@ def _parse(entries: Sequence[Any], path: str) -> tuple[dict[Id, Id], dict[Id, st
                 f"{shown(name)}; categories must have different ids"
             )
         text = entry["id"]
-        written.setdefault(number, text if isinstance(text, str) else number)
+        if not isinstance(text, str):
+            text = number
+        written.setdefault(number, text)
     if not named:
         raise ValueError(f"{path}: categories must be there, and the list is empty")
     order = sorted(named, key=lambda number: (isinstance(number, str), number))

@@ -10,6 +10,8 @@ from maskrcnn.tools import segments
 from maskrcnn.tools.text import shown
 from maskrcnn.tools.values import Id, flag, identity, number
 
+from .polygon_shapes import rectangle
+
 # pixels that an object's rings go around: of fewer, it may have no pixel, and is looked at again
 SMALL = 4.0
 NEEDED = "it needs id, image_id, category_id, bbox [x, y, width, height] and segmentation"
@@ -96,19 +98,21 @@ def _of_rle(segmentation: dict[str, Any]) -> Outline:
     """Encode a segmentation that is run-length codes."""
     size = segments.rle_size(segmentation)
     mask = segments.from_rle(segmentation)
-    return Outline(mask, segments.tight_box(mask, *size), size)
+    return Outline(
+        mask=mask,
+        box=segments.tight_box(mask, *size),
+        size=size,
+    )
 
 
 def _of_rings(segmentation: Any) -> Outline:
     """Encode a segmentation that is polygons."""
     rings = segments.rings(segmentation)
-    mask = segments.from_rings(rings.good)
-    dropped = ", ".join(rings.dropped[:3])
     return Outline(
-        mask,
-        rings.box,
+        mask=segments.from_rings(rings.good),
+        box=rings.box,
         small=rings.area < SMALL,
-        dropped=dropped,
+        dropped=", ".join(rings.dropped[:3]),
     )
 
 
@@ -121,7 +125,7 @@ def _around(box: Box) -> list[list[float]]:
     x, y, w, h = box
     if not (w > 0 and h > 0):
         raise NoSize(f"its box of {w:g} x {h:g} pixels has no size")
-    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    return [rectangle(x, y, x + w, y + h)]
 
 
 def _annotation(entry: dict[str, Any], box: Box, outline: Outline) -> Annotation:
@@ -136,6 +140,7 @@ def _annotation(entry: dict[str, Any], box: Box, outline: Outline) -> Annotation
         if area < 0:
             raise ValueError(f"area {area:g} is below 0")
     x, y, w, h = box
+    corners = (x, y, x + w, y + h)
     return Annotation(
         id=identity(entry.get("id", 0)),
         image_id=identity(entry["image_id"], "image_id"),
@@ -145,7 +150,7 @@ def _annotation(entry: dict[str, Any], box: Box, outline: Outline) -> Annotation
         crowd=flag(entry.get("iscrowd", 0), "iscrowd"),
         mask=outline.mask,
         size=outline.size,
-        fits=not outline.small and agree((x, y, x + w, y + h), outline.box),
+        fits=not outline.small and agree(corners, outline.box),
         dropped=outline.dropped,
     )
 
@@ -166,6 +171,12 @@ def _box(numbers: Any) -> Box:
     if not isinstance(numbers, list) or len(numbers) != 4:
         raise ValueError(f"bbox {shown(numbers)} is no list of 4 numbers")
     x, y, w, h = numbers
-    if not type(x) is type(y) is type(w) is type(h) is float:
-        x, y, w, h = (value if type(value) is float else number(value, "bbox") for value in numbers)
+    if type(x) is type(y) is type(w) is type(h) is float:  # as nearly all are
+        return x, y, w, h
+    sides = []
+    for value in numbers:
+        if type(value) is not float:
+            value = number(value, "bbox")
+        sides.append(value)
+    x, y, w, h = sides
     return x, y, w, h

@@ -124,8 +124,10 @@ def _look_at_images(
     used_images = set()
     used_stems = set()
     for i in range(len(table)):
-        used_images.add(os.path.normpath(os.fsdecode(table.files[i])))
-        used_stems.add(Path(os.fsdecode(table.sources[i])).stem)
+        file = os.fsdecode(table.files[i])
+        source = os.fsdecode(table.sources[i])
+        used_images.add(os.path.normpath(file))
+        used_stems.add(Path(source).stem)
     unused_stems = {path.stem for path in paths} - used_stems
     for image in image_files(folder):
         if image.name not in used_images and image.stem not in unused_stems:
@@ -206,7 +208,11 @@ def _size(content: dict[str, Any]) -> tuple[int, int] | None:
 
 def _drawn(shape: Any, place: int, size: tuple[int, int]) -> Drawn:
     """A shape of an image of this height and width, or what is wrong with it."""
-    drawn = Drawn(f"shape {place}", None, [])
+    drawn = Drawn(
+        name=f"shape {place}",
+        label=None,
+        rings=[],
+    )
     try:
         if not isinstance(shape, dict):
             raise ValueError(f"it is {shown(shape)}; expected is an object with label and points")
@@ -295,7 +301,8 @@ def _piece(mask: Any, points: Sequence[Point], most: tuple[int, int]) -> Piece:
     y1 = math.floor(first[1])
     x2 = math.floor(last[0])
     y2 = math.floor(last[1])
-    if y2 - y1 >= most[0] or x2 - x1 >= most[1]:
+    size = (y2 - y1 + 1, x2 - x1 + 1)
+    if size[0] > most[0] or size[1] > most[1]:
         raise ValueError(
             f"its mask lies at x {x1} to {x2}, y {y1} to {y2}, which is more than an image of "
             f"height {most[0]} and width {most[1]}"
@@ -304,7 +311,6 @@ def _piece(mask: Any, points: Sequence[Point], most: tuple[int, int]) -> Piece:
         data = base64.b64decode(mask, validate=True)
     except (ValueError, TypeError) as error:
         raise ValueError("its mask is no PNG in base64") from error
-    size = (y2 - y1 + 1, x2 - x1 + 1)
     with opened(io.BytesIO(data), "its mask is no PNG in base64 ({reason})") as image:
         width, height = image.size
         plane = np.asarray(image) if (height, width) == size else None
@@ -332,18 +338,27 @@ def _join(shapes: list[tuple[Drawn, Any]]) -> list[Drawn]:
     objects: list[list[Drawn]] = []  # the parts of each
     groups: dict[tuple[str, str], list[Drawn]] = {}
     for drawn, shape in shapes:
-        group = shape.get("group_id") if isinstance(shape, dict) else None
-        none = group is None or (isinstance(group, int) and group < 0)
-        if none or drawn.label is None:
+        group = _group(shape)
+        if group is None or drawn.label is None:
             objects.append([drawn])
             continue
-        key = (drawn.label, str(group))
+        key = (drawn.label, group)
         if key in groups:
             groups[key].append(drawn)
-        else:
-            groups[key] = [drawn]
-            objects.append(groups[key])
+            continue
+        groups[key] = [drawn]
+        objects.append(groups[key])
     return [_merge(parts) for parts in objects]
+
+
+def _group(shape: Any) -> str | None:
+    """Return the group of a shape; None for one that is an object alone."""
+    group = shape.get("group_id") if isinstance(shape, dict) else None
+    if group is None:
+        return None
+    if isinstance(group, int) and group < 0:
+        return None
+    return str(group)
 
 
 def _merge(parts: list[Drawn]) -> Drawn:

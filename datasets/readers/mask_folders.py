@@ -229,7 +229,13 @@ def _indexed(folder: Path, images: Path, problems: Problems) -> list[Item]:
                 )
             )
         else:
-            items.append(Item(paths[0], [], found[0]))
+            items.append(
+                Item(
+                    image=paths[0],
+                    masks=[],
+                    indices=found[0],
+                )
+            )
     for paths in masks.values():
         for path in paths:
             problems.found(
@@ -326,7 +332,13 @@ def _read_indices(
     try:
         shape = other_size(file, size)
         if shape is not None:
-            message = f"{file} {_other_size(shape, image, size=size, orientation=orientation)}"
+            message = _other_size(
+                str(file),
+                shape,
+                image=image,
+                size=size,
+                orientation=orientation,
+            )
             return Seen(size, fault=("size mismatch", message))
         indices = read_indices(file, orientation)
     except MaskFault as error:
@@ -334,8 +346,12 @@ def _read_indices(
     except ValueError as error:
         return Seen(size, fault=("unreadable mask", str(error)))
     if indices.plane.shape != size:
-        message = (
-            f"{file} {_other_size(indices.plane.shape, image, size=size, orientation=orientation)}"
+        message = _other_size(
+            str(file),
+            indices.plane.shape,
+            image=image,
+            size=size,
+            orientation=orientation,
         )
         return Seen(size, fault=("size mismatch", message))
     look = look_at(indices.plane, file.name, indices.void)
@@ -363,7 +379,13 @@ def _read_object(
     try:
         shape = other_size(file, size)
         if shape is not None:
-            message = f"mask {file} {_other_size(shape, image, size=size, orientation=orientation)}"
+            message = _other_size(
+                f"mask {file}",
+                shape,
+                image=image,
+                size=size,
+                orientation=orientation,
+            )
             return ("size mismatch", message), None
         mask = read_object(file, orientation)
     except MaskFault as error:
@@ -371,8 +393,12 @@ def _read_object(
     except ValueError as error:
         return ("unreadable mask", f"mask {error}"), None
     if mask.shape != size:
-        message = (
-            f"mask {file} {_other_size(mask.shape, image, size=size, orientation=orientation)}"
+        message = _other_size(
+            f"mask {file}",
+            mask.shape,
+            image=image,
+            size=size,
+            orientation=orientation,
         )
         return ("size mismatch", message), None
     if not mask.any():
@@ -381,12 +407,13 @@ def _read_object(
 
 
 def _other_size(
+    name: str,
     shape: tuple[int, ...],
     image: Path,
     size: tuple[int, int],
     orientation: str,
 ) -> str:
-    """Return the end of the message that a mask has another size than its image."""
+    """Return the message that a mask has another size than its image."""
     height, width = shape
     turned = other_orientation(image, orientation, (height, width))
-    return f"has (height, width) {shape}, its image {size}{turned}"
+    return f"{name} has (height, width) {shape}, its image {size}{turned}"

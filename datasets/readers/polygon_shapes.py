@@ -38,13 +38,15 @@ def ellipse(
     screen."""
     if not (rx > 0 and ry > 0):
         raise ValueError(f"radii {rx:g} and {ry:g}; they should be above 0")
+    cos = math.cos(turned)
+    sin = math.sin(turned)
     ring = []
     for k in range(POINTS):
         angle = 2 * math.pi * k / POINTS
         a = rx * math.cos(angle)
         b = ry * math.sin(angle)
-        ring.append(x + a * math.cos(turned) - b * math.sin(turned))
-        ring.append(y + a * math.sin(turned) + b * math.cos(turned))
+        ring.append(x + a * cos - b * sin)
+        ring.append(y + a * sin + b * cos)
     return ring
 
 
@@ -69,10 +71,13 @@ def corners(points: Any) -> list[Point]:
     """
     if not isinstance(points, (list, tuple)):
         raise ValueError(f"its points are {shown(points)}; expected is a list of [x, y]")
-    if points and not any(isinstance(point, (list, tuple)) for point in points):
+    has_pairs = any(isinstance(point, (list, tuple)) for point in points)
+    if points and not has_pairs:
         if len(points) % 2:
             raise ValueError(f"its points are {len(points)} numbers; expected are pairs of x and y")
-        points = list(zip(points[::2], points[1::2]))
+        xs = points[::2]
+        ys = points[1::2]
+        points = list(zip(xs, ys))
     pairs = []
     for place, point in enumerate(points, 1):
         if not isinstance(point, (list, tuple)) or len(point) != 2:

@@ -154,7 +154,11 @@ def _sheet(entry: Any, path: Path, attribute: str | None) -> Sheet | None:
 
 
 def _drawn(region: Any, place: int, attribute: str | None) -> Drawn:
-    drawn = Drawn(f"region {place}", None, [])
+    drawn = Drawn(
+        name=f"region {place}",
+        label=None,
+        rings=[],
+    )
     try:
         drawn.label = _class(_attributes(region), attribute)
     except ValueError as error:

@@ -38,21 +38,35 @@ def find_list(root: Path, entry: str) -> tuple[Path, Path]:
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}")
     if not (folder / "ImageSets").is_dir():
-        found = sorted(path.parent for path in folder.glob("*/ImageSets"))
-        if len(found) != 1:
-            if found:
-                there = listed(path.name for path in found)
-                advice = f"; say which of {there}: {found[-1].name}/{name}"
-            else:
-                advice = ", and none of its folders has; expected is the layout of PASCAL VOC"
-            raise ValueError(f"{folder} has no folder ImageSets{advice}")
-        folder = found[0]
+        folder = _inner_folder(folder, name)
     lists = folder / "ImageSets" / "Segmentation"
     file = lists / f"{name}.txt"
     if not file.is_file():
-        there = listed(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
+        names = sorted(path.stem for path in lists.glob("*.txt"))
+        there = listed(names) or "none"
         raise ValueError(f"no list {file}; there are {there}")
     return folder, file
+
+
+def _inner_folder(folder: Path, name: str) -> Path:
+    """Return the one folder in a folder that has lists.
+
+    Raises:
+        ValueError: there are several, or none; the message says how to choose one for the list of
+            this name.
+    """
+    found = sorted(path.parent for path in folder.glob("*/ImageSets"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ValueError(
+            f"{folder} has no folder ImageSets, and none of its folders has; expected is the "
+            "layout of PASCAL VOC"
+        )
+    names = [path.name for path in found]
+    raise ValueError(
+        f"{folder} has no folder ImageSets; say which of {listed(names)}: {names[-1]}/{name}"
+    )
 
 
 def read_names(file: Path, folder: Path) -> list[str]:
@@ -122,10 +136,10 @@ def find_image(
 def find_flat(images: list[Image]) -> None:
     """Let images in sub-folders whose annotations are in none have them, where no two images share
     their last name."""
-    counts = Counter((image.folder, os.path.basename(image.name)) for image in images)
-    for image in images:
-        last = os.path.basename(image.name)
-        flat = replace(image, name=last)
-        alone = counts[image.folder, last] == 1
-        if alone and not image.annotation.is_file() and flat.annotation.is_file():
-            image.name = last
+    flat_images = [replace(image, name=os.path.basename(image.name)) for image in images]
+    counts = Counter((flat.folder, flat.name) for flat in flat_images)
+    for image, flat in zip(images, flat_images):
+        if counts[flat.folder, flat.name] > 1 or image.annotation.is_file():
+            continue
+        if flat.annotation.is_file():
+            image.name = flat.name
