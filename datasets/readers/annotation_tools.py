@@ -365,7 +365,8 @@ def _beyond(drawn: Drawn, height: int, width: int) -> float:
         boxes.append(segments.corner_box(rings))
     beyond = 0.0
     for x1, y1, x2, y2 in boxes:
-        beyond = max(beyond, -x1, -y1, x2 - width, y2 - height)
+        outside = max(-x1, -y1, x2 - width, y2 - height)
+        beyond = max(beyond, outside)
     return beyond
 
 

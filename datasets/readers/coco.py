@@ -335,13 +335,14 @@ def _add_object(
     area = entry.area
     if area is None:
         area = segments.area(entry.mask, height, width)
+    number = entry.id if isinstance(entry.id, int) else 0
     builder.add_object(
         entry.image_id,
         labels[entry.category_id],
         box=box,
         mask=entry.mask,
         area=area,
-        annotation_id=entry.id if isinstance(entry.id, int) else 0,
+        annotation_id=number,
         crowd=crowd,
         name=brief(entry.id) if named else "",
     )

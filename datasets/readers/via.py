@@ -187,17 +187,17 @@ def _ring(shape: dict[str, Any]) -> list[float]:
     if kind in ("polygon", "polyline"):  # an open line is closed
         return polygon(_corners(shape))
     if kind == "rect":
-        x, y, width, height = _numbers(shape, "x", "y", "width", "height")
+        x, y, width, height = _numbers(shape, ("x", "y", "width", "height"))
         if width < 0 or height < 0:
             raise ValueError(
                 f"a rect of width {width:g} and height {height:g}; they should be above 0"
             )
         return rectangle(x, y, x + width, y + height)
     if kind == "circle":
-        x, y, radius = _numbers(shape, "cx", "cy", "r")
+        x, y, radius = _numbers(shape, ("cx", "cy", "r"))
         return ellipse(x, y, radius, radius)
     if kind == "ellipse":
-        x, y, rx, ry = _numbers(shape, "cx", "cy", "rx", "ry")
+        x, y, rx, ry = _numbers(shape, ("cx", "cy", "rx", "ry"))
         theta = number(shape.get("theta", 0), "theta")
         return ellipse(x, y, rx, ry, turned=theta)
     raise ValueError(
@@ -205,7 +205,7 @@ def _ring(shape: dict[str, Any]) -> list[float]:
     )
 
 
-def _numbers(shape: dict[str, Any], *keys: str) -> list[float]:
+def _numbers(shape: dict[str, Any], keys: Sequence[str]) -> list[float]:
     return [number(shape[key], key) for key in keys]
 
 
