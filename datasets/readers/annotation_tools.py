@@ -92,13 +92,14 @@ def make_table(
     only = names[0] if class_names and len(names) == 1 else None
     builder = TableBuilder(names, None, folder)
     others: Counter[str] = Counter()  # objects of classes that were not asked for
-    for sheet, image in _usable(
+    usable = _usable(
         folder,
         sheets,
         problems=problems,
         options=options,
         root=root,
-    ):
+    )
+    for sheet, image in usable:
         number = len(builder.files)
         builder.add_image(
             number,
@@ -119,12 +120,7 @@ def make_table(
             unchosen = fault is not None and fault[0] == UNKNOWN
             if unchosen and drawn.label:
                 others[drawn.label] += 1
-            for problem in _problems(
-                drawn,
-                fault,
-                source=sheet.source,
-                image=image.file,
-            ):
+            for problem in _problems(drawn, fault, sheet.source, image.file):
                 problems.found(problem)
     builder.others = others.total()
     for problem in other_classes(others, folder):

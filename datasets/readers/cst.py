@@ -107,16 +107,17 @@ def read_cst(
             problems=problems,
             orientation=options.orientation,
         )
-        if size is not None:
-            placed += [
+        if size is None:
+            continue
+        for row in rows.get(name, []):
+            placed.append(
                 Placed(
                     row=row,
                     number=number,
                     image=_image(name),
                     size=size,
                 )
-                for row in rows.get(name, [])
-            ]
+            )
     masks = find_files(
         folder,
         [one.row.mask for one in placed],
