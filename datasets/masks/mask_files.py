@@ -57,9 +57,10 @@ def read_indices(path: Path, orientation: str = "exif") -> Indices:
             f"{path} is a {stored.lossy} file, which blurs indices, so that edges become objects; "
             "save the original indices as PNG"
         )
-    colors = stored.values if stored.palette is None else stored.palette[stored.values]
-    colors = colors[:, :, None] if colors.ndim == 2 else colors
-    if soft_edges(colors) or (stored.opaque is not None and soft_edges(stored.opaque[:, :, None])):
+    smooth = soft_edges(_colors(stored))
+    if stored.opaque is not None:
+        smooth = smooth or soft_edges(stored.opaque[:, :, None])
+    if smooth:
         raise MaskFault(
             f"{path} has smoothed edges (anti-aliasing): the values or colours between those on "
             "either side of an edge would be objects; draw it without anti-aliasing, and resize "
@@ -79,18 +80,11 @@ def read_object(path: Path, orientation: str = "exif") -> np.ndarray:
     if stored.lossy:
         return stored.values >= BRIGHT
     if stored.opaque is not None:
-        return _visible(stored, path)
+        return _visible(stored, stored.opaque, path)
     if stored.palette is None:
-        keys = _keys(stored)
-        found, counts = np.unique(keys[keys != 0], return_counts=True)
-        if len(found) <= 1:
-            return keys != 0
-        main = counts.max() / counts.sum()
-        if main < MAIN and len(found) > FEW:
-            return keys != 0  # the object itself, cut out of its image
-        values = stored.values if stored.values.ndim == 2 else stored.values.max(axis=2)
-        if main >= MAIN and soft_edges(values[:, :, None]):
-            return values > values[keys == found[counts.argmax()]][0] / 2
+        mask = _one_object(stored)
+        if mask is not None:
+            return mask
     plane, names, _ = _indices(stored, path)
     if len(names) > 1:
         raise MaskFault(
@@ -99,6 +93,28 @@ def read_object(path: Path, orientation: str = "exif") -> np.ndarray:
             "folder masks/ beside a folder images/"
         )
     return plane != 0
+
+
+def _one_object(stored: Stored) -> np.ndarray | None:
+    """Return the mask bool [h, w] of a file without palette that shows one object; None where its
+    values may be several."""
+    keys = _keys(stored)
+    drawn = keys != 0
+    found, counts = np.unique(keys[drawn], return_counts=True)
+    if len(found) <= 1:
+        return drawn
+    share = counts.max() / counts.sum()
+    if share < MAIN:
+        # many values: the object itself, cut out of its image
+        return drawn if len(found) > FEW else None
+    values = stored.values
+    if values.ndim == 3:
+        values = values.max(axis=2)
+    if not soft_edges(values[:, :, None]):
+        return None
+    main = found[counts.argmax()]
+    full = values[keys == main][0]
+    return values > full / 2
 
 
 def read_places(path: Path, orientation: str = "exif", colors: bool = True) -> np.ndarray:
@@ -120,7 +136,8 @@ def read_places(path: Path, orientation: str = "exif", colors: bool = True) -> n
     palette = _keys_of(voc_palette())
     keys = _keys(stored)
     order = np.argsort(palette)
-    found = order[np.searchsorted(palette, keys, sorter=order).clip(0, 255)]
+    nearest = np.searchsorted(palette, keys, sorter=order)
+    found = order[nearest.clip(0, 255)]
     if not colors or (palette[found] != keys).any():
         raise MaskFault(
             f"{path} has 3 bands, of colours that are not those of PASCAL VOC's palette; expected "
@@ -136,7 +153,8 @@ def voc_palette() -> np.ndarray:
     colors = np.zeros((256, 3), np.int64)
     for bit in range(8):
         for band in range(3):
-            colors[:, band] |= (index >> (3 * bit + band) & 1) << (7 - bit)
+            is_set = (index >> (3 * bit + band)) & 1
+            colors[:, band] |= is_set << (7 - bit)
     return colors
 
 
@@ -145,30 +163,49 @@ def encode(plane: np.ndarray) -> dict[int, bytes]:
     0 is background."""
     height, width = plane.shape
     flat = plane.ravel(order="F")
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    ends = np.append(starts[1:], flat.size)
+    differs = flat[1:] != flat[:-1]
+    changes = np.flatnonzero(differs) + 1
+    starts = np.concatenate([[0], changes])
+    ends = np.append(changes, flat.size)
     values = flat[starts]
     order = np.argsort(values, kind="stable")
     indices, first = np.unique(values[order], return_index=True)
+    runs_of_index = np.split(order, first[1:])
     masks = {}
-    for index, runs in zip(indices.tolist(), np.split(order, first[1:])):
+    for index, runs in zip(indices.tolist(), runs_of_index):
         if index == 0:
             continue
-        edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
-        counts = np.diff(
-            np.concatenate([[0], edges, [flat.size]] if edges[-1] < flat.size else [[0], edges])
-        )
+        pairs = np.stack([starts[runs], ends[runs]], axis=1)
+        edges = pairs.ravel()
+        borders = [[0], edges]
+        if edges[-1] < flat.size:
+            borders.append([flat.size])
+        counts = np.diff(np.concatenate(borders))
         masks[index] = b"R" + compress_runs(counts.tolist(), height, width)
     return masks
 
 
-def _visible(stored: Stored, path: Path) -> np.ndarray:
+def _colors(stored: Stored) -> np.ndarray:
+    """Return the values or colours of a file, [h, w, C]."""
+    colors = stored.values
+    if stored.palette is not None:
+        colors = stored.palette[colors]
+    if colors.ndim == 2:
+        colors = colors[:, :, None]
+    return colors
+
+
+def _opaque(opacity: np.ndarray) -> np.ndarray:
+    """Return which pixels [h, w] are more than half as opaque as the most opaque one."""
+    return 2 * opacity.astype(int) > int(opacity.max())
+
+
+def _visible(stored: Stored, opacity: np.ndarray, path: Path) -> np.ndarray:
     """Return the opaque pixels of an object's mask, bool [h, w]."""
-    visible = 2 * stored.opaque.astype(int) > int(stored.opaque.max())
-    colors = stored.values if stored.palette is None else stored.palette[stored.values]
-    colors = colors if colors.ndim == 3 else colors[:, :, None]
-    black = visible & (colors == 0).all(2)
-    if MOSTLY_BLACK * visible.sum() < black.sum() < visible.sum():
+    visible = _opaque(opacity)
+    is_black = (_colors(stored) == 0).all(2)
+    black = (visible & is_black).sum()
+    if MOSTLY_BLACK * visible.sum() < black < visible.sum():
         raise MaskFault(
             f"{path} has transparent and black pixels besides others, so that what is background "
             "cannot be told; save it without transparency"
@@ -179,31 +216,41 @@ def _visible(stored: Stored, path: Path) -> np.ndarray:
 def _indices(stored: Stored, path: Path) -> Indices:
     """Return the objects of a file without loss or smoothed edges."""
     keys = _keys(stored)
-    back = 0 if stored.palette is None else _background(keys, stored.palette, path)
+    back = 0
+    if stored.palette is not None:
+        back = _background(keys, stored.palette, path)
     outside = keys == back
     if stored.opaque is not None:
-        hidden = 2 * stored.opaque.astype(int) <= int(stored.opaque.max())
-        seen = outside & ~hidden
-        if seen.any() and not seen[~hidden].all():
+        visible = _opaque(stored.opaque)
+        if (outside & visible).any() and not outside[visible].all():
             raise MaskFault(
                 f"{path} has transparent and black pixels besides others, so that what is "
                 "background cannot be told; save it without transparency"
             )
-        outside = hidden
+        outside = ~visible
     found = np.unique(keys[~outside])
+    colored = stored.values.ndim == 3
     void = _void(found, stored)
-    if void is not None and (border(keys) == void).mean() < OFTEN:
-        outside |= keys == void
-        found = found[found != void]
-    else:
-        void = None
+    rim = ""
+    if void is not None:
+        along_border = (border(keys) == void).mean()
+        if along_border < OFTEN:
+            outside |= keys == void
+            found = found[found != void]
+            rim = _name(void, colored)
     plane = _numbered(keys, found)
     plane[outside] = 0
-    colored = stored.values.ndim == 3
-    names = [f"colour #{key:06x}" if colored else f"index {key}" for key in found.tolist()]
+    names = [_name(key, colored) for key in found.tolist()]
     return Indices(
-        plane, names, "" if void is None else "colour #e0e0c0" if colored else f"index {void}"
+        plane=plane,
+        names=names,
+        void=rim,
     )
+
+
+def _name(key: int, colored: bool) -> str:
+    """Return what an object is called in messages."""
+    return f"colour #{key:06x}" if colored else f"index {key}"
 
 
 def _keys(stored: Stored) -> np.ndarray:
@@ -219,23 +266,27 @@ def _keys_of(colors: np.ndarray) -> np.ndarray:
 def _void(found: np.ndarray, stored: Stored) -> int | None:
     """Return which of several values is PASCAL VOC's rim between objects: the highest that there
     can be, where the others are counted from 1; or its colour."""
-    if stored.values.ndim == 3:
-        red, green, blue = VOID_COLOR
-        void = (red << 16) + (green << 8) + blue
-        return void if len(found) > 1 and void in found else None
-    others = found[:-1]
-    if not len(others) or found[-1] not in (2**8 - 1, 2**16 - 1):
+    if len(found) < 2:
         return None
-    counted = others[-1] <= CLOSE * len(others) + 1 and others[-1] < FAR_BELOW * found[-1]
-    return int(found[-1]) if counted else None
+    if stored.values.ndim == 3:
+        void = int(_keys_of(np.array(VOID_COLOR)))
+        return void if void in found else None
+    highest = int(found[-1])
+    if highest not in (2**8 - 1, 2**16 - 1):
+        return None
+    second = int(found[-2])
+    counted_from_1 = second <= CLOSE * (len(found) - 1) + 1
+    apart = second < FAR_BELOW * highest
+    return highest if counted_from_1 and apart else None
 
 
 def _numbered(keys: np.ndarray, found: np.ndarray) -> np.ndarray:
     """Return for each of the keys [h, w] its place among those found, sorted, from 1."""
     if keys.max(initial=0) >= 2**16:
         return np.searchsorted(found, keys) + 1
+    numbers = np.arange(1, len(found) + 1)
     table = np.zeros(2**16, np.int64)  # ten times as fast
-    table[found] = np.arange(1, len(found) + 1)
+    table[found] = numbers
     return table[keys]
 
 
@@ -243,8 +294,10 @@ def _background(values: np.ndarray, palette: np.ndarray, path: Path) -> int:
     """Return which index of a palette is background: 0; but where that is no black, and another one
     in use is black, that one, unless 0 is white paper."""
     used = np.unique(values)
-    darkest = int(used[palette[used].max(axis=1).argmin()])
-    if palette[0].max() < DARK or palette[darkest].max() >= DARK:
+    brightness = palette[used].max(axis=1)
+    darkest = int(used[brightness.argmin()])
+    is_dark = palette.max(axis=1) < DARK
+    if is_dark[0] or not is_dark[darkest]:
         return 0
     edge = border(values)
     often = (edge == 0).mean()
@@ -253,8 +306,9 @@ def _background(values: np.ndarray, palette: np.ndarray, path: Path) -> int:
     if white and often >= OFTEN:
         return 0
     if (white and dark < OFTEN) or often >= OFTEN:
+        color = tuple(palette[0].tolist())
         raise MaskFault(
-            f"{path} has a palette in which index 0 is {tuple(palette[0].tolist())} and index "
+            f"{path} has a palette in which index 0 is {color} and index "
             f"{darkest} is black, and both could be background; save it with black as index 0, for "
             "the background"
         )

@@ -41,85 +41,97 @@ def look_at(plane: np.ndarray, name: str, void: str = "") -> Look:
     """Return what stands out in a mask [h, w] of indices, or of bool."""
     pieces = find_pieces(plane)
     counts = list(parts(pieces).values())
-    areas = np.bincount(pieces.indices.astype(np.int64), pieces.sizes)
-    edge = border(plane)
-    most = int(np.bincount(edge).argmax()) if edge.size else 0
-    whole = len(counts) == 1 and int(pieces.sizes.sum()) == plane.size
-    around = (
-        most > 0 and (edge == most).mean() >= AROUND and (edge == 0).mean() <= WITHIN and not whole
-    )
+    indices = pieces.indices.astype(np.int64)
+    areas = np.bincount(indices, pieces.sizes)
+    specks = (areas > 0) & (areas <= SPECK)
+    drawn = int(pieces.sizes.sum())
+    whole = len(counts) == 1 and drawn == plane.size
     return Look(
-        name,
-        len(counts),
-        sum(count > 1 for count in counts),
-        sum(counts),
-        int(((areas > 0) & (areas <= SPECK)).sum()),
-        around,
-        whole,
-        crumbled(pieces),
-        void,
+        name=name,
+        objects=len(counts),
+        in_parts=sum(count > 1 for count in counts),
+        pieces=sum(counts),
+        specks=int(specks.sum()),
+        around=not whole and _is_framed(border(plane)),
+        whole=whole,
+        crumbled=crumbled(pieces),
+        void=void,
     )
+
+
+def _is_framed(edge: np.ndarray) -> bool:
+    """Return True if one object takes nearly all of the outermost pixels."""
+    if not edge.size:
+        return False
+    most = int(np.bincount(edge).argmax())
+    if most == 0:
+        return False
+    of_object = (edge == most).mean()
+    of_background = (edge == 0).mean()
+    return of_object >= AROUND and of_background <= WITHIN
 
 
 def hints(looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
     """Yield what the masks of a split give away: the kind and a message."""
     filled = [look for look in looks if look.objects]
-    objects = sum(look.objects for look in filled)
-    apart = [look for look in filled if look.in_parts]
-    several = sum(look.objects > 1 or not look.alone for look in filled)
-    in_parts = sum(look.in_parts for look in filled)
-    single = several <= SINGLE * len(filled) and len(apart) >= SINGLE_IN_PARTS * len(filled)
-    if apart and (single or in_parts >= IN_PARTS * objects):
-        yield (
-            "objects in one",
-            (
-                f"{in_parts} of {objects} masks have several separate pieces, "
-                f"{sum(look.pieces for look in filled)} in all, and each counts as one object "
-                f"({_names(apart)}); if each piece is an object, give each an index, or a file, of "
-                "its own"
-            ),
-        )
+    yield from _several_pieces(filled)
     around = [look for look in filled if look.around]
     if around:
-        yield (
-            "masks inside out",
-            (
-                f"in {len(around)} of {len(filled)} mask files an object lies all along the border "
-                f"and background within it ({_names(around)}); if the objects are what is 0 or "
-                "black there, turn the values round: 0 is background"
-            ),
+        message = (
+            f"in {len(around)} of {len(filled)} mask files an object lies all along the border "
+            f"and background within it ({_names(around)}); if the objects are what is 0 or "
+            "black there, turn the values round: 0 is background"
         )
+        yield "masks inside out", message
     whole = [look for look in filled if look.whole]
     if whole:
-        yield (
-            "mask of all pixels",
-            (
-                f"{len(whole)} of {len(filled)} mask files are one object that covers the whole "
-                f"image ({_names(whole)}); 0 is background"
-            ),
+        message = (
+            f"{len(whole)} of {len(filled)} mask files are one object that covers the whole "
+            f"image ({_names(whole)}); 0 is background"
         )
+        yield "mask of all pixels", message
+    objects = sum(look.objects for look in filled)
     specks = [look for look in filled if look.specks]
-    count = sum(look.specks for look in filled)
+    count = sum(look.specks for look in specks)
     if count >= LEAST_SPECKS and count > MANY_SPECKS * objects:
-        yield (
-            "specks",
-            (
-                f"{count} of {objects} objects have a mask of no more than {SPECK} pixels "
-                f"({_names(specks)}); are these remains of smoothing, compression or resizing?"
-            ),
+        message = (
+            f"{count} of {objects} objects have a mask of no more than {SPECK} pixels "
+            f"({_names(specks)}); are these remains of smoothing, compression or resizing?"
         )
+        yield "specks", message
     void = [look for look in looks if look.void]
     if void:
-        yield (
-            "void index",
-            (
-                f"{void[0].void} stands apart from the other indices of {len(void)} mask files "
-                f"({_names(void)}) and counts as background, like the rim between objects in "
-                "PASCAL VOC; if it is an object, count on from the others"
-            ),
+        message = (
+            f"{void[0].void} stands apart from the other indices of {len(void)} mask files "
+            f"({_names(void)}) and counts as background, like the rim between objects in "
+            "PASCAL VOC; if it is an object, count on from the others"
         )
+        yield "void index", message
+
+
+def _several_pieces(looks: Sequence[Look]) -> Iterator[tuple[str, str]]:
+    """Yield a hint where the objects of a split are likely to be several each."""
+    apart = [look for look in looks if look.in_parts]
+    if not apart:
+        return
+    objects = sum(look.objects for look in looks)
+    in_parts = sum(look.in_parts for look in looks)
+    pieces = sum(look.pieces for look in looks)
+    several = sum(look.objects > 1 or not look.alone for look in looks)
+    few_several = several <= SINGLE * len(looks)
+    many_apart = len(apart) >= SINGLE_IN_PARTS * len(looks)
+    single = few_several and many_apart
+    if single or in_parts >= IN_PARTS * objects:
+        message = (
+            f"{in_parts} of {objects} masks have several separate pieces, {pieces} in all, and "
+            f"each counts as one object ({_names(apart)}); if each piece is an object, give "
+            "each an index, or a file, of its own"
+        )
+        yield "objects in one", message
 
 
 def _names(looks: Sequence[Look]) -> str:
-    names = ", ".join(dict.fromkeys(look.name for look in looks[:SHOWN]))
+    """Return the names of the first files."""
+    first = [look.name for look in looks[:SHOWN]]
+    names = ", ".join(dict.fromkeys(first))
     return f"{names}, ..." if len(looks) > SHOWN else names

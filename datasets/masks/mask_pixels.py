@@ -10,6 +10,8 @@ from PIL import Image
 from maskrcnn.tools.images.files import opened, turned
 
 LOSSY = {"JPEG": "JPEG", "MPO": "JPEG", "JPEG2000": "JPEG 2000", "AVIF": "AVIF"}
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F")
+STRETCHED = {"L;2": 85, "L;4": 17}  # Pillow stretches these to 8 bits, by so much
 
 
 @dataclass
@@ -31,7 +33,8 @@ def read_stored(path: Path, orientation: str = "exif") -> Stored:
     """
     with opened(path, "{name} cannot be decoded ({reason})") as image:
         lossy = _lossy(image, path)
-        form = str(image.tile[0][3]) if image.tile else ""  # how pixels are stored
+        tiles = getattr(image, "tile", None)
+        form = str(tiles[0][3]) if tiles else ""  # how pixels are stored
         if ";16" in form and not image.mode.startswith("I"):
             raise ValueError(
                 "it has several bands of 16 bits, of which only 8 can be read; save indices as "
@@ -42,14 +45,21 @@ def read_stored(path: Path, orientation: str = "exif") -> Stored:
             image.draft("L", image.size)
         bands, _ = turned(image, orientation, lambda image: _bands(image, form, bool(lossy)))
         palette = _palette(image)
-    values, opaque = (
-        (bands[:, :, :-1], bands[:, :, -1]) if bands.shape[2] in (2, 4) else (bands, None)
-    )
+    values = bands
+    opaque = None
+    if bands.shape[2] in (2, 4):
+        values = bands[:, :, :-1]
+        opaque = bands[:, :, -1]
+        if (opaque == opaque[0, 0]).all():
+            opaque = None
     if (values == values[:, :, :1]).all():
         values = values[:, :, 0]  # grey
-    if opaque is not None and (opaque == opaque[0, 0]).all():
-        opaque = None
-    return Stored(values, palette, opaque, lossy)
+    return Stored(
+        values=values,
+        palette=palette,
+        opaque=opaque,
+        lossy=lossy,
+    )
 
 
 def other_size(path: Path, size: tuple[int, int]) -> tuple[int, int] | None:
@@ -62,19 +72,25 @@ def other_size(path: Path, size: tuple[int, int]) -> tuple[int, int] | None:
     """
     with opened(path, "{name} cannot be decoded ({reason})") as image:
         width, height = image.size
-    return None if sorted(size) == sorted((height, width)) else (height, width)
+    if sorted(size) == sorted((height, width)):
+        return None
+    return height, width
 
 
 def _lossy(image: Image.Image, path: Path) -> str:
     """Return the format of a file whose values are only about those that were saved."""
     if image.format == "TIFF":
         method = str(image.info.get("compression", ""))
-        return "JPEG" if "jpeg" in method else "WebP" if "webp" in method else ""
+        if "jpeg" in method:
+            return "JPEG"
+        return "WebP" if "webp" in method else ""
     if image.format == "WEBP":
         data = path.read_bytes()
         lossy = data.find(b"VP8 ")
         lossless = data.find(b"VP8L")
-        return "WebP" if lossy >= 0 and not 0 <= lossless < lossy else ""
+        if lossy < 0 or 0 <= lossless < lossy:
+            return ""
+        return "WebP"
     return LOSSY.get(image.format or "", "")
 
 
@@ -85,33 +101,38 @@ def _bands(image: Image.Image, form: str, lossy: bool) -> np.ndarray:
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
     mode = image.mode
-    if mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "F") and not mode.startswith(
-        "I;16"
-    ):
+    if mode not in MODES and not mode.startswith("I;16"):
         raise ValueError(f"its mode is {mode}; save indices as grey PNG")
     values = np.asarray(image)
     if values.dtype.kind in "if":
-        if (
-            not (np.isfinite(values) & (values >= 0) & (values < 2**31)).all()
-            or (values % 1 != 0).any()
-        ):
-            raise ValueError("it has values that are no whole numbers from 0 on, as indices are")
+        _check_indices(values)
         values = values.astype(np.int64)
     elif mode == "1":
         values = values.astype(np.uint8)
-    scale = {"L;2": 85, "L;4": 17}.get(form, 1)  # Pillow stretches them to 8 bits
-    values = values // scale if scale > 1 else values
-    values = values[:, :, None] if values.ndim == 2 else values
+    if form in STRETCHED:
+        values = values // STRETCHED[form]
+    if values.ndim == 2:
+        values = values[:, :, None]
     see_through = image.info.get("transparency")
     if see_through is None or values.shape[2] in (2, 4):
         return values
     if isinstance(see_through, bytes):  # opacities of a palette's colours
         table = np.full(256, 255, np.uint8)
-        table[: len(see_through)] = np.frombuffer(see_through[:256], np.uint8)
+        given = np.frombuffer(see_through[:256], np.uint8)
+        table[: len(given)] = given
         opaque = table[values]
     else:
-        opaque = np.where((values == see_through).all(2, keepdims=True), 0, 255)
+        hidden = (values == see_through).all(2, keepdims=True)
+        opaque = np.where(hidden, 0, 255)
     return np.concatenate([values, opaque.astype(values.dtype)], axis=2)
+
+
+def _check_indices(values: np.ndarray) -> None:
+    """Raise an error for numbers that cannot be indices."""
+    in_range = (values >= 0) & (values < 2**31)
+    good = np.isfinite(values) & in_range
+    if not good.all() or (values % 1 != 0).any():
+        raise ValueError("it has values that are no whole numbers from 0 on, as indices are")
 
 
 def _palette(image: Image.Image) -> np.ndarray | None:
@@ -119,6 +140,8 @@ def _palette(image: Image.Image) -> np.ndarray | None:
     if image.mode not in ("P", "PA"):
         return None
     colors = np.zeros((256, 3), np.int64)
-    given = np.array(image.getpalette("RGB") or [], np.int64)[: 3 * 256].reshape(-1, 3)
+    numbers = image.getpalette("RGB") or []
+    given = np.array(numbers[: 3 * 256], np.int64)
+    given = given.reshape(-1, 3)
     colors[: len(given)] = given
     return colors

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskrcnn.datasets.check.box_checks import WRITTEN, box_fault, misread, off_mask
-from maskrcnn.datasets.find_files import find_files
+from maskrcnn.datasets.check.box_checks import off_mask
+from maskrcnn.datasets.find_files import Fault, find_files
 from maskrcnn.datasets.options import DEFAULT, ReadOptions
 from maskrcnn.datasets.problems import Problem, Problems
 from maskrcnn.datasets.table import Table, TableBuilder
@@ -17,8 +17,9 @@ from maskrcnn.tools import rle, segments
 from maskrcnn.tools.text import brief, listed, shown
 from maskrcnn.tools.values import Id, identity, whole
 
+from .box_faults import annotated_box_fault
 from .coco_categories import read_categories
-from .coco_entries import NEEDED, Annotation, Broken, Fault, broken, encode
+from .coco_entries import NEEDED, Annotation, Box, Broken, broken, encode
 from .json_files import read_json
 
 LARGEST = 2**20 - 1  # pixels of a side
@@ -76,16 +77,43 @@ def read_coco(
     content = _parse(path, options.masks)
     entries = content["annotations"]
     categories = read_categories(
-        content["categories"], _used(entries), class_names, all_there, str(path)
+        content["categories"],
+        used=_used(entries),
+        wanted=class_names,
+        all_there=all_there,
+        path=str(path),
     )
     for kind, message in categories.notes:
-        problems.found(Problem(kind, message, str(path), error=False))
-    builder = TableBuilder(categories.names, categories.ids, folder, path, "xywh", "iscrowd = 1")
+        problems.found(
+            Problem(
+                kind=kind,
+                message=message,
+                file=str(path),
+                error=False,
+            )
+        )
+    builder = TableBuilder(
+        categories.names,
+        category_ids=categories.ids,
+        root=folder,
+        source=path,
+        boxes_as="xywh",
+        crowd_as="iscrowd = 1",
+    )
     useless = _add_images(
-        content["images"], builder, Path(root or folder), options.outside, problems
+        content["images"],
+        builder,
+        root=Path(root or folder),
+        outside=options.outside,
+        problems=problems,
     )
     _add_annotations(
-        entries, builder, categories.labels, useless, options.crowd == "ignore", problems
+        entries,
+        builder,
+        labels=categories.labels,
+        useless=useless,
+        ignore_crowd=options.crowd == "ignore",
+        problems=problems,
     )
     return builder.build()
 
@@ -93,11 +121,13 @@ def read_coco(
 def _parse(path: Path, masks: bool) -> dict[str, list]:
     """The file's content, with annotations encoded as they are met."""
     content = read_json(path, functools.partial(encode, masks=masks))
-    if isinstance(content, dict) and isinstance(content.get("images"), list):
+    if not isinstance(content, dict):
+        content = {}
+    if isinstance(content.get("images"), list):
         # COCO's files of test images, image_info_*.json, have none
         content.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+        if not isinstance(content.get(key), list):
             raise ValueError(
                 f"{path} has no list of {key}; COCO's instance annotations have images, "
                 "annotations and categories"
@@ -107,28 +137,49 @@ def _parse(path: Path, masks: bool) -> dict[str, list]:
 
 def _used(entries: Sequence[Any]) -> Counter[Id]:
     """How many annotations each category has, whether or not they are of use."""
-    ids = (_id(entry.category_id) for entry in entries if isinstance(entry, (Annotation, Broken)))
-    return Counter(number for number in ids if number is not None)
+    used: Counter[Id] = Counter()
+    for entry in entries:
+        if isinstance(entry, (Annotation, Broken)):
+            category = _id(entry.category_id)
+            if category is not None:
+                used[category] += 1
+    return used
 
 
 def _id(value: Any) -> Id | None:
     """An id as far as it is one."""
+    if type(value) is int:
+        return value
     try:
-        return value if type(value) is int else identity(value)
+        return identity(value)
     except ValueError:
         return None
 
 
 def _add_images(
-    entries: Sequence[Any], builder: TableBuilder, root: Path, outside: bool, problems: Problems
+    entries: Sequence[Any],
+    builder: TableBuilder,
+    root: Path,
+    outside: bool,
+    problems: Problems,
 ) -> set[Id]:
     """Images into the table. Returns the ids of those that are declared, but of no use."""
     images = [_image(entry) for entry in entries]
     names = [image.file for image in images if isinstance(image, Image)]
-    files = iter(find_files(builder.root, names, root, outside))
+    files = iter(
+        find_files(
+            builder.root,
+            names,
+            root=root,
+            outside=outside,
+        )
+    )
     useless: set[Id] = set()
     for place, (entry, image) in enumerate(zip(entries, images)):
-        fault = _add_image(image, next(files), builder) if isinstance(image, Image) else image
+        if isinstance(image, Image):
+            fault = _add_image(image, next(files), builder)
+        else:
+            fault = image
         if fault is None:
             continue
         known = entry if isinstance(entry, dict) else {}
@@ -137,9 +188,13 @@ def _add_images(
             useless.add(number)
         name = known.get("file_name") or known.get("id") or f"number {place}, from 0"
         problems.found(
-            Problem(*fault, builder.source, name if isinstance(name, str) else shown(name))
+            Problem(
+                *fault,
+                file=builder.source,
+                image=_said(name),
+            )
         )
-    return useless
+    return useless - builder.rows.keys()
 
 
 def _image(entry: Any) -> Image | Fault:
@@ -148,13 +203,20 @@ def _image(entry: Any) -> Image | Fault:
         if not isinstance(entry, dict):
             raise ValueError(f"{shown(entry)} is no image")
         number = identity(entry.get("id"))
-        height, width = (whole(entry.get(key), key, 1, LARGEST) for key in ("height", "width"))
+        height = whole(entry.get("height"), "height", least=1, most=LARGEST)
+        width = whole(entry.get("width"), "width", least=1, most=LARGEST)
         if height * width > rle.MOST_PIXELS:
             raise ValueError(
                 f"height {height} and width {width} are more pixels than can be annotated"
             )
         text = entry["id"] if isinstance(entry["id"], str) else None
-        return Image(number, entry.get("file_name"), height, width, text)
+        return Image(
+            number,
+            entry.get("file_name"),
+            height=height,
+            width=width,
+            text=text,
+        )
     except ValueError as error:
         return "malformed image", f"{error}; an image needs id, file_name, height and width"
 
@@ -165,7 +227,13 @@ def _add_image(image: Image, file: str | Fault, builder: TableBuilder) -> Fault 
         return TWICE, f"image id {shown(image.id)} is there twice"
     if not isinstance(file, str):
         return file
-    builder.add_image(image.id, file, image.height, image.width, text=image.text)
+    builder.add_image(
+        image.id,
+        file,
+        height=image.height,
+        width=image.width,
+        text=image.text,
+    )
     return None
 
 
@@ -174,47 +242,61 @@ def _add_annotations(
     builder: TableBuilder,
     labels: Mapping[Id, int],
     useless: set[Id],
-    crowd: bool,
+    ignore_crowd: bool,
     problems: Problems,
 ) -> None:
-    """Annotations into the table, but for those of other classes; `crowd`: whether iscrowd
-    counts."""
+    """Annotations into the table, but for those of other classes and of images that are of no
+    use."""
     seen: set[Id] = set()
     worded = any(isinstance(entry, Annotation) and isinstance(entry.id, str) for entry in entries)
     for place, entry in enumerate(entries):
         if not isinstance(entry, (Annotation, Broken)):
             entry = broken(entry, "malformed annotation", NEEDED)
-        if (
-            isinstance(entry, Annotation)
-            and entry.image_id in useless
-            and entry.image_id not in builder.rows
-        ):
+        if isinstance(entry, Annotation) and entry.image_id in useless:
             continue
-        if labels.get(_id(entry.category_id)) == 0:
+        category = _id(entry.category_id)
+        if category is not None and labels.get(category) == 0:
             builder.others += 1
             continue
-        fault = (
-            entry.fault
-            if isinstance(entry, Broken)
-            else _add_object(entry, builder, labels, seen, crowd and entry.crowd, worded)
-        )
-        if fault is None and not entry.dropped:
-            continue
-        row = builder.rows.get(_id(entry.image_id))
-        image = _said(entry.image_id) if row is None else os.fsdecode(builder.files[row])
-        name = f"number {place}, from 0" if entry.id is None else _said(entry.id)
-        if fault is None:
-            message = f"its mask is used without {entry.dropped}"
-            problems.found(
-                Problem("degenerate ring", message, builder.source, image, name, error=False)
-            )
+        if isinstance(entry, Broken):
+            fault = entry.fault
+            error = True
         else:
-            problems.found(Problem(*fault, builder.source, image, name))
+            crowd = ignore_crowd and entry.crowd
+            fault = _add_object(
+                entry,
+                builder,
+                labels=labels,
+                seen=seen,
+                crowd=crowd,
+                named=worded,
+            )
+            error = fault is not None
+            if fault is None and entry.dropped:
+                fault = "degenerate ring", f"its mask is used without {entry.dropped}"
+        if fault is not None:
+            image = _image_name(entry, builder)
+            name = f"number {place}, from 0" if entry.id is None else _said(entry.id)
+            problems.found(
+                Problem(
+                    *fault,
+                    file=builder.source,
+                    image=image,
+                    annotation=name,
+                    error=error,
+                )
+            )
+
+
+def _image_name(entry: Annotation | Broken, builder: TableBuilder) -> str:
+    """Return the file of an annotation's image, or its id where there is no such image."""
+    number = _id(entry.image_id)
+    if number in builder.rows:
+        return os.fsdecode(builder.files[builder.rows[number]])
+    return "" if entry.image_id is None else _said(entry.image_id)
 
 
 def _said(value: Any) -> str:
-    if value is None:
-        return ""
     return value if isinstance(value, str) else shown(value)
 
 
@@ -242,44 +324,60 @@ def _add_object(
     width = builder.sizes[2 * row + 1]
     x, y, w, h = entry.bbox
     box = (x, y, x + w, y + h)
-    if entry.size is not None and entry.size != (height, width):
-        h, w = entry.size
-        return (
-            "malformed mask",
-            f"its RLE is for {h} x {w} pixels, the image has {height} x {width}",
-        )
-    fault = box_fault(box, height, width)
+    fault = _shape_fault(
+        entry,
+        box,
+        size=(height, width),
+        crowd=crowd,
+    )
     if fault is not None:
-        swapped = misread(box, segments.tight_box(entry.mask, height, width), "xywh")
-        return (
-            (
-                "box format",
-                f"{fault[1]}; it fits its mask when {WRITTEN['xyxy']} is read for "
-                f"{WRITTEN['xywh']}",
-            )
-            if swapped
-            else fault
-        )
-    fits = crowd or entry.fits
-    if not fits or min(w, h) < THIN:
-        pixels, tight = segments.extent(entry.mask, height, width)
-        if not pixels:
-            return (
-                "empty mask",
-                f"no pixel of its mask is in the image; its box is {w:g} x {h:g} pixels",
-            )
-        fault = None if fits else off_mask(box, tight, "xywh")
-        if fault is not None:
-            return fault
-    area = segments.area(entry.mask, height, width) if entry.area is None else entry.area
+        return fault
+    area = entry.area
+    if area is None:
+        area = segments.area(entry.mask, height, width)
+    number = entry.id if isinstance(entry.id, int) else 0
     builder.add_object(
         entry.image_id,
         labels[entry.category_id],
-        box,
-        entry.mask,
-        area,
-        entry.id if isinstance(entry.id, int) else 0,
-        crowd,
-        brief(entry.id) if named else "",
+        box=box,
+        mask=entry.mask,
+        area=area,
+        annotation_id=number,
+        crowd=crowd,
+        name=brief(entry.id) if named else "",
     )
     return None
+
+
+def _shape_fault(
+    entry: Annotation,
+    box: Box,
+    size: tuple[int, int],
+    crowd: bool,
+) -> Fault | None:
+    """Return what is wrong with the box, here as xyxy, or the mask of an annotation."""
+    if entry.size is not None and entry.size != size:
+        h, w = entry.size
+        return (
+            "malformed mask",
+            f"its RLE is for {h} x {w} pixels, the image has {size[0]} x {size[1]}",
+        )
+    fault = annotated_box_fault(
+        box,
+        entry.mask,
+        size=size,
+        written="xywh",
+    )
+    if fault is not None:
+        return fault
+    fits = crowd or entry.fits
+    _, _, w, h = entry.bbox
+    if fits and min(w, h) >= THIN:
+        return None
+    pixels, tight = segments.extent(entry.mask, *size)
+    if not pixels:
+        return (
+            "empty mask",
+            f"no pixel of its mask is in the image; its box is {w:g} x {h:g} pixels",
+        )
+    return None if fits else off_mask(box, tight, "xywh")

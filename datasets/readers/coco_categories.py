@@ -8,6 +8,8 @@ from typing import Any
 from maskrcnn.tools.text import listed, shown
 from maskrcnn.tools.values import Id, identity
 
+Note = tuple[str, str]  # the kind and a message
+
 
 @dataclass
 class Categories:
@@ -16,8 +18,7 @@ class Categories:
     names: list[str]  # of labels 1..K
     ids: list[Id]  # of labels 1..K, as the file writes them
     labels: dict[Id, int]  # by id; 0 for categories that are none of the classes
-    # what is odd: the kind and a message
-    notes: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)  # what is odd
 
 
 def read_categories(
@@ -45,7 +46,7 @@ def read_categories(
     """
     written, named = _parse(entries, path)
     roots = _roots(entries)
-    chosen, notes = _by_name(named, used, roots, path)
+    chosen, notes = _by_name(named, used, roots=roots, path=path)
     if wanted is None:
         names = list(chosen)
         notes += _unused_roots(roots, named, used)
@@ -57,15 +58,13 @@ def read_categories(
                 f"{path} has no category {listed(missing)}; it has {listed(list(chosen))}"
             )
     labels = {name: label for label, name in enumerate(names, 1)}
-    # of classes it does not have
-    unused = max((number for number in named if isinstance(number, int)), default=0) + 1
-    ids = [
-        written[chosen[name]] if name in chosen else unused + label
-        for name, label in labels.items()
-    ]
     notes += _others(named, used, labels)
+    by_id = {number: labels.get(name, 0) for number, name in named.items()}
     return Categories(
-        names, ids, {number: labels.get(name, 0) for number, name in named.items()}, notes
+        names=names,
+        ids=_ids(labels, chosen, written),
+        labels=by_id,
+        notes=notes,
     )
 
 
@@ -79,9 +78,9 @@ def _parse(entries: Sequence[Any], path: str) -> tuple[dict[Id, Id], dict[Id, st
             raise ValueError(f"{where} is {shown(entry)}; every category needs an id and a name")
         try:
             number = identity(entry.get("id"))
-            name = entry.get("name")
         except ValueError as error:
             raise ValueError(f"{where}: {error}; every category needs an id and a name") from error
+        name = entry.get("name")
         if type(name) is int:
             name = shown(name)  # as some tools number their classes
         if not isinstance(name, str) or not name.strip():
@@ -93,34 +92,50 @@ def _parse(entries: Sequence[Any], path: str) -> tuple[dict[Id, Id], dict[Id, st
                 f"{where}: id {shown(number)} is that of {shown(named[number])} as well as of "
                 f"{shown(name)}; categories must have different ids"
             )
-        written.setdefault(number, entry["id"] if isinstance(entry["id"], str) else number)
+        text = entry["id"]
+        if not isinstance(text, str):
+            text = number
+        written.setdefault(number, text)
     if not named:
         raise ValueError(f"{path}: categories must be there, and the list is empty")
     order = sorted(named, key=lambda number: (isinstance(number, str), number))
     return written, {number: named[number] for number in order}
 
 
+def _ids(labels: Mapping[str, int], chosen: Mapping[str, Id], written: Mapping[Id, Id]) -> list[Id]:
+    """Return the id of each class as it is written; of a class that the file does not have, one
+    that it does not have either."""
+    numbers = [number for number in written if isinstance(number, int)]
+    highest = max(numbers, default=0)
+    ids: list[Id] = []
+    for name, label in labels.items():
+        if name in chosen:
+            ids.append(written[chosen[name]])
+        else:
+            ids.append(highest + 1 + label)
+    return ids
+
+
 def _roots(entries: Sequence[dict]) -> set[Id]:
     """Return the ids of categories that others are kinds of, and that are no kind themselves:
     Roboflow writes one into each of its files, which has no objects, and often the name of
     another."""
-    above = {
-        entry.get("supercategory")
-        for entry in entries
-        if isinstance(entry.get("supercategory"), str)
-    }
-    return {
-        identity(entry["id"])
-        for entry in entries
-        if isinstance(entry["name"], str)
-        and entry["name"] in above
-        and entry.get("supercategory") in ("none", "")
-    }
+    kinds = [entry.get("supercategory") for entry in entries]
+    above = {kind for kind in kinds if isinstance(kind, str)}
+    roots = set()
+    for entry, kind in zip(entries, kinds):
+        name = entry["name"]
+        if isinstance(name, str) and name in above and kind in ("none", ""):
+            roots.add(identity(entry["id"]))
+    return roots
 
 
 def _by_name(
-    named: Mapping[Id, str], used: Mapping[Id, int], roots: set[Id], path: str
-) -> tuple[dict[str, Id], list[tuple[str, str]]]:
+    named: Mapping[Id, str],
+    used: Mapping[Id, int],
+    roots: set[Id],
+    path: str,
+) -> tuple[dict[str, Id], list[Note]]:
     """Return the id of each name, in order; of a name that is there several times, the one that has
     objects."""
     ids: dict[str, list[Id]] = {}
@@ -130,7 +145,8 @@ def _by_name(
     notes = []
     for name, numbers in ids.items():
         busy = [number for number in numbers if used.get(number)]
-        best = busy or [number for number in numbers if number not in roots] or numbers
+        no_roots = [number for number in numbers if number not in roots]
+        best = busy or no_roots or numbers
         if len(best) > 1:
             raise ValueError(
                 f"{path}: the categories of ids {listed(numbers)} are all called {shown(name)}, of "
@@ -139,42 +155,35 @@ def _by_name(
             )
         chosen[name] = best[0]
         if len(numbers) > 1:
-            notes.append(
-                (
-                    "category twice",
-                    f"the categories of ids {listed(numbers)} are all called {shown(name)}, "
-                    f"and are one class: objects have the id {shown(best[0])} alone",
-                )
+            message = (
+                f"the categories of ids {listed(numbers)} are all called {shown(name)}, "
+                f"and are one class: objects have the id {shown(best[0])} alone"
             )
-    order = {number: place for place, number in enumerate(named)}
-    return dict(sorted(chosen.items(), key=lambda pair: order[pair[1]])), notes
+            notes.append(("category twice", message))
+    in_order = {name: number for number, name in named.items() if chosen[name] == number}
+    return in_order, notes
 
 
-def _unused_roots(
-    roots: set[Id], named: Mapping[Id, str], used: Mapping[Id, int]
-) -> list[tuple[str, str]]:
+def _unused_roots(roots: set[Id], named: Mapping[Id, str], used: Mapping[Id, int]) -> list[Note]:
     """Tell of roots that are classes without objects."""
     others = [name for number, name in named.items() if number not in roots]
-    unused = [
-        named[number]
-        for number in named
-        if number in roots and not used.get(number) and named[number] not in others
-    ]
+    unused = []
+    for number, name in named.items():
+        if number in roots and not used.get(number) and name not in others:
+            unused.append(name)
     if not unused or not others:
         return []
-    return [
-        (
-            "root category",
-            f"the category {listed(unused)} has no objects, as the root that Roboflow writes above "
-            f"all others; it is a class of the model unless [data] classes names the others alone: "
-            f"{listed(others)}",
-        )
-    ]
+    message = (
+        f"the category {listed(unused)} has no objects, as the root that Roboflow writes above "
+        f"all others; it is a class of the model unless [data] classes names the others alone: "
+        f"{listed(others)}"
+    )
+    return [("root category", message)]
 
 
 def _others(
     named: Mapping[Id, str], used: Mapping[Id, int], labels: Mapping[str, int]
-) -> list[tuple[str, str]]:
+) -> list[Note]:
     """Tell of objects that are none of the classes."""
     counts: Counter[str] = Counter()
     for number, name in named.items():
@@ -183,10 +192,8 @@ def _others(
     if not counts:
         return []
     which = listed(f"{name} ({count})" for name, count in counts.items())
-    return [
-        (
-            "other classes",
-            f"{sum(counts.values())} objects are left out, whose categories are none of the "
-            f"model's classes: {which}",
-        )
-    ]
+    message = (
+        f"{sum(counts.values())} objects are left out, whose categories are none of the "
+        f"model's classes: {which}"
+    )
+    return [("other classes", message)]

@@ -1,18 +1,37 @@
 """Entries of COCO's "annotations": encoded one by one while the file is read, as Python's lists of
 numbers the polygons of COCO's training split would take gigabytes."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from maskrcnn.datasets.check.box_checks import agree
+from maskrcnn.datasets.find_files import Fault
 from maskrcnn.tools import polygons, rle, segments
 from maskrcnn.tools.text import shown
 from maskrcnn.tools.values import Id, flag, identity, number
 
+from .polygon_shapes import rectangle
+
 # pixels that an object's rings go around: of fewer, it may have no pixel, and is looked at again
 SMALL = 4.0
 NEEDED = "it needs id, image_id, category_id, bbox [x, y, width, height] and segmentation"
+NO_MASK = "its segmentation is no polygons and no RLE"
 
-Fault = tuple[str, str]  # the kind and a message
+Box = tuple[float, float, float, float]  # x, y, width, height
+
+
+class NoSize(ValueError):
+    """A box of no pixel, which cannot serve as a mask."""
+
+
+class Outline(NamedTuple):
+    """The mask of an annotation, encoded."""
+
+    mask: bytes
+    box: Sequence[float]  # xyxy around it, wherever the image ends
+    size: tuple[int, int] | None = None  # of an RLE
+    small: bool = False  # it may have no pixel
+    dropped: str = ""  # see `Annotation`
 
 
 class Annotation(NamedTuple):
@@ -21,7 +40,7 @@ class Annotation(NamedTuple):
     id: Id
     image_id: Id
     category_id: Id
-    bbox: tuple[float, ...]  # x, y, width, height
+    bbox: Box
     area: float | None
     crowd: bool
     mask: bytes
@@ -50,68 +69,114 @@ def encode(entry: dict[str, Any], masks: bool = True) -> Any:
     if "image_id" not in entry or "bbox" not in entry:
         return entry
     try:
-        x, y, w, h = box = _box(entry["bbox"])
+        box = _box(entry["bbox"])
     except ValueError as error:
         return broken(entry, "malformed annotation", f"{error}; {NEEDED}")
+    segmentation = entry.get("segmentation")
+    if not segmentation and masks:
+        return broken(entry, "missing mask", "it has no segmentation")
     try:
-        segmentation = entry.get("segmentation")
-        if not segmentation and masks:
-            return broken(entry, "missing mask", "it has no segmentation")
-        size = None
-        dropped = ""
         if isinstance(segmentation, dict):
-            size = rle.rle_size(segmentation)
-            mask = segments.from_rle(segmentation)
-            around = segments.tight_box(mask, *size)
-            small = False
+            outline = _of_rle(segmentation)
         else:
-            if not segmentation and not (w > 0 and h > 0):
-                return broken(
-                    entry, "degenerate box", f"its box of {w:g} x {h:g} pixels has no size"
-                )
-            rings = polygons.rings(segmentation or [[x, y, x + w, y, x + w, y + h, x, y + h]])
-            mask = segments.from_rings(rings.good)
-            around = rings.box
-            small = rings.area < SMALL
-            dropped = ", ".join(rings.dropped[:3])
+            outline = _of_rings(segmentation or _around(box))
+    except NoSize as error:
+        return broken(entry, "degenerate box", str(error))
     except polygons.NoArea as error:
         return broken(entry, "empty mask", str(error))
-    except (ValueError, KeyError) as error:
-        said = f"it has no {error}" if isinstance(error, KeyError) else error
-        return broken(
-            entry, "malformed mask", f"its segmentation is no polygons and no RLE: {said}"
-        )
+    except KeyError as error:
+        return broken(entry, "malformed mask", f"{NO_MASK}: it has no {error}")
+    except ValueError as error:
+        return broken(entry, "malformed mask", f"{NO_MASK}: {error}")
     try:
-        area = None if entry.get("area") is None else number(entry["area"], "area")
-        if area is not None and area < 0:
-            raise ValueError(f"area {area:g} is below 0")
-        fits = not small and agree((x, y, x + w, y + h), around)
-        return Annotation(
-            identity(entry.get("id", 0)),
-            identity(entry["image_id"], "image_id"),
-            identity(entry.get("category_id"), "category_id"),
-            box,
-            area,
-            flag(entry.get("iscrowd", 0), "iscrowd"),
-            mask,
-            size,
-            fits,
-            dropped,
-        )
+        return _annotation(entry, box, outline)
     except ValueError as error:
         return broken(entry, "malformed annotation", f"{error}; {NEEDED}")
+
+
+def _of_rle(segmentation: dict[str, Any]) -> Outline:
+    """Encode a segmentation that is run-length codes."""
+    size = rle.rle_size(segmentation)
+    mask = segments.from_rle(segmentation)
+    return Outline(
+        mask=mask,
+        box=segments.tight_box(mask, *size),
+        size=size,
+    )
+
+
+def _of_rings(segmentation: Any) -> Outline:
+    """Encode a segmentation that is polygons."""
+    rings = polygons.rings(segmentation)
+    return Outline(
+        mask=segments.from_rings(rings.good),
+        box=rings.box,
+        small=rings.area < SMALL,
+        dropped=", ".join(rings.dropped[:3]),
+    )
+
+
+def _around(box: Box) -> list[list[float]]:
+    """Return a box as a segmentation.
+
+    Raises:
+        NoSize: a box without pixels.
+    """
+    x, y, w, h = box
+    if not (w > 0 and h > 0):
+        raise NoSize(f"its box of {w:g} x {h:g} pixels has no size")
+    return [rectangle(x, y, x + w, y + h)]
+
+
+def _annotation(entry: dict[str, Any], box: Box, outline: Outline) -> Annotation:
+    """Return an annotation whose box and mask have been read.
+
+    Raises:
+        ValueError: an area, an id or a mark that is none; the message names it.
+    """
+    area = entry.get("area")
+    if area is not None:
+        area = number(area, "area")
+        if area < 0:
+            raise ValueError(f"area {area:g} is below 0")
+    x, y, w, h = box
+    corners = (x, y, x + w, y + h)
+    return Annotation(
+        id=identity(entry.get("id", 0)),
+        image_id=identity(entry["image_id"], "image_id"),
+        category_id=identity(entry.get("category_id"), "category_id"),
+        bbox=box,
+        area=area,
+        crowd=flag(entry.get("iscrowd", 0), "iscrowd"),
+        mask=outline.mask,
+        size=outline.size,
+        fits=not outline.small and agree(corners, outline.box),
+        dropped=outline.dropped,
+    )
 
 
 def broken(entry: Any, kind: str, message: str) -> Broken:
     """Return an entry that cannot be used, without what takes memory."""
     known = entry if isinstance(entry, dict) else {}
-    return Broken(known.get("id"), known.get("image_id"), known.get("category_id"), (kind, message))
+    return Broken(
+        id=known.get("id"),
+        image_id=known.get("image_id"),
+        category_id=known.get("category_id"),
+        fault=(kind, message),
+    )
 
 
-def _box(numbers: Any) -> tuple[float, float, float, float]:
+def _box(numbers: Any) -> Box:
+    """Return four numbers, finite or not, which `box_fault` looks at."""
     if not isinstance(numbers, list) or len(numbers) != 4:
         raise ValueError(f"bbox {shown(numbers)} is no list of 4 numbers")
     x, y, w, h = numbers
-    if not type(x) is type(y) is type(w) is type(h) is float:
-        x, y, w, h = (value if type(value) is float else number(value, "bbox") for value in numbers)
-    return x, y, w, h  # finite or not, which `box_fault` looks at
+    if type(x) is type(y) is type(w) is type(h) is float:  # as nearly all are
+        return x, y, w, h
+    sides = []
+    for value in numbers:
+        if type(value) is not float:
+            value = number(value, "bbox")
+        sides.append(value)
+    x, y, w, h = sides
+    return x, y, w, h

@@ -9,11 +9,11 @@ objects.
 
 import csv
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from maskrcnn.datasets.check.box_checks import WRITTEN, box_fault, misread
-from maskrcnn.datasets.find_files import find_files
+from maskrcnn.datasets.find_files import Fault, find_files
 from maskrcnn.datasets.image_files import in_threads, sub_folders
 from maskrcnn.datasets.masks.mask_pixels import other_size
 from maskrcnn.datasets.options import DEFAULT, ReadOptions
@@ -24,23 +24,30 @@ from maskrcnn.tools.images.read import image_size, read_plane
 from maskrcnn.tools.text import listed, shown
 from maskrcnn.tools.values import FAR, whole
 
+from .box_faults import annotated_box_fault
+
 COLUMNS = ["image_id", "object_id", "class", "bbox", "mask_path"]
-
-
 CLASSES = ["circle", "square", "triangle"]  # labels 1, 2, 3
-
-
 LABELS = {"c": 1, "s": 2, "t": 3}
-
-
 THRESHOLD = 128  # JPEG blurs the edges of masks
 
 
-class Row(NamedTuple):  # of the CSV file
+class Row(NamedTuple):
+    """A row of the CSV file."""
+
     line: int  # its number
     label: int  # 1..3
     box: tuple[int, ...]  # xyxy in pixels
     mask: str  # relative to the split folder
+
+
+class Placed(NamedTuple):
+    """A row with its image."""
+
+    row: Row
+    number: int  # of the image
+    image: str  # its file
+    size: tuple[int, int]  # height and width
 
 
 def read_cst(
@@ -71,65 +78,124 @@ def read_cst(
             f"the classes of the CST-Dataset are {', '.join(CLASSES)}, not {listed(class_names)}"
         )
     rows = _read_rows(file, problems)
-    names = [*rows, *(path.name for path in sub_folders(folder) if path.name not in rows)]
+    others = [path.name for path in sub_folders(folder) if path.name not in rows]
+    names = [*rows, *others]
     if not names:
         raise ValueError(
             f"{file} names no image and {folder} has no image folder, expected at least one image"
         )
-    builder = TableBuilder(CLASSES, None, folder, file, "xyxy")
-    objects = []
-    images = find_files(
-        folder, [f"{name}/{name}.jpg" for name in names], Path(root), options.outside
+    builder = TableBuilder(
+        CLASSES,
+        None,
+        root=folder,
+        source=file,
+        boxes_as="xyxy",
     )
-    for name, found in zip(names, images):
-        image = f"{name}/{name}.jpg"
-        if found != image:  # a file of another name is not that of this image
-            fault = (
-                found
-                if isinstance(found, tuple)
-                else ("missing image", f"there is no file {folder / image}")
+    found = find_files(
+        folder,
+        [_image(name) for name in names],
+        root=Path(root),
+        outside=options.outside,
+    )
+    placed: list[Placed] = []
+    for name, image in zip(names, found):
+        number = len(builder.files)
+        size = _add_image(
+            name,
+            image,
+            builder=builder,
+            problems=problems,
+            orientation=options.orientation,
+        )
+        if size is None:
+            continue
+        for row in rows.get(name, []):
+            placed.append(
+                Placed(
+                    row=row,
+                    number=number,
+                    image=_image(name),
+                    size=size,
+                )
             )
-            problems.found(Problem(*fault, str(file), image))
-            continue
-        try:
-            height, width = image_size(folder / image, options.orientation)
-        except ValueError as error:
-            problems.found(Problem("unreadable image", str(error), str(file), image))
-            continue
-        objects += [(row, len(builder.files), image, height, width) for row in rows.get(name, [])]
-        builder.add_image(len(builder.files), image, height, width)
     masks = find_files(
-        folder, [row.mask for row, *_ in objects], Path(root), options.outside, "mask"
+        folder,
+        [one.row.mask for one in placed],
+        root=Path(root),
+        outside=options.outside,
+        what="mask",
     )
-    for (row, number, image, height, width), mask in zip(
-        objects,
-        in_threads(
-            lambda one: _read_mask(folder, one[1], *one[0][3:], options.orientation),
-            list(zip(objects, masks)),
-        ),
-    ):
-        fault = mask if isinstance(mask, tuple) else box_fault(row.box, height, width, border=0)
-        if fault is None:
-            builder.add_object(
-                number,
-                row.label,
-                row.box,
-                mask,
-                segments.area(mask, height, width),
-                row.line,
-                name=f"line {row.line}",
+    read = partial(_read_mask, folder, orientation=options.orientation)
+    for one, mask in zip(placed, in_threads(read, zip(placed, masks))):
+        fault = _add_object(one, mask, builder)
+        if fault is not None:
+            name = f"line {one.row.line}"
+            problems.found(
+                Problem(
+                    *fault,
+                    file=builder.source,
+                    image=one.image,
+                    annotation=name,
+                )
             )
-            continue
-        if not isinstance(mask, tuple) and misread(
-            row.box, segments.tight_box(mask, height, width), "xyxy"
-        ):
-            fault = (
-                "box format",
-                f"{fault[1]}; it fits its mask when {WRITTEN['xywh']} is read for "
-                f"{WRITTEN['xyxy']}",
-            )
-        problems.found(Problem(*fault, str(file), image, f"line {row.line}"))
     return builder.build()
+
+
+def _image(name: str) -> str:
+    """Return the file of an image, relative to the split folder."""
+    return f"{name}/{name}.jpg"
+
+
+def _add_image(
+    name: str,
+    found: str | Fault,
+    builder: TableBuilder,
+    problems: Problems,
+    orientation: str,
+) -> tuple[int, int] | None:
+    """Add an image to the table and return its height and width; or report what is wrong with it,
+    and return None."""
+    image = _image(name)
+    if isinstance(found, tuple):
+        fault = found
+    elif found != image:  # a file of another name is not that of this image
+        fault = "missing image", f"there is no file {builder.root / image}"
+    else:
+        try:
+            size = image_size(builder.root / image, orientation)
+        except ValueError as error:
+            fault = "unreadable image", str(error)
+        else:
+            builder.add_image(len(builder.files), image, *size)
+            return size
+    problems.found(Problem(*fault, file=builder.source, image=image))
+    return None
+
+
+def _add_object(placed: Placed, mask: bytes | Fault, builder: TableBuilder) -> Fault | None:
+    """Add an object to the table, or return what is wrong with it."""
+    if isinstance(mask, tuple):
+        return mask
+    row = placed.row
+    fault = annotated_box_fault(
+        row.box,
+        mask,
+        size=placed.size,
+        written="xyxy",
+        border=0,
+    )
+    if fault is not None:
+        return fault
+    builder.add_object(
+        placed.number,
+        row.label,
+        box=row.box,
+        mask=mask,
+        area=segments.area(mask, *placed.size),
+        annotation_id=row.line,
+        name=f"line {row.line}",
+    )
+    return None
 
 
 def _read_rows(file: Path, problems: Problems) -> dict[str, list[Row]]:
@@ -139,86 +205,93 @@ def _read_rows(file: Path, problems: Problems) -> dict[str, list[Row]]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, restval="")
-            if missing := [c for c in COLUMNS if c not in (header := reader.fieldnames or [])]:
-                raise ValueError(
-                    f"{file}, line 1: no column {', '.join(missing)} in {header}, expected "
-                    f"{COLUMNS}"
-                )
+            _check_header(file, reader.fieldnames or [])
             for values in reader:
-                of_image = rows.setdefault(values["image_id"], [])
-                row = _parse(values, reader.line_num)
-                image = "{0}/{0}.jpg".format(values["image_id"])
+                line = reader.line_num
+                name = values["image_id"]
+                where = (str(file), _image(name), f"line {line}")
+                of_image = rows.setdefault(name, [])
                 number = values["object_id"]
-                if (
-                    number
-                    and (first := lines.setdefault(number, reader.line_num)) != reader.line_num
-                ):
-                    problems.found(
-                        Problem(
-                            "duplicate annotation id",
-                            f"object_id {shown(number)} is there already, in line {first}",
-                            str(file),
-                            image,
-                            f"line {reader.line_num}",
-                            error=False,
-                        )
-                    )
+                first = lines.setdefault(number, line) if number else line
+                row = _parse(values, line)
+                if first != line:
+                    message = f"object_id {shown(number)} is there already, in line {first}"
+                    problems.found(Problem("duplicate annotation id", message, *where, error=False))
                 if isinstance(row, Row):
                     of_image.append(row)
                 else:
-                    problems.found(Problem(*row, str(file), image, f"line {reader.line_num}"))
+                    problems.found(Problem(*row, *where))
     except (csv.Error, UnicodeDecodeError) as e:
         raise ValueError(f"{file} cannot be read ({e}), expected CSV in UTF-8") from e
     return rows
 
 
-def _parse(values: dict[str, str], line: int) -> Row | tuple[str, str]:
+def _check_header(file: Path, header: Sequence[str]) -> None:
+    """Raise an error where a CSV file lacks a column."""
+    missing = [column for column in COLUMNS if column not in header]
+    if missing:
+        raise ValueError(
+            f"{file}, line 1: no column {', '.join(missing)} in {header}, expected {COLUMNS}"
+        )
+
+
+def _parse(values: dict[str, str], line: int) -> Row | Fault:
     """A row, or what is wrong with it: the kind and a message."""
-    if values["class"] not in LABELS:
+    kind = values["class"]
+    written = values["bbox"]
+    if kind not in LABELS:
         return (
             "unknown category",
-            f"unknown class {shown(values['class'])}, expected one of {', '.join(LABELS)}",
+            f"unknown class {shown(kind)}, expected one of {', '.join(LABELS)}",
         )
-    numbers = values["bbox"].split()
+    numbers = written.split()
     try:
-        box = tuple(whole(n, "a number", 0, FAR) for n in numbers if n.isdecimal())
+        box = tuple(whole(n, "a number", least=0, most=FAR) for n in numbers if n.isdecimal())
     except ValueError as error:
-        return "malformed annotation", f"bbox {shown(values['bbox'])}: {error}"
+        return "malformed annotation", f"bbox {shown(written)}: {error}"
     if not len(box) == len(numbers) == 4:
         return (
             "malformed annotation",
-            f"bbox {shown(values['bbox'])}, expected whole numbers 'x1 y1 x2 y2', at least 0",
+            f"bbox {shown(written)}, expected whole numbers 'x1 y1 x2 y2', at least 0",
         )
-    return Row(line, LABELS[values["class"]], box, values["mask_path"])
+    return Row(
+        line=line,
+        label=LABELS[kind],
+        box=box,
+        mask=values["mask_path"],
+    )
 
 
 def _read_mask(
-    folder: Path, file: str | tuple[str, str], height: int, width: int, orientation: str
-) -> bytes | tuple[str, str]:
+    folder: Path, annotated: tuple[Placed, str | Fault], orientation: str
+) -> bytes | Fault:
     """The mask of an object, or what is wrong with it: the kind and a message."""
+    placed, file = annotated
     if not isinstance(file, str):
         kind, message = file
-        message = message.removeprefix("there is no file ")
+        said = message.removeprefix("there is no file ")
         return (
             kind,
-            f"mask file {message} not found, expected mask_path relative to the split folder",
+            f"mask file {said} not found, expected mask_path relative to the split folder",
         )
     path = folder / file
     try:
-        shape = other_size(path, (height, width))
-        mask = (
-            read_plane(path, "L", orientation=orientation) >= THRESHOLD if shape is None else None
-        )
+        shape = other_size(path, placed.size)
+        if shape is not None:
+            return _other_size(path, shape, placed.size)
+        plane = read_plane(path, "L", orientation=orientation)
     except ValueError as error:
         return "unreadable mask", f"mask {error}, expected a whole JPEG file"
-    if mask is None or mask.shape != (height, width):
-        return (
-            "size mismatch",
-            f"mask {path} has (height, width) {shape or mask.shape}, its image {height, width}",
-        )
+    if plane.shape != placed.size:
+        return _other_size(path, plane.shape, placed.size)
+    mask = plane >= THRESHOLD
     if not mask.any():
         return (
             "empty mask",
             f"mask {path} is empty, expected pixels >= {THRESHOLD} where the object is",
         )
     return segments.from_mask(mask)
+
+
+def _other_size(path: Path, shape: tuple[int, ...], size: tuple[int, int]) -> Fault:
+    return "size mismatch", f"mask {path} has (height, width) {shape}, its image {size}"

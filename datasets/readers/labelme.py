@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn.datasets.find_files import Fault
 from maskrcnn.datasets.image_files import image_files, sub_folders
 from maskrcnn.datasets.options import DEFAULT, ReadOptions
 from maskrcnn.datasets.problems import Problem, Problems
@@ -20,10 +21,10 @@ from maskrcnn.tools.images.files import opened
 from maskrcnn.tools.text import shown
 from maskrcnn.tools.values import FAR, whole
 
-from .annotation_tools import Drawn, Fault, Piece, Sheet, make_table
+from .annotation_tools import Drawn, Piece, Sheet, make_table
 from .json_files import read_json
 from .labels import label_of
-from .polygon_shapes import TooFewCorners, corners, ellipse, polygon, rectangle
+from .polygon_shapes import Point, TooFewCorners, corners, ellipse, polygon, rectangle
 
 # LabelMe's own labels
 IGNORED = "__ignore__"
@@ -61,46 +62,88 @@ def read_labelme(
     paths = sorted(path for path in folder.glob("*.json") if not path.name.startswith("."))
     if not paths:
         raise ValueError(f"{folder} has no .json file; LabelMe writes one for each image")
+    sheets = _read_all(paths, problems)
+    _look_at_folders(folder, problems)
+    _look_at_groups(folder, sheets, problems)
+    table = make_table(
+        folder=folder,
+        sheets=sheets,
+        problems=problems,
+        class_names=class_names,
+        options=options,
+        root=Path(root),
+    )
+    _look_at_images(
+        folder,
+        paths,
+        table=table,
+        problems=problems,
+    )
+    return table
+
+
+def _read_all(paths: Sequence[Path], problems: Problems) -> list[Sheet]:
+    """Read annotation files; report those that cannot be read."""
     sheets = []
-    unread = set()
     for path in paths:
         sheet = _read(path)
         if isinstance(sheet, Sheet):
             sheets.append(sheet)
         else:
-            unread.add(path.stem)
-            problems.found(Problem(*sheet, str(path)))
+            problems.found(Problem(*sheet, file=str(path)))
+    return sheets
+
+
+def _look_at_folders(folder: Path, problems: Problems) -> None:
+    """Report folders in the folder that have JSON files."""
     for inner in sub_folders(folder):
         count = len(list(inner.glob("*.json")))
         if count:
+            message = (
+                f"the {count} .json files in {inner} are not read; only those in {folder} itself "
+                "are"
+            )
             problems.found(
                 Problem(
-                    "unread folder",
-                    f"the {count} .json files in {inner} are not read; only those in "
-                    f"{folder} itself are",
-                    str(folder),
+                    kind="unread folder",
+                    message=message,
+                    file=str(folder),
                     error=False,
                 )
             )
-    _look_at_groups(folder, sheets, problems)
-    table = make_table(folder, sheets, problems, class_names, options, Path(root))
-    used = {os.path.normpath(os.fsdecode(table.files[i])) for i in range(len(table))}
-    unused = {Path(sheet.source).stem for sheet in sheets} - {
-        Path(os.fsdecode(table.sources[i])).stem for i in range(len(table))
-    }
+
+
+def _look_at_images(
+    folder: Path,
+    paths: Sequence[Path],
+    table: Table,
+    problems: Problems,
+) -> None:
+    """Report images that no JSON file names; but where a file of the same name is of no use, it may
+    have named the image."""
+    used_images = set()
+    used_stems = set()
+    for i in range(len(table)):
+        file = os.fsdecode(table.files[i])
+        source = os.fsdecode(table.sources[i])
+        used_images.add(os.path.normpath(file))
+        used_stems.add(Path(source).stem)
+    unused_stems = {path.stem for path in paths} - used_stems
     for image in image_files(folder):
-        if image.name not in used and image.stem not in unread | unused:
+        if image.name not in used_images and image.stem not in unused_stems:
+            message = (
+                "no JSON names this image, so it is left out; one without objects has an empty "
+                "list of shapes"
+            )
             problems.found(
                 Problem(
-                    "missing annotation",
-                    "no JSON names this image, so it is left out; one without "
-                    "objects has an empty list of shapes",
-                    str(folder),
-                    image.name,
+                    kind="missing annotation",
+                    message=message,
+                    file=str(folder),
+                    image=image.name,
                     error=False,
                 )
             )
-    return table
 
 
 def _look_at_groups(folder: Path, sheets: Sequence[Sheet], problems: Problems) -> None:
@@ -108,18 +151,21 @@ def _look_at_groups(folder: Path, sheets: Sequence[Sheet], problems: Problems) -
     image."""
     objects = [drawn for sheet in sheets for drawn in sheet.objects if not drawn.crowd]
     joined = [drawn for drawn in objects if drawn.parts > 1]
-    if len(joined) >= FEWEST and len(joined) > IN_PARTS * len(objects):
-        shapes = sum(drawn.parts for drawn in joined)
-        problems.found(
-            Problem(
-                "objects in one",
-                f"{len(joined)} of {len(objects)} objects are several shapes of one "
-                f"label and group_id, {shapes} in all; if each shape is an object, "
-                f"give it a group_id of its own, or none",
-                str(folder),
-                error=False,
-            )
+    if len(joined) < FEWEST or len(joined) <= IN_PARTS * len(objects):
+        return
+    shapes = sum(drawn.parts for drawn in joined)
+    message = (
+        f"{len(joined)} of {len(objects)} objects are several shapes of one label and group_id, "
+        f"{shapes} in all; if each shape is an object, give it a group_id of its own, or none"
+    )
+    problems.found(
+        Problem(
+            kind="objects in one",
+            message=message,
+            file=str(folder),
+            error=False,
         )
+    )
 
 
 def _read(path: Path) -> Sheet | Fault:
@@ -130,30 +176,43 @@ def _read(path: Path) -> Sheet | Fault:
             raise ValueError("its files have imagePath and shapes")
         if not isinstance(content["shapes"], list):
             raise ValueError(f"its shapes are {shown(content['shapes'])}; expected is a list")
-        sides = [content.get(key) for key in ("imageHeight", "imageWidth")]
-        size = None
-        if None not in sides:
-            height, width = (
-                whole(side, key, 1, FAR) for side, key in zip(sides, ("imageHeight", "imageWidth"))
-            )
-            size = height, width
+        size = _size(content)
     except (ValueError, OSError) as error:
-        return (
-            "malformed annotation",
-            f"it is no JSON of LabelMe: {str(error).removeprefix(f'{path} is ')}",
-        )
-    shapes = [
-        (_drawn(shape, place, size or LARGEST), shape)
-        for place, shape in enumerate(content["shapes"], 1)
-    ]
-    pixels = path.name if isinstance(content.get("imageData"), str) and content["imageData"] else ""
-    return Sheet(content["imagePath"], path, _join(shapes), size, pixels)
+        said = str(error).removeprefix(f"{path} is ")
+        return "malformed annotation", f"it is no JSON of LabelMe: {said}"
+    shapes = []
+    for place, shape in enumerate(content["shapes"], 1):
+        drawn = _drawn(shape, place, size or LARGEST)
+        shapes.append((drawn, shape))
+    pixels = content.get("imageData")
+    return Sheet(
+        file=content["imagePath"],
+        source=path,
+        objects=_join(shapes),
+        size=size,
+        pixels=path.name if isinstance(pixels, str) and pixels else "",
+    )
+
+
+def _size(content: dict[str, Any]) -> tuple[int, int] | None:
+    """Return the height and width that a file tells; None where one is missing."""
+    height = content.get("imageHeight")
+    width = content.get("imageWidth")
+    if height is None or width is None:
+        return None
+    return (
+        whole(height, "imageHeight", least=1, most=FAR),
+        whole(width, "imageWidth", least=1, most=FAR),
+    )
 
 
 def _drawn(shape: Any, place: int, size: tuple[int, int]) -> Drawn:
     """A shape of an image of this height and width, or what is wrong with it."""
-    name = f"shape {place}"
-    label = None
+    drawn = Drawn(
+        name=f"shape {place}",
+        label=None,
+        rings=[],
+    )
     try:
         if not isinstance(shape, dict):
             raise ValueError(f"it is {shown(shape)}; expected is an object with label and points")
@@ -161,18 +220,16 @@ def _drawn(shape: Any, place: int, size: tuple[int, int]) -> Drawn:
             raise ValueError("it has no label")
         label = label_of(shape["label"], "its label")
     except ValueError as error:
-        return Drawn(name, None, [], ("malformed mask", str(error)))
+        drawn.fault = "malformed mask", str(error)
+        return drawn
     if label == BACKGROUND:
-        return Drawn(
-            name,
-            None,
-            [],
-            (
-                "background",
-                f"its label {BACKGROUND} is LabelMe's for what is no object; delete the shape",
-            ),
+        drawn.fault = (
+            "background",
+            f"its label {BACKGROUND} is LabelMe's for what is no object; delete the shape",
         )
-    drawn = Drawn(name, label, [], crowd=label == IGNORED)
+        return drawn
+    drawn.label = label
+    drawn.crowd = label == IGNORED
     try:
         _draw(drawn, shape, size)
     except ValueError as error:
@@ -193,40 +250,59 @@ def _draw(drawn: Drawn, shape: dict[str, Any], size: tuple[int, int]) -> None:
     points = corners(shape["points"])
     if kind == "mask":
         drawn.pieces.append(_piece(shape.get("mask"), points, size))
-    elif kind not in KINDS:
+    else:
+        drawn.rings.append(_ring(kind, points))
+        drawn.corners = kind != "circle"
+
+
+def _ring(kind: Any, points: list[Point]) -> list[float]:
+    """Return the ring of a shape.
+
+    Raises:
+        ValueError: a shape that has no area, or other points than its kind.
+    """
+    if kind not in KINDS:
         raise ValueError(f"a {shown(kind)} has no area; {', '.join(KINDS)} and mask have one")
-    elif kind == "circle":
+    if kind == "polygon":
+        return polygon(points)
+    if kind == "circle":
         if len(points) != 2:
             raise ValueError(
                 f"a circle of {len(points)} points; it has 2, its centre and one on its edge"
             )
-        radius = math.dist(*points)
-        drawn.rings.append(ellipse(*points[0], radius, radius))
-        drawn.corners = False
-    elif kind == "rectangle" and len(points) == 2:
-        drawn.rings.append(rectangle(*points[0], *points[1]))
-    elif (
-        kind == "rectangle"
-        and len(points) == 4
-        and len({x for x, _ in points}) == len({y for _, y in points}) == 2
-    ):
-        (x1, y1), (x2, y2) = (min(points), max(points))
-        drawn.rings.append(rectangle(x1, y1, x2, y2))  # whatever their order
-    elif kind == "polygon" or len(points) == 4:
-        drawn.rings.append(polygon(points))
-    else:
-        raise ValueError(
-            f"a {kind} of {len(points)} points; it has {'2 or 4' if kind == 'rectangle' else '4'}"
-        )
+        centre, edge = points
+        radius = math.dist(centre, edge)
+        return ellipse(*centre, radius, radius)
+    if kind == "rectangle":
+        if len(points) == 2:
+            return rectangle(*points[0], *points[1])
+        if len(points) == 4 and _is_upright(points):
+            return rectangle(*min(points), *max(points))  # whatever their order
+    if len(points) == 4:
+        return polygon(points)
+    expected = "2 or 4" if kind == "rectangle" else "4"
+    raise ValueError(f"a {kind} of {len(points)} points; it has {expected}")
 
 
-def _piece(mask: Any, points: Sequence[tuple[float, float]], most: tuple[int, int]) -> Piece:
+def _is_upright(points: list[Point]) -> bool:
+    """Return True if points share two values of x and two of y, as an upright rectangle's do."""
+    xs = {x for x, _ in points}
+    ys = {y for _, y in points}
+    return len(xs) == len(ys) == 2
+
+
+def _piece(mask: Any, points: Sequence[Point], most: tuple[int, int]) -> Piece:
     """Of an image file in base64, and its first and last pixel's place; it has `most` pixels,
     height and width."""
     if len(points) != 2:
         raise ValueError(f"a mask of {len(points)} points; it has 2, its first and its last pixel")
-    (x1, y1), (x2, y2) = ((math.floor(x), math.floor(y)) for x, y in points)
-    if y2 - y1 >= most[0] or x2 - x1 >= most[1]:
+    first, last = points
+    x1 = math.floor(first[0])
+    y1 = math.floor(first[1])
+    x2 = math.floor(last[0])
+    y2 = math.floor(last[1])
+    size = (y2 - y1 + 1, x2 - x1 + 1)
+    if size[0] > most[0] or size[1] > most[1]:
         raise ValueError(
             f"its mask lies at x {x1} to {x2}, y {y1} to {y2}, which is more than an image of "
             f"height {most[0]} and width {most[1]}"
@@ -237,38 +313,56 @@ def _piece(mask: Any, points: Sequence[tuple[float, float]], most: tuple[int, in
         raise ValueError("its mask is no PNG in base64") from error
     with opened(io.BytesIO(data), "its mask is no PNG in base64 ({reason})") as image:
         width, height = image.size
-        fits = (width, height) == (x2 - x1 + 1, y2 - y1 + 1)
-        plane = np.asarray(image) if fits else np.zeros((1, 1))
-    if not fits:
+        plane = np.asarray(image) if (height, width) == size else None
+    if plane is None:
         raise ValueError(
             f"its mask has (height, width) {(height, width)}, and is to lie at x {x1} to {x2}, y "
             f"{y1} to {y2}, both included"
         )
     if plane.ndim != 2:
-        raise ValueError(f"its mask has {plane.shape[2]} bands; expected is one")
-    return Piece(x1, y1, *plane.shape, segments.from_mask(plane))
+        raise ValueError(f"its mask has {plane.shape[-1]} bands; expected is one")
+    height, width = plane.shape
+    return Piece(
+        x=x1,
+        y=y1,
+        height=height,
+        width=width,
+        mask=segments.from_mask(plane),
+    )
 
 
 def _join(shapes: list[tuple[Drawn, Any]]) -> list[Drawn]:
     """Shapes of the same label and group as one object, at the place of the first. Where one has a
     fault, the object has, as without that part it would be another; but one of too few corners,
     which has no area, is dropped."""
-    objects: list[Drawn] = []
+    objects: list[list[Drawn]] = []  # the parts of each
     groups: dict[tuple[str, str], list[Drawn]] = {}
     for drawn, shape in shapes:
-        group = shape.get("group_id") if isinstance(shape, dict) else None
-        if group is None or (isinstance(group, int) and group < 0) or drawn.label is None:
-            objects.append(drawn)
-        elif (drawn.label, str(group)) in groups:
-            groups[drawn.label, str(group)].append(drawn)
-        else:
-            groups[drawn.label, str(group)] = [drawn]
-            objects.append(drawn)
-    wholes = {id(parts[0]): _merge(parts) for parts in groups.values()}
-    return [wholes.get(id(drawn), drawn) for drawn in objects]
+        group = _group(shape)
+        if group is None or drawn.label is None:
+            objects.append([drawn])
+            continue
+        key = (drawn.label, group)
+        if key in groups:
+            groups[key].append(drawn)
+            continue
+        groups[key] = [drawn]
+        objects.append(groups[key])
+    return [_merge(parts) for parts in objects]
+
+
+def _group(shape: Any) -> str | None:
+    """Return the group of a shape; None for one that is an object alone."""
+    group = shape.get("group_id") if isinstance(shape, dict) else None
+    if group is None:
+        return None
+    if isinstance(group, int) and group < 0:
+        return None
+    return str(group)
 
 
 def _merge(parts: list[Drawn]) -> Drawn:
+    """Return the object of several shapes; of a single one that shape."""
     flat = [part for part in parts if part.flat]
     solid = [part for part in parts if not part.flat] or parts
     whole = solid[0]
@@ -281,8 +375,8 @@ def _merge(parts: list[Drawn]) -> Drawn:
             whole.name = part.name
             whole.fault = part.fault
     if whole.fault is None:
-        whole.notes += [
-            ("part without area", f"{part.name}, a part of it, is left out: {part.fault[1]}")
-            for part in flat
-        ]
+        for part in flat:
+            if part.fault is not None:
+                note = f"{part.name}, a part of it, is left out: {part.fault[1]}"
+                whole.notes.append(("part without area", note))
     return whole

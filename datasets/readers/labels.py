@@ -1,6 +1,7 @@
 """Names of classes as objects have them, where the annotations have no list of classes."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from maskrcnn.datasets.problems import Problem
@@ -27,18 +28,21 @@ def label_of(value: Any, what: str) -> str:
         raise ValueError(f"{what} is {shown(value)}; expected is a text") from None
 
 
-def other_classes(counts: Counter[str], source: Any) -> list[Problem]:
+def other_classes(counts: Counter[str], source: Path | str) -> list[Problem]:
     """Return the warning that objects of these classes are left out, which are none of those that
     were asked for."""
     if not counts:
         return []
     which = listed(f"{name} ({count})" for name, count in counts.most_common())
+    message = (
+        f"{sum(counts.values())} objects are left out, whose classes are none of the "
+        f"model's classes: {which}"
+    )
     return [
         Problem(
-            "other classes",
-            f"{sum(counts.values())} objects are left out, whose classes are none of the "
-            f"model's classes: {which}",
-            str(source),
+            kind="other classes",
+            message=message,
+            file=str(source),
             error=False,
         )
     ]

@@ -10,12 +10,12 @@ In the second layout names may have folders: images/day1/a.png and masks/day1/a.
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from maskrcnn.datasets.find_files import inside
+from maskrcnn.datasets.find_files import Fault, inside
 from maskrcnn.datasets.image_files import IMAGES, image_files, in_threads, sub_folders
 from maskrcnn.datasets.masks.mask_files import MaskFault, encode, read_indices, read_object
 from maskrcnn.datasets.masks.mask_hints import Look, hints, look_at
@@ -29,8 +29,6 @@ from maskrcnn.tools.text import listed
 
 IMAGE_FOLDERS = ("PNGImages", "JPEGImages", "images")
 MASK_FOLDERS = ("PedMasks", "masks")
-
-Fault = tuple[str, str]  # the kind and a message
 
 
 class Item(NamedTuple):
@@ -72,26 +70,16 @@ def read_folders(
     folder = Path(root) / split
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}")
-    images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
+    images = _first_folder(folder, IMAGE_FOLDERS)
     items = _indexed(folder, images, problems) if images else _one_each(folder, problems)
     builder = TableBuilder(class_names, None, folder)
-    looks = []
-    for item, seen in zip(
-        items, in_threads(lambda item: _read(item, root, folder, options), items)
-    ):
-        image = str(item.image.relative_to(folder))
-        source = str(item.indices or item.image.parent.parent / "masks")
-        if seen.fault is not None:
-            problems.found(Problem(*seen.fault, source, image))
-            continue
-        number, (height, width) = len(builder.files), seen.size
-        builder.add_image(number, image, height, width, source)
-        for place, (name, mask) in enumerate(seen.masks, 1):
-            if isinstance(mask, tuple):
-                problems.found(Problem(*mask, source, image, name))
-            else:
-                area, box = segments.extent(mask, height, width)
-                builder.add_object(number, 1, box, mask, area, place, name=name)
+    looks: list[Look] = []
+    everything: Iterator[Seen] = in_threads(
+        lambda item: _read(item, root, folder=folder, options=options),
+        items,
+    )
+    for item, seen in zip(items, everything):
+        _add(builder, item, seen=seen, problems=problems)
         looks += seen.looks
     if not items:
         raise ValueError(
@@ -99,95 +87,181 @@ def read_folders(
             f"it, or {' or '.join(IMAGE_FOLDERS)} and {' or '.join(MASK_FOLDERS)}"
         )
     for kind, message in hints(looks):
-        problems.found(Problem(kind, message, str(folder), error=False))
+        problems.found(
+            Problem(
+                kind=kind,
+                message=message,
+                file=str(folder),
+                error=False,
+            )
+        )
     return builder.build()
+
+
+def _add(
+    builder: TableBuilder,
+    item: Item,
+    seen: Seen,
+    problems: Problems,
+) -> None:
+    """Add an image and its objects to the table; report what is wrong with them."""
+    image = str(item.image.relative_to(builder.root))
+    source = str(item.indices or item.image.parent.parent / "masks")
+    if seen.fault is not None:
+        problems.found(Problem(*seen.fault, file=source, image=image))
+        return
+    number = len(builder.files)
+    builder.add_image(
+        number,
+        image,
+        *seen.size,
+        source=source,
+    )
+    for place, (name, mask) in enumerate(seen.masks, 1):
+        if isinstance(mask, tuple):
+            problems.found(
+                Problem(
+                    *mask,
+                    file=source,
+                    image=image,
+                    annotation=name,
+                )
+            )
+            continue
+        area, box = segments.extent(mask, *seen.size)
+        builder.add_object(
+            number,
+            1,
+            box=box,
+            mask=mask,
+            area=area,
+            annotation_id=place,
+            name=name,
+        )
+
+
+def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first of several folders that is there."""
+    for name in names:
+        if (folder / name).is_dir():
+            return folder / name
+    return None
 
 
 def _one_each(folder: Path, problems: Problems) -> list[Item]:
     """Images with a mask file for each object."""
     items = []
     for inner in sub_folders(folder):
-        images = image_files(inner / "images") if (inner / "images").is_dir() else []
-        if len(images) != 1:
-            problems.found(
-                Problem(
-                    "missing image",
-                    f"{inner / 'images'} should hold one image and has {len(images)}",
-                    str(inner),
-                    inner.name,
-                )
+        images = inner / "images"
+        found = image_files(images) if images.is_dir() else []
+        if len(found) == 1:
+            item = _item(found[0], folder, problems)
+            if item is not None:
+                items.append(item)
+            continue
+        problems.found(
+            Problem(
+                kind="missing image",
+                message=f"{images} should hold one image and has {len(found)}",
+                file=str(inner),
+                image=inner.name,
             )
-        elif not (inner / "masks").is_dir():
-            problems.found(
-                Problem(
-                    "missing mask",
-                    f"there is no folder {inner / 'masks'}; an image without objects "
-                    f"has an empty one",
-                    str(inner),
-                    str(images[0].relative_to(folder)),
-                )
-            )
-        else:
-            items.append(Item(images[0], image_files(inner / "masks")))
-            unread = [
-                path.name
-                for path in sorted((inner / "masks").iterdir())
-                if path not in items[-1].masks
-            ]
-            if unread:
-                problems.found(
-                    Problem(
-                        "unread file",
-                        f"{inner / 'masks'} holds {listed(unread)} besides images, which "
-                        f"is not read",
-                        str(inner),
-                        str(images[0].relative_to(folder)),
-                        error=False,
-                    )
-                )
+        )
     return items
+
+
+def _item(path: Path, folder: Path, problems: Problems) -> Item | None:
+    """Return an image with the masks in the folder beside its own; None where there is none."""
+    inner = path.parent.parent
+    masks = inner / "masks"
+    image = str(path.relative_to(folder))
+    if not masks.is_dir():
+        problems.found(
+            Problem(
+                kind="missing mask",
+                message=f"there is no folder {masks}; an image without objects has an empty one",
+                file=str(inner),
+                image=image,
+            )
+        )
+        return None
+    item = Item(path, image_files(masks))
+    unread = [file.name for file in sorted(masks.iterdir()) if file not in item.masks]
+    if unread:
+        problems.found(
+            Problem(
+                kind="unread file",
+                message=f"{masks} holds {listed(unread)} besides images, which is not read",
+                file=str(inner),
+                image=image,
+                error=False,
+            )
+        )
+    return item
 
 
 def _indexed(folder: Path, images: Path, problems: Problems) -> list[Item]:
     """Images with one file of indices."""
-    beside = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
+    beside = _first_folder(folder, MASK_FOLDERS)
     if beside is None:
         raise ValueError(f"{folder} has {images.name}, but no folder {' or '.join(MASK_FOLDERS)}")
     masks = _by_name(beside, "_mask")
     items = []
     for name, paths in _by_name(images).items():
         found = masks.pop(name, [])
-        file = str(paths[0].relative_to(folder))
+        image = str(paths[0].relative_to(folder))
         if len(paths) > 1 or len(found) > 1:
-            those = ", ".join(str(path.relative_to(folder)) for path in [*paths, *found][:6])
             problems.found(
                 Problem(
-                    "ambiguous mask",
-                    f"{len(paths)} images and {len(found)} masks are called {name}: "
-                    f"{those}; give each image and its mask a name of their own",
-                    str(beside),
-                    file,
+                    kind="ambiguous mask",
+                    message=_ambiguous(name, paths, masks=found, folder=folder),
+                    file=str(beside),
+                    image=image,
                 )
             )
         elif not found:
             problems.found(
                 Problem(
-                    "missing mask", f"there is no file {beside / name}_mask.png", str(beside), file
+                    kind="missing mask",
+                    message=f"there is no file {beside / name}_mask.png",
+                    file=str(beside),
+                    image=image,
                 )
             )
         else:
-            items.append(Item(paths[0], [], found[0]))
+            items.append(
+                Item(
+                    image=paths[0],
+                    masks=[],
+                    indices=found[0],
+                )
+            )
     for paths in masks.values():
         for path in paths:
             problems.found(
                 Problem(
-                    "missing image",
-                    f"{images} has no image for {path.name}",
-                    str(beside),
-                    str(path.relative_to(beside)),
+                    kind="missing image",
+                    message=f"{images} has no image for {path.name}",
+                    file=str(beside),
+                    image=str(path.relative_to(beside)),
                 )
             )
     return items
+
+
+def _ambiguous(
+    name: str,
+    images: list[Path],
+    masks: list[Path],
+    folder: Path,
+) -> str:
+    """Return the message that several images or masks have one name."""
+    several = [*images, *masks]
+    those = ", ".join(str(path.relative_to(folder)) for path in several[:6])
+    return (
+        f"{len(images)} images and {len(masks)} masks are called {name}: {those}; give each image "
+        "and its mask a name of their own"
+    )
 
 
 def _by_name(folder: Path, ending: str = "") -> dict[str, list[Path]]:
@@ -198,88 +272,148 @@ def _by_name(folder: Path, ending: str = "") -> dict[str, list[Path]]:
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for file in sorted(files):
             path = Path(here, file)
-            if path.suffix.lower() in IMAGES and not file.startswith("."):
-                found[
-                    str(path.relative_to(folder).with_name(path.stem.removesuffix(ending)))
-                ].append(path)
+            if path.suffix.lower() not in IMAGES or file.startswith("."):
+                continue
+            stem = path.stem.removesuffix(ending)
+            name = path.relative_to(folder).with_name(stem)
+            found[str(name)].append(path)
     return found
 
 
-def _read(item: Item, root: str | Path, folder: Path, options: ReadOptions) -> Seen:
-    for path in [item.image, *item.masks, *([item.indices] if item.indices else [])]:
+def _read(
+    item: Item,
+    root: str | Path,
+    folder: Path,
+    options: ReadOptions,
+) -> Seen:
+    """Read the masks of an item."""
+    orientation = options.orientation
+    files = [item.image, *item.masks]
+    if item.indices is not None:
+        files.append(item.indices)
+    for path in files:
         if not options.outside and not inside(path, root, folder):
-            return Seen(
-                fault=(
-                    "image outside",
-                    f"{path} leads out of {root}, which [data] outside = no forbids",
-                )
-            )
+            message = f"{path} leads out of {root}, which [data] outside = no forbids"
+            return Seen(fault=("image outside", message))
     try:
-        size = image_size(item.image, options.orientation)
+        size = image_size(item.image, orientation)
     except ValueError as error:
         return Seen(fault=("unreadable image", str(error)))
     if item.indices is not None:
-        return _read_indices(item.indices, item.image, size, options.orientation)
+        return _read_indices(
+            item.indices,
+            item.image,
+            size=size,
+            orientation=orientation,
+        )
     seen = Seen(size)
+    alone = len(item.masks) == 1
     for file in item.masks:
-        mask, look = _read_object(file, item.image, size, options.orientation)
+        mask, look = _read_object(
+            file,
+            item.image,
+            size=size,
+            orientation=orientation,
+        )
         seen.masks.append((file.name, mask))
-        seen.looks += [look._replace(alone=len(item.masks) == 1)] if look else []
+        if look is not None:
+            look = look._replace(alone=alone)
+            seen.looks.append(look)
     return seen
 
 
-def _read_indices(file: Path, image: Path, size: tuple[int, int], orientation: str) -> Seen:
+def _read_indices(
+    file: Path,
+    image: Path,
+    size: tuple[int, int],
+    orientation: str,
+) -> Seen:
+    """Read the masks of all objects of an image from one file."""
     try:
         shape = other_size(file, size)
-        indices = read_indices(file, orientation) if shape is None else None
+        if shape is not None:
+            message = _other_size(
+                str(file),
+                shape,
+                image=image,
+                size=size,
+                orientation=orientation,
+            )
+            return Seen(size, fault=("size mismatch", message))
+        indices = read_indices(file, orientation)
     except MaskFault as error:
         return Seen(size, fault=("mask without indices", str(error)))
     except ValueError as error:
         return Seen(size, fault=("unreadable mask", str(error)))
-    if indices is None or indices.plane.shape != size:
-        shape = shape or indices.plane.shape
-        turned = other_orientation(image, orientation, shape)
-        return Seen(
-            size,
-            fault=(
-                "size mismatch",
-                f"{file} has (height, width) {shape}, its image {size}{turned}",
-            ),
+    if indices.plane.shape != size:
+        message = _other_size(
+            str(file),
+            indices.plane.shape,
+            image=image,
+            size=size,
+            orientation=orientation,
         )
+        return Seen(size, fault=("size mismatch", message))
     look = look_at(indices.plane, file.name, indices.void)
     if look.crumbled:
-        return Seen(
-            size,
-            fault=(
-                "mask without indices",
-                f"{file} has {len(indices.names)} values or colours, most of "
-                f"them in crumbs along edges, as JPEG and smoothing leave "
-                f"them: no indices of objects; save the original ones as "
-                f"PNG",
-            ),
+        message = (
+            f"{file} has {len(indices.names)} values or colours, most of them in crumbs along "
+            "edges, as JPEG and smoothing leave them: no indices of objects; save the original "
+            "ones as PNG"
         )
+        return Seen(size, fault=("mask without indices", message))
+    seen = Seen(size, looks=[look])
     masks = encode(indices.plane)
-    return Seen(size, [(name, masks[index]) for index, name in enumerate(indices.names, 1)], [look])
+    for index, name in enumerate(indices.names, 1):
+        seen.masks.append((name, masks[index]))
+    return seen
 
 
 def _read_object(
-    file: Path, image: Path, size: tuple[int, int], orientation: str
+    file: Path,
+    image: Path,
+    size: tuple[int, int],
+    orientation: str,
 ) -> tuple[bytes | Fault, Look | None]:
     """The mask of one object, or what is wrong with it; and a look at it."""
     try:
         shape = other_size(file, size)
-        mask = read_object(file, orientation) if shape is None else None
+        if shape is not None:
+            message = _other_size(
+                f"mask {file}",
+                shape,
+                image=image,
+                size=size,
+                orientation=orientation,
+            )
+            return ("size mismatch", message), None
+        mask = read_object(file, orientation)
     except MaskFault as error:
         return ("several objects", f"mask {error}"), None
     except ValueError as error:
         return ("unreadable mask", f"mask {error}"), None
-    if mask is None or mask.shape != size:
-        shape = shape or mask.shape
-        turned = other_orientation(image, orientation, shape)
-        return (
-            "size mismatch",
-            f"mask {file} has (height, width) {shape}, its image {size}{turned}",
-        ), None
+    if mask.shape != size:
+        message = _other_size(
+            f"mask {file}",
+            mask.shape,
+            image=image,
+            size=size,
+            orientation=orientation,
+        )
+        return ("size mismatch", message), None
     if not mask.any():
         return ("empty mask", f"mask {file} has no pixel that is not 0"), None
     return segments.from_mask(mask), look_at(mask, file.name)
+
+
+def _other_size(
+    name: str,
+    shape: tuple[int, ...],
+    image: Path,
+    size: tuple[int, int],
+    orientation: str,
+) -> str:
+    """Return the message that a mask has another size than its image."""
+    height, width = shape
+    turned = other_orientation(image, orientation, (height, width))
+    return f"{name} has (height, width) {shape}, its image {size}{turned}"

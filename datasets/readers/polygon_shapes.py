@@ -1,5 +1,6 @@
 """Shapes of annotation tools as rings of polygons, [x1, y1, x2, y2, ...] in pixels."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,33 +10,47 @@ from maskrcnn.tools.values import number
 
 POINTS = 72  # on a circle: it is true to a thousandth of its radius
 
+Point = tuple[float, float]  # x and y in pixels
+
 
 class TooFewCorners(ValueError):
     """A polygon that has no area."""
 
 
-def rectangle(x1: float, y1: float, x2: float, y2: float) -> list[float]:
+def rectangle(
+    x1: float,
+    y1: float,
+    x2: float,
+    y2: float,
+) -> list[float]:
     """Return the ring of two opposite corners."""
     return [x1, y1, x2, y1, x2, y2, x1, y2]
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, turned: float = 0.0) -> list[float]:
+def ellipse(
+    x: float,
+    y: float,
+    rx: float,
+    ry: float,
+    turned: float = 0.0,
+) -> list[float]:
     """Return the ring around x, y, of radii rx and ry; turned by so many radians, clockwise on the
     screen."""
     if not (rx > 0 and ry > 0):
         raise ValueError(f"radii {rx:g} and {ry:g}; they should be above 0")
+    cos = math.cos(turned)
+    sin = math.sin(turned)
     ring = []
     for k in range(POINTS):
-        a = rx * math.cos(2 * math.pi * k / POINTS)
-        b = ry * math.sin(2 * math.pi * k / POINTS)
-        ring += [
-            x + a * math.cos(turned) - b * math.sin(turned),
-            y + a * math.sin(turned) + b * math.cos(turned),
-        ]
+        angle = 2 * math.pi * k / POINTS
+        a = rx * math.cos(angle)
+        b = ry * math.sin(angle)
+        ring.append(x + a * cos - b * sin)
+        ring.append(y + a * sin + b * cos)
     return ring
 
 
-def polygon(points: Sequence[tuple[float, float]]) -> list[float]:
+def polygon(points: Sequence[Point]) -> list[float]:
     """Return the ring of corners; one that is given again at its end counts once.
 
     Raises:
@@ -45,10 +60,10 @@ def polygon(points: Sequence[tuple[float, float]]) -> list[float]:
         points = points[:-1]
     if len(points) < 3:
         raise TooFewCorners(f"a polygon of {len(points)} corners; it needs at least 3")
-    return [number for point in points for number in point]
+    return list(itertools.chain.from_iterable(points))
 
 
-def corners(points: Any) -> list[tuple[float, float]]:
+def corners(points: Any) -> list[Point]:
     """Return points, given as [x, y] each, or as one list of x and y in turns.
 
     Raises:
@@ -56,15 +71,18 @@ def corners(points: Any) -> list[tuple[float, float]]:
     """
     if not isinstance(points, (list, tuple)):
         raise ValueError(f"its points are {shown(points)}; expected is a list of [x, y]")
-    if points and not any(isinstance(point, (list, tuple)) for point in points):
+    has_pairs = any(isinstance(point, (list, tuple)) for point in points)
+    if points and not has_pairs:
         if len(points) % 2:
             raise ValueError(f"its points are {len(points)} numbers; expected are pairs of x and y")
-        points = list(zip(points[::2], points[1::2]))
+        xs = points[::2]
+        ys = points[1::2]
+        points = list(zip(xs, ys))
     pairs = []
     for place, point in enumerate(points, 1):
         if not isinstance(point, (list, tuple)) or len(point) != 2:
             raise ValueError(f"its point {place} is {shown(point)}; expected is [x, y]")
-        pairs.append(
-            (number(point[0], f"x of point {place}"), number(point[1], f"y of point {place}"))
-        )
+        x = number(point[0], f"x of point {place}")
+        y = number(point[1], f"y of point {place}")
+        pairs.append((x, y))
     return pairs

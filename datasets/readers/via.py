@@ -14,7 +14,7 @@ from maskrcnn.tools.values import number
 from .annotation_tools import Drawn, Sheet, make_table
 from .json_files import read_json
 from .labels import label_of
-from .polygon_shapes import corners, ellipse, polygon, rectangle
+from .polygon_shapes import Point, corners, ellipse, polygon, rectangle
 
 FILE = "via_region_data.json"
 # names of the attribute that is the class, where there are several
@@ -43,54 +43,75 @@ def read_via(
     folder = Path(root) / split
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}")
-    path = folder / FILE
-    if not path.is_file():
-        found = sorted(folder.glob("*.json"))
-        if len(found) != 1:
-            raise ValueError(
-                f"no file {path}, and {len(found)} other .json there, of which one could be it"
-            )
-        path = found[0]
-    content = read_json(path)
-    images = content.get("_via_img_metadata", content) if isinstance(content, dict) else None
-    if not isinstance(images, dict) or not any(
-        isinstance(e, dict) and "filename" in e for e in images.values()
-    ):
-        newer = isinstance(content, dict) and {"project", "metadata"} <= content.keys()
-        raise ValueError(
-            f"{path} is no export of VIA: expected are images with filename and regions"
-            + ("; it is a project of version 3: export annotations from version 2" if newer else "")
-        )
+    path = _annotation_file(folder)
+    images = _images(path)
     attribute = _class_attribute(images.values(), path)
     sheets = []
     for key, entry in images.items():
         sheet = _sheet(entry, path, attribute)
-        if sheet is None:
-            problems.found(
-                Problem(
-                    "malformed image",
-                    "it needs a filename, and regions in a list or by number",
-                    str(path),
-                    str(key),
-                )
-            )
-        else:
+        if sheet is not None:
             sheets.append(sheet)
-    return make_table(folder, sheets, problems, class_names, options, Path(root))
+            continue
+        message = "it needs a filename, and regions in a list or by number"
+        problems.found(
+            Problem(
+                kind="malformed image",
+                message=message,
+                file=str(path),
+                image=str(key),
+            )
+        )
+    return make_table(
+        folder=folder,
+        sheets=sheets,
+        problems=problems,
+        class_names=class_names,
+        options=options,
+        root=Path(root),
+    )
+
+
+def _annotation_file(folder: Path) -> Path:
+    """Return the annotation file in a folder."""
+    path = folder / FILE
+    if path.is_file():
+        return path
+    found = sorted(folder.glob("*.json"))
+    if len(found) != 1:
+        raise ValueError(
+            f"no file {path}, and {len(found)} other .json there, of which one could be it"
+        )
+    return found[0]
+
+
+def _images(path: Path) -> dict[str, Any]:
+    """Return the entries of an annotation file, of which one at least is an image."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        content = {}
+    images = content.get("_via_img_metadata", content)
+    if isinstance(images, dict):
+        for entry in images.values():
+            if isinstance(entry, dict) and "filename" in entry:
+                return images
+    newer = ""
+    if {"project", "metadata"} <= content.keys():
+        newer = "; it is a project of version 3: export annotations from version 2"
+    raise ValueError(
+        f"{path} is no export of VIA: expected are images with filename and regions{newer}"
+    )
 
 
 def _class_attribute(entries: Iterable[Any], path: Path) -> str | None:
     """The attribute that is the class of regions; None where they have none."""
-    names = list(
-        dict.fromkeys(
-            name
-            for entry in entries
-            for region in _regions(entry) or []
-            for name in _attributes(region)
-        )
-    )
-    if len(names) <= 1:
-        return names[0] if names else None
+    names: dict[str, None] = {}  # in the order in which they occur
+    for entry in entries:
+        for region in _regions(entry) or []:
+            names.update(dict.fromkeys(_attributes(region)))
+    if not names:
+        return None
+    if len(names) == 1:
+        return next(iter(names))
     for wanted in CLASS:
         for name in names:
             if name.strip().lower() == wanted:
@@ -103,20 +124,20 @@ def _class_attribute(entries: Iterable[Any], path: Path) -> str | None:
 
 def _regions(entry: Any) -> list | None:
     """Of an image; None where it is malformed."""
-    regions = entry.get("regions", []) if isinstance(entry, dict) else None
+    if not isinstance(entry, dict):
+        return None
+    regions = entry.get("regions", [])
     if isinstance(regions, dict):
-        regions = list(regions.values())
+        return list(regions.values())
     return regions if isinstance(regions, list) else None
 
 
 def _attributes(region: Any) -> dict[str, Any]:
     """Those of a region that have a value."""
     attributes = region.get("region_attributes") if isinstance(region, dict) else None
-    return (
-        {key: value for key, value in attributes.items() if value not in ("", None, {})}
-        if isinstance(attributes, dict)
-        else {}
-    )
+    if not isinstance(attributes, dict):
+        return {}
+    return {key: value for key, value in attributes.items() if value not in ("", None, {})}
 
 
 def _sheet(entry: Any, path: Path, attribute: str | None) -> Sheet | None:
@@ -124,15 +145,20 @@ def _sheet(entry: Any, path: Path, attribute: str | None) -> Sheet | None:
     regions = _regions(entry)
     if regions is None or not isinstance(entry.get("filename"), str):
         return None
+    objects = [_drawn(region, place, attribute) for place, region in enumerate(regions, 1)]
     return Sheet(
-        entry["filename"],
-        path,
-        [_drawn(region, place, attribute) for place, region in enumerate(regions, 1)],
+        file=entry["filename"],
+        source=path,
+        objects=objects,
     )
 
 
 def _drawn(region: Any, place: int, attribute: str | None) -> Drawn:
-    drawn = Drawn(f"region {place}", None, [])
+    drawn = Drawn(
+        name=f"region {place}",
+        label=None,
+        rings=[],
+    )
     try:
         drawn.label = _class(_attributes(region), attribute)
     except ValueError as error:
@@ -161,24 +187,29 @@ def _ring(shape: dict[str, Any]) -> list[float]:
     if kind in ("polygon", "polyline"):  # an open line is closed
         return polygon(_corners(shape))
     if kind == "rect":
-        x, y, width, height = (number(shape[key], key) for key in ("x", "y", "width", "height"))
+        x, y, width, height = _numbers(shape, ("x", "y", "width", "height"))
         if width < 0 or height < 0:
             raise ValueError(
                 f"a rect of width {width:g} and height {height:g}; they should be above 0"
             )
         return rectangle(x, y, x + width, y + height)
     if kind == "circle":
-        x, y, radius = (number(shape[key], key) for key in ("cx", "cy", "r"))
+        x, y, radius = _numbers(shape, ("cx", "cy", "r"))
         return ellipse(x, y, radius, radius)
     if kind == "ellipse":
-        x, y, rx, ry = (number(shape[key], key) for key in ("cx", "cy", "rx", "ry"))
-        return ellipse(x, y, rx, ry, number(shape.get("theta", 0), "theta"))
+        x, y, rx, ry = _numbers(shape, ("cx", "cy", "rx", "ry"))
+        theta = number(shape.get("theta", 0), "theta")
+        return ellipse(x, y, rx, ry, turned=theta)
     raise ValueError(
         f"a {brief(kind)} has no area; polygon, polyline, rect, circle and ellipse have one"
     )
 
 
-def _corners(shape: dict[str, Any]) -> list[tuple[float, float]]:
+def _numbers(shape: dict[str, Any], keys: Sequence[str]) -> list[float]:
+    return [number(shape[key], key) for key in keys]
+
+
+def _corners(shape: dict[str, Any]) -> list[Point]:
     """The corners of a polygon: all_points_x and all_points_y; or pairs [x, y], as some converters
     write them."""
     for key in ("all_points", "points"):
@@ -186,9 +217,10 @@ def _corners(shape: dict[str, Any]) -> list[tuple[float, float]]:
             return corners(shape[key])
     xs = shape["all_points_x"]
     ys = shape.get("all_points_y")
-    if ys is None and isinstance(xs, list) and xs and isinstance(xs[0], list):
+    are_pairs = isinstance(xs, list) and bool(xs) and isinstance(xs[0], list)
+    if ys is None and are_pairs:
         return corners(xs)
-    if not (isinstance(xs, list) and isinstance(ys, list)) or len(xs) != len(ys):
+    if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
         raise ValueError(
             f"all_points_x is {shown(xs)} and all_points_y {shown(ys)}; expected are two lists of "
             "one length"

@@ -12,14 +12,15 @@ JPEGImages/day1/a.jpg and Annotations/day1/a.xml.
 
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from maskrcnn.datasets.check.box_checks import WRITTEN, box_fault, misread
-from maskrcnn.datasets.find_files import inside
+from maskrcnn.datasets.check.box_checks import box_fault
+from maskrcnn.datasets.find_files import Fault, inside
 from maskrcnn.datasets.image_files import in_threads
 from maskrcnn.datasets.masks.mask_files import MaskFault, read_places
 from maskrcnn.datasets.masks.mask_pixels import other_size
@@ -31,6 +32,7 @@ from maskrcnn.tools.images.read import image_size, other_orientation
 from maskrcnn.tools.text import brief, listed, shown
 from maskrcnn.tools.values import flag, number
 
+from .box_faults import annotated_box_fault
 from .labels import other_classes
 from .voc_files import Image, find_flat, find_image, find_list, read_names
 
@@ -58,6 +60,18 @@ CLASSES = [
 ]
 RIM = 255
 UNKNOWN = "unknown category"
+XML_ERRORS = (
+    ElementTree.ParseError,
+    LookupError,
+    ValueError,
+    OSError,
+    RecursionError,
+    MemoryError,
+)
+
+
+# A fault that harms nothing, as the sizes that count are those of the files.
+OTHER_SIZE = "other size"
 
 
 class Object(NamedTuple):
@@ -70,6 +84,45 @@ class Object(NamedTuple):
     mask: bytes
     area: int  # in pixels
     painted: int | None = None  # the index of most of its pixels in SegmentationClass
+
+
+class FaultAt(NamedTuple):
+    """What is wrong with an object of an image."""
+
+    kind: str
+    message: str
+    place: int  # of the object, or 0 for what is wrong with the image
+
+
+@dataclass
+class Read:
+    """What the files of an image say."""
+
+    size: tuple[int, int] = (0, 0)  # height and width
+    objects: list[Object] = field(default_factory=list)
+    faults: list[FaultAt] = field(default_factory=list)
+    fault: Fault | None = None  # for which the image is left out
+
+
+class Odd(NamedTuple):
+    """An object that has another class in SegmentationClass."""
+
+    number: int  # of its image
+    object: Object
+    painted: int  # the class there
+    source: str
+    file: str
+
+
+class Planes(NamedTuple):
+    """The masks of an image, [h, w] each."""
+
+    places: np.ndarray  # of the objects in the XML file
+    classes: np.ndarray | None
+
+
+class OtherSize(ValueError):
+    """A mask file whose size is not that of its image."""
 
 
 def read_voc(
@@ -95,215 +148,283 @@ def read_voc(
         ValueError: no such folder or list; and what `problems` raises.
     """
     names = list(class_names or CLASSES)
-    builder = TableBuilder(names, None, root, boxes_as="xyxy")
-    images: list[Image] = []
-    seen: set[Path] = set()
-    for entry in lists:
-        folder, file = find_list(Path(root), entry)
-        for name in read_names(file, folder):
-            image = find_image(folder, name, Path(root), options.outside)
-            if not isinstance(image, Image):
-                problems.found(Problem(*image, str(file), f"{name}.jpg"))
-            elif image.path in seen:
-                problems.found(
-                    Problem(
-                        "duplicate image",
-                        f"{brief(name)} is listed twice",
-                        str(file),
-                        image.path.name,
+    labels = {name: label for label, name in enumerate(names, 1)}
+    builder = TableBuilder(names, None, root=root, boxes_as="xyxy")
+    images = _listed_images(
+        Path(root),
+        lists,
+        outside=options.outside,
+        problems=problems,
+    )
+    find_flat(images)
+    others: Counter[str] = Counter()  # objects of classes that were not asked for
+    agreeing: Counter[int] = Counter()  # by label: objects of the class that SegmentationClass has
+    odd: list[Odd] = []
+    everything: Iterator[Read] = in_threads(lambda one: _read(one, labels, options), images)
+    for image, read in zip(images, everything):
+        source = str(image.annotation)
+        file = str(image.path.relative_to(root))
+        if read.fault is not None:
+            problems.found(Problem(*read.fault, file=source, image=file))
+            continue
+        for fault in read.faults:
+            unchosen = fault.kind == UNKNOWN and class_names is not None
+            if unchosen:
+                others[_class_of(fault)] += 1
+            error = fault.kind != OTHER_SIZE and not unchosen
+            problems.found(_problem(fault, source, file=file, error=error))
+        number = len(builder.files)
+        builder.add_image(
+            number,
+            file,
+            *read.size,
+            source=source,
+        )
+        for one in read.objects:
+            if one.painted == one.label:
+                agreeing[one.label] += 1
+            if one.painted in (None, one.label):
+                _add(builder, number, one, options)
+            else:
+                odd.append(
+                    Odd(
+                        number,
+                        one,
+                        painted=one.painted,
+                        source=source,
+                        file=file,
                     )
                 )
-            else:
-                seen.add(image.path)
-                images.append(image)
-    find_flat(images)
-    classes = {name: label for label, name in enumerate(names, 1)}
-    others: Counter[str] = Counter()  # objects of classes that were not asked for
-    # by label, and whether SegmentationClass has that at its pixels
-    painted: Counter[tuple[int, bool]] = Counter()
-    odd: list[tuple[int, Object, Path, str]] = []  # where it has another
-    for image, (size, objects, faults) in zip(
-        images, in_threads(lambda one: _read(one, classes, options), images)
-    ):
-        source = image.annotation
-        file = str(image.path.relative_to(root))
-        for kind, message, place in faults:
-            unchosen = kind == UNKNOWN and class_names is not None
-            problems.found(
-                Problem(
-                    kind,
-                    message,
-                    str(source),
-                    file,
-                    f"object {place}" if place else "",
-                    error=kind != OTHER_SIZE and not unchosen,
-                )
-            )
-            if unchosen:
-                others[message.partition(" is none of ")[0].removeprefix("its class ")] += 1
-        if size is None:
-            continue
-        number = len(builder.files)
-        builder.add_image(number, file, *size, source)
-        for o in objects:
-            if o.painted is not None:
-                painted[o.label, o.painted == o.label] += 1
-            if o.painted in (None, o.label):
-                _add(builder, number, o, options)
-            else:
-                odd.append((number, o, source, file))
-    for number, o, source, file in odd:
-        # the set counts its classes in another order
-        if painted[o.label, False] > painted[o.label, True]:
-            _add(builder, number, o, options)
-            continue
-        there = names[o.painted - 1] if o.painted <= len(names) else o.painted
-        problems.found(
-            Problem(
-                "wrong class",
-                f"its class is {names[o.label - 1]}, but SegmentationClass has {there} "
-                f"at its pixels",
-                str(source),
-                file,
-                f"object {o.place}",
-            )
-        )
+    _add_odd(
+        builder,
+        odd,
+        agreeing=agreeing,
+        options=options,
+        problems=problems,
+    )
     builder.others = others.total()
     for problem in other_classes(others, root):
         problems.found(problem)
     return builder.build()
 
 
-def _add(builder: TableBuilder, number: int, o: Object, options: ReadOptions) -> None:
-    crowd = o.difficult and options.crowd == "ignore"
-    builder.add_object(number, o.label, o.box, o.mask, o.area, o.place, crowd, f"object {o.place}")
+def _problem(
+    fault: FaultAt,
+    source: str,
+    file: str,
+    error: bool,
+) -> Problem:
+    return Problem(
+        kind=fault.kind,
+        message=fault.message,
+        file=source,
+        image=file,
+        annotation=f"object {fault.place}" if fault.place else "",
+        error=error,
+    )
 
 
-# A fault that harms nothing, as the sizes that count are those of the files.
-OTHER_SIZE = "other size"
+def _class_of(fault: FaultAt) -> str:
+    """Return the class that a fault says is unknown."""
+    said, _, _ = fault.message.partition(" is none of ")
+    return said.removeprefix("its class ")
 
-Read = tuple[tuple[int, int] | None, list[Object], list[tuple[str, str, int]]]
+
+def _add_odd(
+    builder: TableBuilder,
+    odd: Sequence[Odd],
+    agreeing: Mapping[int, int],
+    options: ReadOptions,
+    problems: Problems,
+) -> None:
+    """Add objects that have another class in SegmentationClass, where that is so for most objects
+    of their class: then the set counts its classes in another order. Report the others."""
+    differing = Counter(one.object.label for one in odd)
+    for one in odd:
+        label = one.object.label
+        if differing[label] > agreeing[label]:
+            _add(builder, one.number, one.object, options)
+        else:
+            problems.found(_wrong_class(one, builder.class_names))
 
 
-def _read(image: Image, classes: dict[str, int], options: ReadOptions) -> Read:
-    """An image's height and width, or None where it has to be left out; its objects; and what is
-    wrong: kind, message, and the object's place or 0."""
+def _listed_images(
+    root: Path,
+    lists: Sequence[str],
+    outside: bool,
+    problems: Problems,
+) -> list[Image]:
+    """Return the images of lists, each once; report those that are not there."""
+    images: list[Image] = []
+    seen: set[Path] = set()
+    for entry in lists:
+        folder, file = find_list(root, entry)
+        for name in read_names(file, folder):
+            image = find_image(folder, name, root=root, outside=outside)
+            if not isinstance(image, Image):
+                problems.found(Problem(*image, file=str(file), image=f"{name}.jpg"))
+            elif image.path in seen:
+                message = f"{brief(name)} is listed twice"
+                problems.found(
+                    Problem(
+                        kind="duplicate image",
+                        message=message,
+                        file=str(file),
+                        image=image.path.name,
+                    )
+                )
+            else:
+                seen.add(image.path)
+                images.append(image)
+    return images
+
+
+def _add(
+    builder: TableBuilder,
+    number: int,
+    one: Object,
+    options: ReadOptions,
+) -> None:
+    builder.add_object(
+        number,
+        one.label,
+        box=one.box,
+        mask=one.mask,
+        area=one.area,
+        annotation_id=one.place,
+        crowd=one.difficult and options.crowd == "ignore",
+        name=f"object {one.place}",
+    )
+
+
+def _wrong_class(odd: Odd, names: Sequence[str]) -> Problem:
+    own = names[odd.object.label - 1]
+    there = str(odd.painted)
+    if odd.painted <= len(names):
+        there = names[odd.painted - 1]
+    return Problem(
+        kind="wrong class",
+        message=f"its class is {own}, but SegmentationClass has {there} at its pixels",
+        file=odd.source,
+        image=odd.file,
+        annotation=f"object {odd.object.place}",
+    )
+
+
+def _read(image: Image, labels: dict[str, int], options: ReadOptions) -> Read:
+    """Read the files of an image, and compare them with each other."""
+    fault = _file_fault(image, options)
+    if fault is not None:
+        return Read(fault=fault)
+    try:
+        size = image_size(image.path, options.orientation)
+    except ValueError as error:
+        return Read(fault=("unreadable image", str(error)))
+    try:
+        planes = _read_planes(image, size, options)
+    except OtherSize as error:
+        return Read(fault=("size mismatch", str(error)))
+    except ValueError as error:
+        return Read(fault=("unreadable mask", str(error)))
+    source = image.annotation
+    try:
+        root = ElementTree.parse(source).getroot()
+        entries = root.findall("object")
+    except XML_ERRORS as error:
+        return Read(fault=("malformed annotation", f"{source} is no XML: {error}"))
+    if len(entries) > RIM:
+        message = (
+            f"{source} has {len(entries)} objects; the indices of SegmentationObject go to "
+            f"{RIM - 1}"
+        )
+        return Read(fault=("malformed annotation", message))
+    read = Read(size)
+    for place, entry in enumerate(entries, 1):
+        one = _object(entry, place, planes=planes, labels=labels)
+        if isinstance(one, Object):
+            read.objects.append(one)
+        else:
+            read.faults.append(FaultAt(*one, place=place))
+    height = (root.findtext("size/height") or "").strip()
+    width = (root.findtext("size/width") or "").strip()
+    said = [height, width]
+    if all(said) and said != [str(side) for side in size]:
+        message = f"<size> says (height, width) ({listed(said)}), the image has {size}"
+        read.faults.append(FaultAt(OTHER_SIZE, message, 0))
+    for index in np.unique(planes.places).tolist():
+        if index > len(entries) and index != RIM:
+            message = (
+                f"{image.mask('SegmentationObject')} has the index {index}, but {source} only "
+                f"{len(entries)} objects"
+            )
+            read.faults.append(FaultAt("unknown object", message, index))
+    return read
+
+
+def _file_fault(image: Image, options: ReadOptions) -> Fault | None:
+    """Return what is wrong with the files of an image before they are opened."""
     source = image.annotation
     png = image.mask("SegmentationObject")
     class_png = image.mask("SegmentationClass")
     if not source.is_file():
         return (
-            None,
-            [],
-            [
-                (
-                    "missing annotation",
-                    f"there is no file {source}, named as the image with its folders",
-                    0,
-                )
-            ],
+            "missing annotation",
+            f"there is no file {source}, named as the image with its folders",
         )
     if not png.is_file():
         return (
-            None,
-            [],
-            [
-                (
-                    "missing mask",
-                    f"there is no file {png}; only images with one belong in the lists of "
-                    f"ImageSets/Segmentation",
-                    0,
-                )
-            ],
+            "missing mask",
+            f"there is no file {png}; only images with one belong in the lists of "
+            f"ImageSets/Segmentation",
         )
-    if not options.outside and not all(
-        inside(path, image.root, image.folder) for path in (source, png, class_png)
-    ):
-        return (
-            None,
-            [],
-            [
-                (
-                    "image outside",
-                    f"its annotation or mask leads out of {image.root}, which [data] outside "
-                    f"= no forbids",
-                    0,
-                )
-            ],
-        )
-    try:
-        size = image_size(image.path, options.orientation)
-    except ValueError as error:
-        return None, [], [("unreadable image", str(error), 0)]
-    try:
-        for file in (png, class_png):
-            shape = other_size(file, size) if file.is_file() else None
-            if shape is not None:
-                return None, [], [_other_size(png, shape, image, size, options)]
-        places = read_places(png, options.orientation)
-        kinds = _classes(class_png, options.orientation) if class_png.is_file() else None
-    except ValueError as error:
-        return None, [], [("unreadable mask", str(error), 0)]
-    for plane in (places, kinds):
-        if plane is not None and plane.shape != size:
-            return None, [], [_other_size(png, plane.shape, image, size, options)]
-    try:
-        root = ElementTree.parse(source).getroot()
-        entries = root.findall("object")
-    except (
-        ElementTree.ParseError,
-        LookupError,
-        ValueError,
-        OSError,
-        RecursionError,
-        MemoryError,
-    ) as error:
-        return None, [], [("malformed annotation", f"{source} is no XML: {error}", 0)]
-    if len(entries) > RIM:
-        return (
-            None,
-            [],
-            [
-                (
-                    "malformed annotation",
-                    f"{source} has {len(entries)} objects; the indices of "
-                    f"SegmentationObject go to {RIM - 1}",
-                    0,
-                )
-            ],
-        )
-    found = [
-        _object(entry, place, places, kinds, classes) for place, entry in enumerate(entries, 1)
-    ]
-    faults = [(*one, place) for place, one in enumerate(found, 1) if not isinstance(one, Object)]
-    said = tuple((root.findtext(f"size/{side}") or "").strip() for side in ("height", "width"))
-    if all(said) and said != tuple(map(str, size)):
-        faults.append(
-            (OTHER_SIZE, f"<size> says (height, width) ({listed(said)}), the image has {size}", 0)
-        )
-    extra = sorted(set(np.unique(places).tolist()) - {0, RIM} - set(range(len(entries) + 1)))
-    faults += [
-        (
-            "unknown object",
-            f"{png} has the index {index}, but {source} only {len(entries)} objects",
-            index,
-        )
-        for index in extra
-    ]
-    return size, [one for one in found if isinstance(one, Object)], faults
+    if options.outside:
+        return None
+    for path in (source, png, class_png):
+        if not inside(path, image.root, image.folder):
+            return (
+                "image outside",
+                f"its annotation or mask leads out of {image.root}, which [data] outside = no "
+                f"forbids",
+            )
+    return None
 
 
-def _other_size(
-    png: Path, shape: tuple[int, int], image: Image, size: tuple[int, int], options: ReadOptions
-) -> tuple[str, str, int]:
-    turned = other_orientation(image.path, options.orientation, shape)
-    return (
-        "size mismatch",
-        (
-            f"{png} or its fellow in SegmentationClass has (height, width) {shape}, the image "
-            f"{size}{turned}"
-        ),
-        0,
+def _read_planes(image: Image, size: tuple[int, int], options: ReadOptions) -> Planes:
+    """Read the masks of an image.
+
+    Raises:
+        ValueError: a file that cannot be read; OtherSize: one of another size than the image's.
+    """
+    orientation = options.orientation
+    png = image.mask("SegmentationObject")
+    class_png = image.mask("SegmentationClass")
+    files = [file for file in (png, class_png) if file.is_file()]
+    for file in files:
+        _check_size(other_size(file, size), image, size=size, orientation=orientation)
+    places = read_places(png, orientation)
+    classes = None
+    if class_png in files:
+        classes = _classes(class_png, orientation)
+    for plane in (places, classes):
+        if plane is not None:
+            _check_size(plane.shape, image, size=size, orientation=orientation)
+    return Planes(places, classes)
+
+
+def _check_size(
+    shape: tuple[int, int] | None,
+    image: Image,
+    size: tuple[int, int],
+    orientation: str,
+) -> None:
+    """Raise an error where the height and width of a mask are known, and not those of its image."""
+    if shape is None or shape == size:
+        return
+    png = image.mask("SegmentationObject")
+    turned = other_orientation(image.path, orientation, shape)
+    raise OtherSize(
+        f"{png} or its fellow in SegmentationClass has (height, width) {shape}, the image "
+        f"{size}{turned}"
     )
 
 
@@ -319,54 +440,63 @@ def _classes(file: Path, orientation: str) -> np.ndarray | None:
 def _object(
     entry: ElementTree.Element,
     place: int,
-    places: np.ndarray,
-    kinds: np.ndarray | None,
-    classes: dict[str, int],
-) -> Object | tuple[str, str]:
+    planes: Planes,
+    labels: dict[str, int],
+) -> Object | Fault:
     """An <object>, or what is wrong with it: the kind and a message."""
     name = (entry.findtext("name") or "").strip()
     if not name:
         return "malformed annotation", "it has no name, which is its class"
-    if name not in classes:
-        return UNKNOWN, f"its class {shown(name)} is none of {listed(classes)}"
+    if name not in labels:
+        return UNKNOWN, f"its class {shown(name)} is none of {listed(labels)}"
     try:
-        numbers = [
+        x1, y1, x2, y2 = (
             number(entry.findtext(f"bndbox/{key}") or "", key)
             for key in ("xmin", "ymin", "xmax", "ymax")
-        ]
+        )
         difficult = flag(entry.findtext("difficult") or "0", "difficult")
     except ValueError as error:
         return (
             "malformed annotation",
             f"{error}; it needs a bndbox of xmin, ymin, xmax and ymax, and perhaps difficult",
         )
-    box = (numbers[0] - 1, numbers[1] - 1, numbers[2], numbers[3])
+    box = (x1 - 1, y1 - 1, x2, y2)
+    places = planes.places
+    height, width = places.shape
     plane = places == place
-    if difficult and not plane.any() and box_fault(box, *places.shape) is None:
+    if difficult and not plane.any() and box_fault(box, height, width) is None:
         plane = _void(places, box)
     area = int(plane.sum())
     if not area:
         return "missing mask", f"no pixel of SegmentationObject has its index {place}"
-    height, width = places.shape
     mask = segments.from_mask(plane)
-    fault = box_fault(box, height, width)
+    fault = annotated_box_fault(
+        box,
+        mask,
+        size=(height, width),
+        written="xyxy",
+    )
     if fault is not None:
-        swapped = misread(box, segments.tight_box(mask, height, width), "xyxy")
-        return (
-            (
-                "box format",
-                f"{fault[1]}; it fits its mask when {WRITTEN['xywh']} is read for "
-                f"{WRITTEN['xyxy']}",
-            )
-            if swapped
-            else fault
-        )
+        return fault
     painted = None
-    if kinds is not None:
-        seen, counts = np.unique(kinds[plane], return_counts=True)
-        most = int(seen[counts.argmax()])
-        painted = None if most in (0, RIM) else most
-    return Object(place, classes[name], box, difficult, mask, area, painted)
+    if planes.classes is not None:
+        painted = _most_frequent(planes.classes[plane])
+    return Object(
+        place,
+        label=labels[name],
+        box=box,
+        difficult=difficult,
+        mask=mask,
+        area=area,
+        painted=painted,
+    )
+
+
+def _most_frequent(classes: np.ndarray) -> int | None:
+    """Return the class of most of an object's pixels; None where that is background or rim."""
+    found, counts = np.unique(classes, return_counts=True)
+    most = int(found[counts.argmax()])
+    return None if most in (0, RIM) else most
 
 
 def _void(places: np.ndarray, box: Sequence[float]) -> np.ndarray:
@@ -375,5 +505,8 @@ def _void(places: np.ndarray, box: Sequence[float]) -> np.ndarray:
     inside = np.zeros(places.shape, bool)
     x1, y1, x2, y2 = (max(0, round(side)) for side in box)
     inside[y1:y2, x1:x2] = True
-    painted = inside & (places == RIM)
-    return painted if painted.any() else inside
+    rim = places == RIM
+    painted = inside & rim
+    if painted.any():
+        return painted
+    return inside

@@ -6,12 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from maskrcnn.datasets.find_files import inside
+from maskrcnn.datasets.find_files import Fault, inside
 from maskrcnn.tools.text import brief, listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-Fault = tuple[str, str]  # the kind and a message
 
 
 @dataclass
@@ -40,23 +38,35 @@ def find_list(root: Path, entry: str) -> tuple[Path, Path]:
     if not folder.is_dir():
         raise ValueError(f"no folder {folder}")
     if not (folder / "ImageSets").is_dir():
-        found = sorted(path.parent for path in folder.glob("*/ImageSets"))
-        if len(found) != 1:
-            raise ValueError(
-                f"{folder} has no folder ImageSets"
-                + (
-                    f"; say which of {listed(path.name for path in found)}: {found[-1].name}/{name}"
-                    if found
-                    else ", and none of its folders has; expected is the layout of PASCAL VOC"
-                )
-            )
-        folder = found[0]
+        folder = _inner_folder(folder, name)
     lists = folder / "ImageSets" / "Segmentation"
     file = lists / f"{name}.txt"
     if not file.is_file():
-        there = listed(sorted(path.stem for path in lists.glob("*.txt"))) or "none"
+        names = sorted(path.stem for path in lists.glob("*.txt"))
+        there = listed(names) or "none"
         raise ValueError(f"no list {file}; there are {there}")
     return folder, file
+
+
+def _inner_folder(folder: Path, name: str) -> Path:
+    """Return the one folder in a folder that has lists.
+
+    Raises:
+        ValueError: there are several, or none; the message says how to choose one for the list of
+            this name.
+    """
+    found = sorted(path.parent for path in folder.glob("*/ImageSets"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ValueError(
+            f"{folder} has no folder ImageSets, and none of its folders has; expected is the "
+            "layout of PASCAL VOC"
+        )
+    names = [path.name for path in found]
+    raise ValueError(
+        f"{folder} has no folder ImageSets; say which of {listed(names)}: {names[-1]}/{name}"
+    )
 
 
 def read_names(file: Path, folder: Path) -> list[str]:
@@ -68,57 +78,68 @@ def read_names(file: Path, folder: Path) -> list[str]:
         raise ValueError(f"{file} is no text in UTF-8: {error}") from error
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    names = [line.strip() for line in lines if line.strip()]
-    return [name if " " in name and _files(folder, name) else name.split()[0] for name in names]
+    names = []
+    for line in lines:
+        name = line.strip()
+        if not name:
+            continue
+        if " " not in name or not _files(folder, name):
+            name = name.split()[0]
+        names.append(name)
+    return names
 
 
 def _files(folder: Path, name: str) -> list[Path]:
     """The files in JPEGImages that a name means; none where no file could have it."""
-    own = [name] if Path(name).suffix.lower() in SUFFIXES else []
-    both = [f"{name}{suffix}" for suffix in SUFFIXES] + [
-        f"{name}{suffix.upper()}" for suffix in SUFFIXES
-    ]
+    names = [f"{name}{suffix}" for suffix in SUFFIXES]
+    names += [f"{name}{suffix.upper()}" for suffix in SUFFIXES]
+    if Path(name).suffix.lower() in SUFFIXES:
+        names.append(name)
+    paths = [folder / "JPEGImages" / file for file in names]
     try:
-        found = [
-            path
-            for path in (folder / "JPEGImages" / file for file in [*both, *own])
-            if path.is_file()
-        ]
+        there = [path for path in paths if path.is_file()]
     except (OSError, ValueError):  # of a name that is too long
         return []
-    return [
-        path for k, path in enumerate(found) if not any(path.samefile(other) for other in found[:k])
-    ]
+    found: list[Path] = []
+    for path in there:
+        if not any(path.samefile(other) for other in found):
+            found.append(path)
+    return found
 
 
-def find_image(folder: Path, name: str, root: Path, outside: bool) -> Image | Fault:
+def find_image(
+    folder: Path,
+    name: str,
+    root: Path,
+    outside: bool,
+) -> Image | Fault:
     """An image of a list, or what is wrong with it: the kind and a message."""
     found = _files(folder, name)
     if not found:
         return "missing image", f"there is no file {folder / 'JPEGImages'}/{brief(name)}.jpg"
     if len(found) > 1:
-        return "ambiguous image", (
-            f"{' and '.join(brief(path.name) for path in found)} are both {brief(name)}, and "
-            f"have one annotation; give each a name of its own"
+        several = " and ".join(brief(path.name) for path in found)
+        return (
+            "ambiguous image",
+            f"{several} are both {brief(name)}, and have one annotation; give each a name of its "
+            "own",
         )
     path = Path(os.path.normpath(found[0]))
     if ".." in Path(name).parts or not path.is_relative_to(root):
         return "image outside", f"{brief(name)} leads out of {folder / 'JPEGImages'}"
     if not outside and not inside(path, root, folder):
         return "image outside", f"{path} leads out of {root}, which [data] outside = no forbids"
-    return Image(root, folder, path, str(path.relative_to(folder / "JPEGImages").with_suffix("")))
+    stem = path.relative_to(folder / "JPEGImages").with_suffix("")
+    return Image(root, folder, path=path, name=str(stem))
 
 
 def find_flat(images: list[Image]) -> None:
     """Let images in sub-folders whose annotations are in none have them, where no two images share
     their last name."""
-    counts = Counter((image.folder, os.path.basename(image.name)) for image in images)
-    for image in images:
-        last = os.path.basename(image.name)
-        flat = replace(image, name=last)
-        if (
-            counts[image.folder, last] == 1
-            and not image.annotation.is_file()
-            and flat.annotation.is_file()
-        ):
-            image.name = last
+    flat_images = [replace(image, name=os.path.basename(image.name)) for image in images]
+    counts = Counter((flat.folder, flat.name) for flat in flat_images)
+    for image, flat in zip(images, flat_images):
+        if counts[flat.folder, flat.name] > 1 or image.annotation.is_file():
+            continue
+        if flat.annotation.is_file():
+            image.name = flat.name
