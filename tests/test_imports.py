@@ -231,12 +231,12 @@ def test_installs(tmp_path, how):
         site.addsitedir(sys.argv[1] if len(sys.argv) > 1 else __import__("os").environ["SITE"])
         sys.path.insert(0, __import__("os").environ["SITE"])
         import maskrcnn
-        from maskrcnn.tools.config import DEFAULTS, load_config
+        from maskrcnn.tools.config import CONFIG, load_config
         from maskrcnn.engine.cli import main
         from maskrcnn.libs import ops
         import torch
         print(ops.compiled(torch.zeros(1)))
-        print(maskrcnn.__file__, DEFAULTS, load_config().rpn.nms_iou)
+        print(maskrcnn.__file__, CONFIG, load_config().rpn.nms_iou)
         """,
         tmp_path,
         SITE=str(folder),
