@@ -132,10 +132,14 @@ def dump_config(config: Mapping[str, Mapping[str, Any]]) -> str:
 
 def plain(config: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The configuration as plain dicts and lists, for checkpoints and JSON."""
-    return {
-        section: {key: list(v) if isinstance(v, (list, tuple)) else v for key, v in keys.items()}
-        for section, keys in config.items()
-    }
+    sections = {}
+    for section, keys in config.items():
+        sections[section] = {key: _plain(value) for key, value in keys.items()}
+    return sections
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
@@ -247,7 +251,7 @@ def _schema() -> dict[str, dict[str, tuple[Any, list[Constraint]]]]:
 def _constraints(hint: Any) -> list[Constraint]:
     """Return what an annotation of the schema asks for beyond the type."""
     if get_origin(hint) is Literal:
-        return [OneOf(*get_args(hint))]
+        return [OneOf(get_args(hint))]
     parts = [] if get_origin(hint) is None else list(get_args(hint))
     parts += getattr(hint, "__metadata__", ())
     found = []

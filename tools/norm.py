@@ -31,7 +31,12 @@ class FrozenBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]"""
         return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            x,
+            self.running_mean,
+            self.running_var,
+            weight=self.weight,
+            bias=self.bias,
+            eps=self.eps,
         )
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:

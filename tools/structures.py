@@ -70,7 +70,13 @@ class Samples:
         box branch learn from."""
         n = self.positive_slots
         labels = self.labels[:, :n]
-        return Samples(self.boxes[:, :n], labels, self.matched[:, :n], labels > 0, n)
+        return Samples(
+            boxes=self.boxes[:, :n],
+            labels=labels,
+            matched=self.matched[:, :n],
+            valid=labels > 0,
+            positive_slots=n,
+        )
 
 
 @dataclass

@@ -170,13 +170,15 @@ class Transform(nn.Module):
         crowd = _crowd(targets, longest, device)
         original = upload(batch.original_sizes, device).float()
         sizes = batch.sizes.float()
+        valid = given if crowd is None else given & ~crowd
+        mask_ratios = torch.ones_like(sizes) if self.resize_masks else original / sizes
         return GroundTruth(
             boxes=scale(boxes, sizes / original),
             labels=labels,
-            valid=given if crowd is None else given & ~crowd,
+            valid=valid,
             crowd=crowd,
             masks=self._masks(targets, batch),
-            mask_ratios=torch.ones_like(sizes) if self.resize_masks else original / sizes,
+            mask_ratios=mask_ratios,
             keys=upload([_key(target) for target in targets], device),
             extra=_extra(targets, device),
             ratios=sizes / original,
@@ -308,12 +310,12 @@ def _key(target: Target) -> int:
 
 def _extra(targets: Sequence[Target], device: torch.device) -> dict[str, list[Any]]:
     """Return what all targets hold beyond the known keys, tensors on this device."""
-    shared = [name for name in targets[0] if name not in KNOWN]
-    shared = [name for name in shared if all(name in target for target in targets)]
-    extra = {}
-    for name in shared:
-        values = [target[name] for target in targets]
-        extra[name] = [send(v, device) if isinstance(v, Tensor) else v for v in values]
+    shared = set.intersection(*(set(target) for target in targets)).difference(KNOWN)
+    extra: dict[str, list[Any]] = {name: [] for name in targets[0] if name in shared}
+    for name, values in extra.items():
+        for target in targets:
+            value = target[name]
+            values.append(send(value, device) if isinstance(value, Tensor) else value)
     return extra
 
 

@@ -182,12 +182,14 @@ def check_targets(
         missing = [key for key in ("boxes", "labels") if key not in target]
         if missing:
             raise ValueError(f"targets[{i}] lacks {' and '.join(missing)}; it has {listed(target)}")
-        _check_boxes(target["boxes"], i, image.shape[1], image.shape[2])
-        _check_labels(target["labels"], i, len(target["boxes"]), num_classes)
+        height, width = image.shape[1:]
+        count = len(target["boxes"])
+        _check_boxes(target["boxes"], i, height, width)
+        _check_labels(target["labels"], i, count, num_classes)
         if "masks" in target:
-            _check_masks(target["masks"], i, len(target["boxes"]), image.shape[1], image.shape[2])
+            _check_masks(target["masks"], i, count, height=height, width=width)
         if "iscrowd" in target:
-            _check_crowd(target["iscrowd"], i, len(target["boxes"]))
+            _check_crowd(target["iscrowd"], i, count)
         seed = target.get("seed", 0)
         if not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
             raise ValueError(
@@ -271,7 +273,7 @@ def _check_labels(value: Any, i: int, count: int, num_classes: int | None) -> No
         )
 
 
-def _check_masks(value: Any, i: int, count: int, height: int, width: int) -> None:
+def _check_masks(value: Any, i: int, count: int, *, height: int, width: int) -> None:
     name = f"targets[{i}]['masks']"
     masks = _tensor(value, name)
     if masks.dim() != 3:

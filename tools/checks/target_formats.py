@@ -81,7 +81,7 @@ def _objects(target: dict[str, Any], image: int, size: tuple[int, int]) -> list[
         columns = mask.any(0).nonzero()[0]
         if len(rows) and not crowd[k]:
             tight = [float(side) for side in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
-            objects.append(Object(image, k, box, tight, size))
+            objects.append(Object(image, k, box, tight, size=size))
     return objects
 
 
@@ -98,10 +98,9 @@ def _check_fractions(
     early.pixels |= not all(in_first_pixel(numbers, *sizes[i]) for i, numbers in boxes)
     if early.pixels or not boxes:
         return
-    early.boxes += sum(len(numbers) for _, numbers in boxes)
-    early.fractions += sum(
-        any(number not in (0, 1) for number in box) for _, numbers in boxes for box in numbers
-    )
+    every = [box for _, numbers in boxes for box in numbers]
+    early.boxes += len(every)
+    early.fractions += len([box for box in every if not set(box) <= {0, 1}])
     beyond = any(max(one.tight) > SMALLEST for one in objects)
     masked = any("masks" in target and target["masks"].device.type == "cpu" for target in targets)
     if beyond or (early.fractions >= ENOUGH and not masked):

@@ -50,11 +50,11 @@ class Range:
         return f"below {high}" if self.below else f"at most {high}"
 
 
+@dataclass(frozen=True)
 class OneOf:
     """One of several texts; a `*` in one stands for anything."""
 
-    def __init__(self, *choices: str) -> None:
-        self.choices = choices
+    choices: tuple[str, ...]
 
     def fault(self, values: Sequence[Any]) -> str:
         """Return what is wrong with these texts, or ""."""

@@ -114,7 +114,7 @@ def type_of(key: Key) -> str:
         choices = [choice.strip() for choice in key.limit.removeprefix(CHOICES).split(",")]
         quoted = ", ".join(f'"{choice}"' for choice in choices)
         if "*" in quoted:
-            limits.append(f"OneOf({quoted})")
+            limits.append(f"OneOf(({quoted}))")
         else:
             kind = f"Literal[{quoted}]"
     elif key.limit:

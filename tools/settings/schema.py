@@ -94,19 +94,21 @@ class BackboneSettings(Section):
     name: Annotated[
         str,
         OneOf(
-            "resnet10",
-            "resnet18",
-            "resnet34",
-            "resnet50",
-            "resnet101",
-            "resnet152",
-            "resnext50_32x4d",
-            "resnext101_32x8d",
-            "resnext101_64x4d",
-            "wide_resnet50_2",
-            "wide_resnet101_2",
-            "vgg16",
-            "timm/*",
+            (
+                "resnet10",
+                "resnet18",
+                "resnet34",
+                "resnet50",
+                "resnet101",
+                "resnet152",
+                "resnext50_32x4d",
+                "resnext101_32x8d",
+                "resnext101_64x4d",
+                "wide_resnet50_2",
+                "wide_resnet101_2",
+                "vgg16",
+                "timm/*",
+            )
         ),
     ] = "resnet50"
     """
@@ -607,7 +609,7 @@ class TrainSettings(Section):
     the bit (on one machine, with one number of threads).
     """
 
-    device: Annotated[str, OneOf("auto", "cpu", "cuda", "cuda:*", "mps")] = "auto"
+    device: Annotated[str, OneOf(("auto", "cpu", "cuda", "cuda:*", "mps"))] = "auto"
     """
     Of training and evaluation. auto takes a GPU where there is one; or cpu, cuda, cuda:1,
     mps.
@@ -638,7 +640,9 @@ class EvaluateSettings(Section):
 
     best_metric: Annotated[
         str,
-        OneOf("last", "box_AP*", "mask_AP*", "boundary_AP*", "box_AR*", "mask_AR*", "boundary_AR*"),
+        OneOf(
+            ("last", "box_AP*", "mask_AP*", "boundary_AP*", "box_AR*", "mask_AR*", "boundary_AR*")
+        ),
     ] = "mask_AP"
     """
     What chooses the best checkpoint, on the validation split: mask_AP, box_AP, mask_AP50,

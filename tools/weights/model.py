@@ -71,7 +71,7 @@ def load_model(
         make,
         content["num_classes"],
         load_config(saved, config),
-        "",
+        pretrained="",
         class_names=content["class_names"],
         **parts,
     )
@@ -80,5 +80,5 @@ def load_model(
     model.category_ids = content.get("category_ids")
     load_state(model, content["model"], str(path))
     advice = "They come from the config given to load"
-    warn_differences(str(path), saved, model.config, model.replaced, advice)
+    warn_differences(str(path), saved, model.config, model.replaced, advice=advice)
     return model.eval()
