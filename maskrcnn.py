@@ -235,7 +235,10 @@ class MaskRCNN(nn.Module):
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike, config: Source = None, **parts: "Unpack[Parts]"
+        cls,
+        path: str | os.PathLike,
+        config: Source = None,
+        **parts: "Unpack[Parts]",
     ) -> "MaskRCNN":
         """Return the model that `save` or training wrote, in evaluation mode; see
         `maskrcnn.tools.weights.model.load_model`."""

@@ -15,7 +15,11 @@ from .vgg import VGG16
 
 
 def build_backbone(
-    settings: BackboneSettings, *, in_channels: int, pyramid_channels: int, pyramid_norm: str
+    settings: BackboneSettings,
+    *,
+    in_channels: int,
+    pyramid_channels: int,
+    pyramid_norm: str,
 ) -> nn.Module:
     """Build the trunk of this name and put this neck on it.
 

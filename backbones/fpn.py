@@ -23,7 +23,13 @@ class FPN(nn.Module):
             more for the RPN.
     """
 
-    def __init__(self, trunk: FeatureMaps, *, channels: int = 256, norm: str = "none") -> None:
+    def __init__(
+        self,
+        trunk: FeatureMaps,
+        *,
+        channels: int = 256,
+        norm: str = "none",
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.lateral = nn.ModuleList(conv_norm(c, channels, 1, norm) for c in trunk.channels)

@@ -45,7 +45,13 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, in_channels: int, *, width: int, stride: int, norm: Norm, shape: Shape
+        self,
+        in_channels: int,
+        *,
+        width: int,
+        stride: int,
+        norm: Norm,
+        shape: Shape,
     ) -> None:
         super().__init__()
         self.conv1 = _conv3x3(in_channels, width, stride=stride, dilation=shape.dilation)
@@ -70,7 +76,13 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, in_channels: int, *, width: int, stride: int, norm: Norm, shape: Shape
+        self,
+        in_channels: int,
+        *,
+        width: int,
+        stride: int,
+        norm: Norm,
+        shape: Shape,
     ) -> None:
         super().__init__()
         inner = int(width * shape.inner)
@@ -79,7 +91,11 @@ class Bottleneck(nn.Module):
         self.conv1 = StridedConv(in_channels, inner, 1, bias=False, step=stride_1x1)
         self.bn1 = norm(inner)
         self.conv2 = _conv3x3(
-            inner, inner, stride=stride_3x3, dilation=shape.dilation, groups=shape.groups
+            inner,
+            inner,
+            stride=stride_3x3,
+            dilation=shape.dilation,
+            groups=shape.groups,
         )
         self.bn2 = norm(inner)
         self.conv3 = nn.Conv2d(inner, width * 4, 1, bias=False)
@@ -102,7 +118,12 @@ class StridedConv(nn.Conv2d):
     layout, writes outside its memory on the CPU (seen with PyTorch 2.15 and 12 or fewer channels).
     """
 
-    def __init__(self, *arguments: int, bias: bool, step: int) -> None:
+    def __init__(
+        self,
+        *arguments: int,
+        bias: bool,
+        step: int,
+    ) -> None:
         super().__init__(*arguments, bias=bias)
         self.step = step
 
@@ -114,7 +135,11 @@ class StridedConv(nn.Conv2d):
 
 
 def _conv3x3(
-    in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> nn.Conv2d:
     """Return a 3x3 convolution that keeps the resolution but for its stride."""
     return nn.Conv2d(
@@ -129,7 +154,12 @@ def _conv3x3(
     )
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module:
+def _shortcut(
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    norm: Norm,
+) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     conv = StridedConv(in_channels, out_channels, 1, bias=False, step=stride)
@@ -171,7 +201,12 @@ class Striding:
 
 
 def _build_stages(
-    variant: Variant, width: int, norm: Norm, *, striding: Striding, drop_path: float
+    variant: Variant,
+    width: int,
+    norm: Norm,
+    *,
+    striding: Striding,
+    drop_path: float,
 ) -> list[nn.Sequential]:
     """Build the four stages; stochastic depth grows from block to block up to `drop_path`."""
     stages = []
@@ -195,7 +230,11 @@ def _build_stages(
                 drop=drop_path * built / sum(variant.blocks),
             )
             block = variant.block(
-                channels, width=width * 2**i, stride=2 if halve else 1, norm=norm, shape=shape
+                channels,
+                width=width * 2**i,
+                stride=2 if halve else 1,
+                norm=norm,
+                shape=shape,
             )
             blocks.append(block)
             channels = width * 2**i * block.expansion
@@ -257,7 +296,14 @@ class ResNet(Trunk):
             )
 
         layer = partial(make_norm, norm)
-        self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(
+            in_channels,
+            width,
+            7,
+            stride=2,
+            padding=3,
+            bias=False,
+        )
         self.bn1 = layer(width)
         stages = _build_stages(variant, width, layer, striding=striding, drop_path=drop_path)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages

@@ -62,7 +62,11 @@ def _smooth(in_channels: int, channels: int) -> nn.Module:
     )
 
 
-def _scale(channels: int, stride: int, wanted: int) -> nn.Module:
+def _scale(
+    channels: int,
+    stride: int,
+    wanted: int,
+) -> nn.Module:
     """From a map of one stride to another: twofold upsampling, with a norm between two, or max
     pooling."""
     if wanted == stride:

@@ -283,7 +283,11 @@ def image_side(model: Any, name: str) -> tuple[int, bool]:
     return settings.input_size[-1], bool(settings.fixed_input_size)
 
 
-def create_model(name: str, in_channels: int = 3, **asked: Any) -> Any:
+def create_model(
+    name: str,
+    in_channels: int = 3,
+    **asked: Any,
+) -> Any:
     """timm's model of this name, with whatever else is asked, and with its feature maps as outputs.
     Raises ValueError as `Timm` does."""
     timm = optional("timm", f"timm/{name}")
@@ -294,7 +298,11 @@ def create_model(name: str, in_channels: int = 3, **asked: Any) -> Any:
     for sizes in ANY_SIZE:
         try:
             return timm.create_model(
-                name, features_only=True, in_chans=in_channels, **asked, **sizes
+                name,
+                features_only=True,
+                in_chans=in_channels,
+                **asked,
+                **sizes,
             )
         except TypeError as error:  # an argument that this model does not have
             problem = error

@@ -25,7 +25,12 @@ class VGG16(Trunk):
     """
 
     def __init__(
-        self, width: int = 64, *, norm: str = "none", freeze_at: int = 0, in_channels: int = 3
+        self,
+        width: int = 64,
+        *,
+        norm: str = "none",
+        freeze_at: int = 0,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if not 0 <= freeze_at <= 5:

@@ -171,7 +171,11 @@ def _write_set(
         (annotations / f"anno-{split}.csv").write_text(text, newline="\n")
 
 
-def _write_image(folder: Path, image_id: str, key: tuple[int, int, int]) -> list[str]:
+def _write_image(
+    folder: Path,
+    image_id: str,
+    key: tuple[int, int, int],
+) -> list[str]:
     """Writes an image and its masks, random numbers seeded by key; returns their rows of the CSV
     file."""
     (folder / image_id / "masks").mkdir(parents=True)
@@ -212,7 +216,12 @@ def _place(rng: np.random.Generator) -> list[tuple[str, float, float, float]]:
     return [(kind, x, y, 2 * r - GAP) for kind, (x, y, r) in zip(kinds, kept)]
 
 
-def _draw(kind: str, x: float, y: float, diameter: float) -> tuple[int, int, Image.Image]:
+def _draw(
+    kind: str,
+    x: float,
+    y: float,
+    diameter: float,
+) -> tuple[int, int, Image.Image]:
     """Left, top and coverage (mode "L", 0..255 per pixel) of an object; a regular polygon on a flat
     side."""
     n = CORNERS[kind]

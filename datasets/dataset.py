@@ -47,7 +47,11 @@ class Instances(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self, table: Table, problems: Problems, options: ImageOptions = DEFAULT, cache: bool = False
+        self,
+        table: Table,
+        problems: Problems,
+        options: ImageOptions = DEFAULT,
+        cache: bool = False,
     ) -> None:
         self.table = table
         self.problems = problems
@@ -115,7 +119,13 @@ class Instances(torch.utils.data.Dataset):
             "image_id": table.image_id(i),
         }
 
-    def _masks(self, i: int, objects: np.ndarray, height: int, width: int) -> np.ndarray:
+    def _masks(
+        self,
+        i: int,
+        objects: np.ndarray,
+        height: int,
+        width: int,
+    ) -> np.ndarray:
         if i in self.pieces:
             masks = np.zeros((len(objects), height, width), bool)
             for mask, (y, x, piece) in zip(masks, self.pieces[i]):
@@ -163,7 +173,12 @@ class Instances(torch.utils.data.Dataset):
             self.cached += self.images[i].nbytes
         return image
 
-    def _leave_out(self, i: int, kind: str, message: str) -> None:
+    def _leave_out(
+        self,
+        i: int,
+        kind: str,
+        message: str,
+    ) -> None:
         self._found(self.table.problem(kind, message, i))
         self.left_out.add(i)
         if too_many(len(self.left_out), len(self)):

@@ -19,7 +19,11 @@ Listing = dict[str, list[str]]  # what is in a folder, by its plain name
 
 
 def find_files(
-    folder: Path, names: Sequence[Any], root: Path, outside: bool = True, what: str = "image"
+    folder: Path,
+    names: Sequence[Any],
+    root: Path,
+    outside: bool = True,
+    what: str = "image",
 ) -> list[str | Fault]:
     """Return for each name the file, relative to the folder; or what is wrong: the kind and a
     message.
@@ -73,7 +77,12 @@ def inside(path: str | os.PathLike, *homes: str | os.PathLike) -> bool:
     return any(real.is_relative_to(os.path.realpath(home)) for home in homes)
 
 
-def _inside(folder: Path, file: str, homes: Sequence[Path], what: str) -> str | Fault:
+def _inside(
+    folder: Path,
+    file: str,
+    homes: Sequence[Path],
+    what: str,
+) -> str | Fault:
     real = Path(os.path.realpath(folder / os.fsdecode(os.fsencode(file))))
     if any(real.is_relative_to(home) for home in homes):
         return file
@@ -83,7 +92,12 @@ def _inside(folder: Path, file: str, homes: Sequence[Path], what: str) -> str | 
     )
 
 
-def _find(folder: Path, name: Any, what: str, listings: dict[Path, Listing]) -> str | Fault:
+def _find(
+    folder: Path,
+    name: Any,
+    what: str,
+    listings: dict[Path, Listing],
+) -> str | Fault:
     """Return the file that one name means, or what is wrong with it."""
     if not isinstance(name, str) or not name.strip():
         return f"malformed {what}", f"its file name is {shown(name)}; a text is expected"
@@ -120,7 +134,11 @@ def _can_be_a_name(name: str) -> bool:
     return "\0" not in name
 
 
-def _candidates(folder: Path, name: str, listings: dict[Path, Listing]) -> list[str]:
+def _candidates(
+    folder: Path,
+    name: str,
+    listings: dict[Path, Listing],
+) -> list[str]:
     """Return the file that a name means as it stands, or else its likeliest reading that is a file,
     or else all files that are alike with its likeliest reading that has any."""
     if (folder / name).is_file():
@@ -159,7 +177,11 @@ def _readings(name: str) -> Iterator[str]:
                 yield "/".join(end)
 
 
-def _alike(folder: Path, name: str, listings: dict[Path, Listing]) -> list[str]:
+def _alike(
+    folder: Path,
+    name: str,
+    listings: dict[Path, Listing],
+) -> list[str]:
     """Return the files in a folder whose path is the same but for the way in which its letters are
     written."""
     path = PurePosixPath(name)

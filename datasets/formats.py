@@ -162,7 +162,10 @@ def _report(problems: Sequence[Problem], where: str) -> None:
 
 
 def read_table(
-    data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None = None
+    data: EasyDict,
+    split: str,
+    problems: Problems,
+    class_names: Sequence[str] | None = None,
 ) -> Table:
     """The annotations of one split alone; see `open_dataset`."""
     check_class_names(list(class_names or data.classes), where="[data] classes")
@@ -172,7 +175,10 @@ def read_table(
 
 
 def _read(
-    data: EasyDict, split: str, problems: Problems, class_names: Sequence[str] | None
+    data: EasyDict,
+    split: str,
+    problems: Problems,
+    class_names: Sequence[str] | None,
 ) -> Table:
     """The annotations as the reader of their format returns them."""
     if data.format not in FORMATS:
@@ -203,7 +209,12 @@ def _read(
     return FOLDERS[data.format](root, values[0], problems, names, options=options)
 
 
-def _check_values(data: EasyDict, split: str, needed: int, what: str) -> None:
+def _check_values(
+    data: EasyDict,
+    split: str,
+    needed: int,
+    what: str,
+) -> None:
     """Raise a ValueError unless the setting of a split names as much as its format needs."""
     values = data[split]
     if len(values) != needed:

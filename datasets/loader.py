@@ -24,7 +24,11 @@ Item = tuple[int, int]  # the number of an image, and the seed of its changes an
 
 
 def epoch_steps(
-    count: int, batch_size: int, seed: int, epoch: int, sizes: np.ndarray | None = None
+    count: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    sizes: np.ndarray | None = None,
 ) -> list[list[int]]:
     """The images of each step of an epoch: every image once, and, to fill the last step, some a
     second time.

@@ -97,7 +97,12 @@ class Table:
         return self.texts.get(i, int(self.image_ids[i]))
 
     def problem(
-        self, kind: str, message: str, i: int, k: int | None = None, error: bool = True
+        self,
+        kind: str,
+        message: str,
+        i: int,
+        k: int | None = None,
+        error: bool = True,
     ) -> Problem:
         """What is wrong with image i, or with its object k (of all O)."""
         if k is None:

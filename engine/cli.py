@@ -66,7 +66,11 @@ def make_parser() -> argparse.ArgumentParser:
         prog="maskrcnn", description="Mask R-CNN: train, evaluate, predict, check data."
     )
     parser.add_argument("--version", action="version", version=f"maskrcnn {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command",
+        required=True,
+        metavar="COMMAND",
+    )
 
     _add_train(commands)
     _add_evaluate(commands)
@@ -110,13 +114,23 @@ def _add_predict(commands: "argparse._SubParsersAction[Parser]") -> None:
     command.add_argument("images", nargs="+", metavar="IMAGE")
     _add_weights(command)
     command.add_argument(
-        "--output", required=True, metavar="DIR", help="folder for the pictures and results.json"
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder for the pictures and results.json",
     )
     command.add_argument(
-        "--score", type=float, metavar="S", help="only detections that score above this"
+        "--score",
+        type=float,
+        metavar="S",
+        help="only detections that score above this",
     )
     command.add_argument(
-        "--batch-size", type=int, default=4, metavar="N", help="images at a time (4)"
+        "--batch-size",
+        type=int,
+        default=4,
+        metavar="N",
+        help="images at a time (4)",
     )
     command.add_argument(
         "--device", default="auto", help="auto (default), cpu, cuda, cuda:1 or mps"
@@ -143,7 +157,10 @@ def _add_check(commands: "argparse._SubParsersAction[Parser]") -> None:
 def _add_weights(command: argparse.ArgumentParser) -> None:
     """Add the option that names a checkpoint."""
     command.add_argument(
-        "--weights", required=True, metavar="FILE", help="checkpoint, e.g. runs/cst-dataset/best.pt"
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help="checkpoint, e.g. runs/cst-dataset/best.pt",
     )
 
 
@@ -240,7 +257,11 @@ def _check(arguments: argparse.Namespace) -> int:
         check_writable(arguments.json)
     with progress_bar(0, "check") as bar:
 
-        def progress(split: str, done: int, total: int) -> None:
+        def progress(
+            split: str,
+            done: int,
+            total: int,
+        ) -> None:
             if done == 1:
                 bar.reset(total)
                 bar.set_description(f"check {split}")

@@ -86,7 +86,11 @@ def train_epoch(loop: Loop) -> float:
     return set_rate(state.optimizer, before + steps - 1, steps, settings)
 
 
-def train_step(loop: Loop, step: int, batches: Iterator[tuple]) -> float:
+def train_step(
+    loop: Loop,
+    step: int,
+    batches: Iterator[tuple],
+) -> float:
     """Update the weights once; returns the loss of the last pass."""
     state = loop.state
     settings = loop.cfg.train
@@ -117,7 +121,9 @@ def train_step(loop: Loop, step: int, batches: Iterator[tuple]) -> float:
 
 
 def train_pass(
-    loop: Loop, images: list[torch.Tensor], targets: list[dict[str, Any]]
+    loop: Loop,
+    images: list[torch.Tensor],
+    targets: list[dict[str, Any]],
 ) -> dict[str, float]:
     """Add a pass's gradients to those of its step, where its loss is finite; returns the loss and
     its parts."""
@@ -133,7 +139,11 @@ def train_pass(
 
 
 def diverged(
-    state: State, losses: Mapping[str, float], files: list[Path], before: list[Path], step: int
+    state: State,
+    losses: Mapping[str, float],
+    files: list[Path],
+    before: list[Path],
+    step: int,
 ) -> TrainingError:
     """What to report of a loss that is not finite: images of this step, or, where the step before,
     of the images `before`, has spoilt the weights, that."""

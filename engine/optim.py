@@ -30,7 +30,10 @@ def learning_rate(settings: EasyDict) -> float:
 
 
 def set_rate(
-    optimizer: torch.optim.Optimizer, step: int, steps_an_epoch: int, settings: EasyDict
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    steps_an_epoch: int,
+    settings: EasyDict,
 ) -> float:
     """The learning rate of a step, counted from 0 over all epochs, into the optimiser."""
     rate = learning_rate(settings) * rate_factor(step, steps_an_epoch, settings)
@@ -39,7 +42,11 @@ def set_rate(
     return rate
 
 
-def rate_factor(step: int, steps_an_epoch: int, settings: EasyDict) -> float:
+def rate_factor(
+    step: int,
+    steps_an_epoch: int,
+    settings: EasyDict,
+) -> float:
     """The learning rate at a step, as a factor of the configured one: warm-up times schedule."""
     epoch = step / steps_an_epoch
     warmup = 1.0

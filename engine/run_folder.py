@@ -217,7 +217,11 @@ def check_folder(run: Path) -> None:
     )
 
 
-def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
+def check_same_settings(
+    saved: EasyDict,
+    cfg: EasyDict,
+    folder: Path,
+) -> None:
     """Raises ValueError where a run would go on with settings that change what it has done so far:
     of [train] epochs the cosine schedule makes the rate of every step, while that of schedule =
     step does not depend on them."""
@@ -238,7 +242,12 @@ def check_same_settings(saved: EasyDict, cfg: EasyDict, folder: Path) -> None:
         )
 
 
-def check_same_data(saved: Mapping[str, Any], model: MaskRCNN, images: int, folder: Path) -> None:
+def check_same_data(
+    saved: Mapping[str, Any],
+    model: MaskRCNN,
+    images: int,
+    folder: Path,
+) -> None:
     """Raises ValueError where a run would go on with other data than it had."""
     names_before = saved["class_names"]
     images_before = saved["training"]["images"]

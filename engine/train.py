@@ -47,7 +47,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("maskrcnn")
 
 
-def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) -> dict[str, float]:
+def train(
+    config: Source,
+    resume: bool = False,
+    **overrides: Mapping[str, Any],
+) -> dict[str, float]:
     """Train as the configuration says, evaluate the best epoch on the test split, and leave a run
     folder.
 
@@ -86,7 +90,11 @@ def train(config: Source, resume: bool = False, **overrides: Mapping[str, Any]) 
         ) from error
 
 
-def train_and_test(cfg: EasyDict, resume: bool, started: float) -> dict[str, float]:
+def train_and_test(
+    cfg: EasyDict,
+    resume: bool,
+    started: float,
+) -> dict[str, float]:
     """Everything that `train` does with a configuration; `started` is the time of its beginning."""
     accelerator = make_accelerator(cfg)
     if resume:
@@ -180,7 +188,11 @@ def fit(
     return state.progress.history
 
 
-def finish_epoch(loop: Loop, val_set: Dataset, rate: float) -> None:
+def finish_epoch(
+    loop: Loop,
+    val_set: Dataset,
+    rate: float,
+) -> None:
     """Validate, where that is due, and write the state and the record of an epoch."""
     state = loop.state
     images = loop.steps * loop.cfg.train.batch_size
@@ -241,7 +253,12 @@ def conclude(
     return metrics
 
 
-def end_epoch(state: State, val_set: Dataset, cfg: EasyDict, images: int) -> dict[str, Any]:
+def end_epoch(
+    state: State,
+    val_set: Dataset,
+    cfg: EasyDict,
+    images: int,
+) -> dict[str, Any]:
     """The record of an epoch of so many images: its losses and, where due, those and the metrics of
     the validation split. Raises TrainingError where the state, or a validation loss, is not
     finite."""
@@ -350,7 +367,12 @@ def open_splits(cfg: EasyDict) -> dict[str, Dataset]:
     return splits
 
 
-def draw_predictions(model: MaskRCNN, dataset: Dataset, path: Path, count: int = 4) -> None:
+def draw_predictions(
+    model: MaskRCNN,
+    dataset: Dataset,
+    path: Path,
+    count: int = 4,
+) -> None:
     """Write a picture of the first images of a data set: ground truth beside predictions.
 
     The model is left in evaluation mode.

@@ -354,7 +354,11 @@ def _checked(
     return known
 
 
-def _check_labels(labels: Tensor, classes: int, what: str) -> None:
+def _check_labels(
+    labels: Tensor,
+    classes: int,
+    what: str,
+) -> None:
     """Raise ValueError for labels [M], at least one, that are of none of so many classes."""
     least = int(labels.min())
     greatest = int(labels.max())

@@ -44,7 +44,10 @@ class BoxBranch(nn.Module):
         self.selector = selector
 
     def forward(
-        self, features: Sequence[Tensor], proposals: Proposals, batch: Batch
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        batch: Batch,
     ) -> DetectionBatch:
         """L maps [N, C, H, W] and proposals [N, P] -> detections [N, D]."""
         rois = slots(proposals.valid)
@@ -52,7 +55,10 @@ class BoxBranch(nn.Module):
         return self.selector(rois.unpack(logits), rois.unpack(deltas), proposals, batch)
 
     def losses(
-        self, features: Sequence[Tensor], proposals: Proposals, truth: GroundTruth
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        truth: GroundTruth,
     ) -> tuple[dict[str, Tensor], Samples]:
         """Return loss_classifier and loss_box_reg, and the positive samples."""
         samples = self.sampler(proposals, truth)
@@ -70,7 +76,10 @@ class BoxBranch(nn.Module):
         return losses, samples.positives()
 
     def classify(
-        self, features: Sequence[Tensor], boxes: Tensor, image: Tensor
+        self,
+        features: Sequence[Tensor],
+        boxes: Tensor,
+        image: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Boxes [R, 4] and the image of each [R] -> logits [R, 1 + K], deltas [R, K, 4]."""
         outputs = self.head(self.pool(features, boxes, image))

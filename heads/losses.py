@@ -57,12 +57,24 @@ class BoxLoss:
             / count,
         }
 
-    def _smooth_l1(self, deltas: Tensor, boxes: Tensor, truth: Tensor, positive: Tensor) -> Tensor:
+    def _smooth_l1(
+        self,
+        deltas: Tensor,
+        boxes: Tensor,
+        truth: Tensor,
+        positive: Tensor,
+    ) -> Tensor:
         targets = torch.where(positive[:, None], encode(truth, boxes, self.weights), 0.0)
         beta = 0.0 if self.kind == "l1" else self.beta
         return F.smooth_l1_loss(deltas, targets, reduction="none", beta=beta).sum(dim=1)
 
-    def _giou(self, deltas: Tensor, boxes: Tensor, truth: Tensor, positive: Tensor) -> Tensor:
+    def _giou(
+        self,
+        deltas: Tensor,
+        boxes: Tensor,
+        truth: Tensor,
+        positive: Tensor,
+    ) -> Tensor:
         from torchvision.ops import generalized_box_iou_loss
 
         # Slots that do not count get a box of their own: an empty one has no gradient.
@@ -71,7 +83,11 @@ class BoxLoss:
         return generalized_box_iou_loss(decode(deltas, boxes, self.weights), truth)
 
 
-def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> dict[str, Tensor]:
+def mask_loss(
+    logits: Tensor,
+    targets: Tensor,
+    valid: Tensor,
+) -> dict[str, Tensor]:
     """Mean binary cross-entropy over the pixels of the positive RoIs (Mask R-CNN, section 3).
 
     Args:

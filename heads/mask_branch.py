@@ -56,7 +56,10 @@ class MaskBranch(nn.Module):
         return detections.with_extra(masks=masks, mask_logits=rois.unpack(logits))
 
     def losses(
-        self, features: Sequence[Tensor], samples: Samples, truth: GroundTruth
+        self,
+        features: Sequence[Tensor],
+        samples: Samples,
+        truth: GroundTruth,
     ) -> dict[str, Tensor]:
         """Return loss_mask."""
         rois = slots(samples.valid)
@@ -88,7 +91,11 @@ class MaskBranch(nn.Module):
         return {**kept, "masks": masks}
 
     def _logits(
-        self, features: Sequence[Tensor], boxes: Tensor, image: Tensor, labels: Tensor
+        self,
+        features: Sequence[Tensor],
+        boxes: Tensor,
+        image: Tensor,
+        labels: Tensor,
     ) -> Tensor:
         pooled = self.pool(features, boxes, image)
         logits = self.head(pooled, labels)

@@ -34,7 +34,11 @@ class DetectionSelector:
     min_size: float = 0.01
 
     def __call__(
-        self, logits: Tensor, deltas: Tensor, proposals: Proposals, batch: Batch
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        proposals: Proposals,
+        batch: Batch,
     ) -> DetectionBatch:
         """Logits [N, P, 1 + K] and deltas [N, P, K, 4] of proposals -> D = min(max_detections, P K)
         detections an image."""
@@ -54,7 +58,11 @@ class DetectionSelector:
             usable = take(usable, index)
         keep = nms(candidates, scores, self.nms_iou, labels, valid=usable)
         # Stable, so that equal scores keep their order on every device.
-        ranked = scores.masked_fill(~keep, -1.0).argsort(dim=1, descending=True, stable=True)
+        ranked = scores.masked_fill(~keep, -1.0).argsort(
+            dim=1,
+            descending=True,
+            stable=True,
+        )
         order = ranked[:, : self.max_detections]
         return DetectionBatch(
             boxes=take(candidates, order),

@@ -17,7 +17,9 @@ from .evaluation_view import evaluation_view
 
 
 def predict_images(
-    model: MaskRCNN, images: Sequence[Any], batch_size: int = 4
+    model: MaskRCNN,
+    images: Sequence[Any],
+    batch_size: int = 4,
 ) -> list[dict[str, Tensor]]:
     """Return detections of image files, PIL images, [h, w, 3] arrays of uint8 or uint16, or [3, h,
     w] tensors, as `MaskRCNN.forward` does.

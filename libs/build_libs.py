@@ -125,7 +125,11 @@ def _check_module(name: str) -> bool:
     return name != "cpu"
 
 
-def _check_cubin(path: Path, architecture: int, own: list[int]) -> bool:
+def _check_cubin(
+    path: Path,
+    architecture: int,
+    own: list[int],
+) -> bool:
     """Print the state of kernels for an architecture; return False if anything is wrong with them.
     `own` are the architectures of this machine's GPUs."""
     if not compile_cuda.is_current(path):

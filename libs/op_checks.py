@@ -10,7 +10,11 @@ LARGEST = 1024
 
 
 def check_nms(
-    boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    groups: Tensor | None,
+    valid: Tensor | None,
 ) -> None:
     """Raises ValueError unless the arguments fit `reference.nms`."""
     fitting = boxes.shape[:-1] == scores.shape and boxes.shape[-1:] == (4,)
@@ -33,7 +37,13 @@ def check_nms(
                 f"nms: {name} {list(tensor.shape)} must have the shape of scores "
                 f"{list(scores.shape)}"
             )
-    _same_device("nms", boxes=boxes, scores=scores, groups=groups, valid=valid)
+    _same_device(
+        "nms",
+        boxes=boxes,
+        scores=scores,
+        groups=groups,
+        valid=valid,
+    )
 
 
 def check_threshold(iou_threshold: float) -> None:
@@ -151,7 +161,11 @@ def check_crop_masks(
 
 
 def check_paste_masks(
-    probabilities: Tensor, boxes: Tensor, height: int, width: int, threshold: float
+    probabilities: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    threshold: float,
 ) -> None:
     """Raises ValueError unless the arguments fit `reference_masks.paste_masks`."""
     square = probabilities.dim() == 3 and probabilities.shape[1] == probabilities.shape[2] > 0
@@ -169,7 +183,11 @@ def check_paste_masks(
     _same_device("paste_masks", probabilities=probabilities, boxes=boxes)
 
 
-def check_index(name: str, index: Tensor, count: int) -> None:
+def check_index(
+    name: str,
+    index: Tensor,
+    count: int,
+) -> None:
     """Raises ValueError unless all of `index` lies in 0..count-1.
 
     Apart from the checks above, which only look at shapes and so are compiled along with a model:
@@ -183,7 +201,11 @@ def check_index(name: str, index: Tensor, count: int) -> None:
             raise ValueError(f"{name} has values in {low}..{high}, expected 0..{count - 1}")
 
 
-def check_mask_index(index: Tensor, image: Tensor, masks: Sequence[Tensor]) -> None:
+def check_mask_index(
+    index: Tensor,
+    image: Tensor,
+    masks: Sequence[Tensor],
+) -> None:
     """Raises ValueError unless image [R] are images and index [R] masks of these images."""
     check_index("crop_masks: image", image, len(masks))
     if index.device.type == "cpu" and index.numel():

@@ -130,7 +130,13 @@ def crop_masks(
     check_crop_masks(masks, boxes, index, image, size=size, sampling_ratio=sampling_ratio)
     if not compiled(boxes):
         return reference_masks.crop_masks(
-            masks, boxes, index, image, size=size, aligned=aligned, sampling_ratio=sampling_ratio
+            masks,
+            boxes,
+            index,
+            image,
+            size=size,
+            aligned=aligned,
+            sampling_ratio=sampling_ratio,
         )
     whole = [mask.contiguous().view(torch.uint8) for mask in masks]
     return torch.ops.maskrcnn.crop_masks(

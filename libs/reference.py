@@ -68,10 +68,18 @@ def _rank(scores: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     so that the tail that is padding in every image can be cut off."""
     ranking = scores.masked_fill(scores.isnan(), -math.inf)
     if valid is None:
-        order = ranking.argsort(dim=1, descending=True, stable=True)
+        order = ranking.argsort(
+            dim=1,
+            descending=True,
+            stable=True,
+        )
         return order, torch.ones_like(scores, dtype=torch.bool)
     ranking = ranking.masked_fill(~valid, -math.inf)
-    order = ranking.argsort(dim=1, descending=True, stable=True)
+    order = ranking.argsort(
+        dim=1,
+        descending=True,
+        stable=True,
+    )
     padding = ~valid.gather(1, order)
     order = order.gather(1, padding.byte().argsort(dim=1, stable=True))
     alive = valid.gather(1, order)
@@ -81,7 +89,12 @@ def _rank(scores: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     return order[:, :longest], alive[:, :longest]
 
 
-def _greedy(boxes: Tensor, alive: Tensor, iou_threshold: float, groups: Tensor | None) -> Tensor:
+def _greedy(
+    boxes: Tensor,
+    alive: Tensor,
+    iou_threshold: float,
+    groups: Tensor | None,
+) -> Tensor:
     """Keep mask of boxes [N, P, 4] that are sorted by falling score; slots that are not `alive`
     take no part."""
     keep = alive.clone()
@@ -253,7 +266,11 @@ def roi_align(
 
 
 def _samples(
-    low: Tensor, length: Tensor, side: Tensor, bins: int, sampling_ratio: int
+    low: Tensor,
+    length: Tensor,
+    side: Tensor,
+    bins: int,
+    sampling_ratio: int,
 ) -> tuple[Tensor, Tensor]:
     """Along one axis: the cells [R, bins, 2 S] that each bin reads and their weights, which sum to
     at most 1.
@@ -265,7 +282,15 @@ def _samples(
         most = sampling_ratio
     else:
         # A box with a NaN or infinite side would ask for endless samples; it gets one.
-        wanted = (length / bins).ceil().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0)
+        wanted = (
+            (length / bins)
+            .ceil()
+            .nan_to_num(
+                nan=1.0,
+                posinf=1.0,
+                neginf=1.0,
+            )
+        )
         count = wanted.clamp(1.0, MAX_SAMPLES)
         most = int(count.max()) if count.numel() else 1
     k = torch.arange(most, device=low.device, dtype=low.dtype)

@@ -111,7 +111,9 @@ def paste_masks(
 
 
 def bordered(
-    probabilities: Tensor, boxes: Tensor, whole_pixels: bool
+    probabilities: Tensor,
+    boxes: Tensor,
+    whole_pixels: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The grids with a border of zeros [D, m + 2, m + 2], and the corners low, high [D, 2] of the
     boxes
@@ -130,7 +132,11 @@ def bordered(
     return grid, low, high
 
 
-def _window(low: Tensor, high: Tensor, pixels: int) -> Tensor:
+def _window(
+    low: Tensor,
+    high: Tensor,
+    pixels: int,
+) -> Tensor:
     """[D, n] consecutive pixels along one axis, inside the image, that cover low..high [D]; n is
     the same for all."""
     low = low.nan_to_num(nan=0.0)
@@ -142,7 +148,12 @@ def _window(low: Tensor, high: Tensor, pixels: int) -> Tensor:
     return first[:, None] + torch.arange(longest, device=low.device)
 
 
-def _interpolation(pixels: Tensor, low: Tensor, high: Tensor, cells: int) -> Tensor:
+def _interpolation(
+    pixels: Tensor,
+    low: Tensor,
+    high: Tensor,
+    cells: int,
+) -> Tensor:
     """[D, n, cells]: linear interpolation of `cells` values spread over low..high [D], at pixel
     centres [D, n]."""
     centers = pixels + 0.5

@@ -17,7 +17,11 @@ HALVES = (torch.float16, torch.bfloat16)
 _library = torch.library.Library("maskrcnn", "FRAGMENT")
 
 
-def _run(device: str, name: str, *arguments: Any) -> Any:
+def _run(
+    device: str,
+    name: str,
+    *arguments: Any,
+) -> Any:
     return getattr(BACKENDS[device], name)(*arguments)
 
 
@@ -30,7 +34,11 @@ def _widened(argument: Any) -> Any:
     return argument
 
 
-def _autocast(device: str, name: str, *arguments: Any) -> Any:
+def _autocast(
+    device: str,
+    name: str,
+    *arguments: Any,
+) -> Any:
     """Coordinates, scores and masks count in at least float32. Features stay what they are on CUDA,
     where sums are in float32 anyway; on the CPU they are pooled in float32, and the result is what
     they were."""
@@ -61,7 +69,11 @@ def _operator(name: str, schema: str) -> Callable:
     "nms",
     "(Tensor boxes, Tensor scores, float iou_threshold, Tensor? groups, Tensor? valid) -> Tensor",
 )
-def _(boxes: Tensor, scores: Tensor, *_: Any) -> Tensor:
+def _(
+    boxes: Tensor,
+    scores: Tensor,
+    *_: Any,
+) -> Tensor:
     return torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
 
 
@@ -110,7 +122,12 @@ def _(
     "bool aligned, int sampling_ratio) -> Tensor",
 )
 def _(
-    masks: Sequence[Tensor], boxes: Tensor, index: Tensor, image: Tensor, size: int, *_: Any
+    masks: Sequence[Tensor],
+    boxes: Tensor,
+    index: Tensor,
+    image: Tensor,
+    size: int,
+    *_: Any,
 ) -> Tensor:
     return boxes.new_empty(boxes.shape[0], size, size)
 
@@ -120,12 +137,22 @@ def _(
     "(Tensor probabilities, Tensor boxes, SymInt height, SymInt width, "
     "float threshold, bool whole_pixels) -> Tensor",
 )
-def _(probabilities: Tensor, boxes: Tensor, height: int, width: int, *_: Any) -> Tensor:
+def _(
+    probabilities: Tensor,
+    boxes: Tensor,
+    height: int,
+    width: int,
+    *_: Any,
+) -> Tensor:
     return torch.empty(boxes.shape[0], height, width, dtype=torch.bool, device=boxes.device)
 
 
 # In both: `options` are scales, level_areas, sampling_ratio and aligned.
-def _keep_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+def _keep_for_backward(
+    ctx: Any,
+    inputs: tuple,
+    output: Tensor,
+) -> None:
     maps, boxes, image_index, levels, _, *ctx.options = inputs
     ctx.shapes = [side for m in maps for side in m.shape]
     ctx.save_for_backward(boxes, image_index, levels)
@@ -138,7 +165,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple:
     return (grads, *[None] * 8)
 
 
-def _keep_for_double_backward(ctx: Any, inputs: tuple, output: Sequence[Tensor]) -> None:
+def _keep_for_double_backward(
+    ctx: Any,
+    inputs: tuple,
+    output: Sequence[Tensor],
+) -> None:
     grad, boxes, image_index, levels, _, *ctx.options = inputs
     ctx.size = grad.shape[2]
     ctx.save_for_backward(boxes, image_index, levels)

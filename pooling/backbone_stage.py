@@ -42,6 +42,11 @@ class BackboneStage(nn.Module):
         """What pooled features are sent through."""
         return self._stage[0]
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        boxes: Tensor,
+        image_index: Tensor,
+    ) -> Tensor:
         """Maps, boxes [R, 4] in input pixels and the image of each [R] -> [R, C', s', s']"""
         return self.stage(self.pool(features, boxes, image_index))

@@ -36,7 +36,12 @@ class RoIAlign(nn.Module):
         self.aligned = aligned
         self.level_areas = level_areas(self.strides, canonical_size, canonical_level)
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        boxes: Tensor,
+        image_index: Tensor,
+    ) -> Tensor:
         """L maps [N, C, H, W] (further, coarser ones are not used), boxes [R, 4] in input pixels
         and the image of each [R] -> [R, C, s, s]."""
         maps = list(features[: len(self.strides)])
@@ -53,7 +58,9 @@ class RoIAlign(nn.Module):
 
 
 def level_areas(
-    strides: Sequence[int], canonical_size: int = 224, canonical_level: int = 4
+    strides: Sequence[int],
+    canonical_size: int = 224,
+    canonical_level: int = 4,
 ) -> list[float]:
     """The box areas, in input pixels squared, from which on the second, third, ... of these strides
     is pooled from.

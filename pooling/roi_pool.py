@@ -32,7 +32,12 @@ class RoIPool(nn.Module):
         self.strides = tuple(strides)
         self.level_areas = level_areas(self.strides, canonical_size, canonical_level)
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        boxes: Tensor,
+        image_index: Tensor,
+    ) -> Tensor:
         """L maps [N, C, H, W] (further, coarser ones are not used), boxes [R, 4] in input pixels
         and the image of each [R] -> [R, C, s, s]."""
         boxes = boxes.detach().to(features[0].dtype)

@@ -9,7 +9,12 @@ from .anchors import Anchors
 from .rpn import RPN, ProposalSelector
 
 
-def build_proposal(settings: RpnSettings, *, channels: int, strides: Sequence[int]) -> RPN:
+def build_proposal(
+    settings: RpnSettings,
+    *,
+    channels: int,
+    strides: Sequence[int],
+) -> RPN:
     """Build the region proposal network of [rpn].
 
     Args:

@@ -66,7 +66,11 @@ class ProposalSelector:
             valid=usable.view(of_level),
         ).view(n, levels * most)
         # Stable, so that equal scores keep the order of the levels on every device.
-        ranked = score.masked_fill(~keep, -torch.inf).argsort(dim=1, descending=True, stable=True)
+        ranked = score.masked_fill(~keep, -torch.inf).argsort(
+            dim=1,
+            descending=True,
+            stable=True,
+        )
         order = ranked[:, : self.post_nms[mode]]
         return take(box, order), take(score, order), take(keep, order)
 

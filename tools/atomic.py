@@ -88,7 +88,9 @@ def _temporary(target: Path) -> tuple[Path, int]:
     while True:
         # With a suffix in any case: torch.save takes no name that begins with its only dot.
         handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=".part-", suffix=target.suffix or ".tmp"
+            dir=target.parent,
+            prefix=".part-",
+            suffix=target.suffix or ".tmp",
         )
         lock(handle)
         # otherwise another process took it for a leftover, before it was locked
@@ -105,7 +107,11 @@ def _close(handle: int) -> int:
     return -1
 
 
-def _reason(error: OSError | RuntimeError, target: Path, part: Path | None) -> str | None:
+def _reason(
+    error: OSError | RuntimeError,
+    target: Path,
+    part: Path | None,
+) -> str | None:
     """Why a file could not be written, or None where the error is about something else, or says it
     already."""
     if isinstance(error, WriteError):

@@ -43,7 +43,9 @@ def scale(boxes: Tensor, ratios: Tensor) -> Tensor:
 
 
 def encode(
-    boxes: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+    boxes: Tensor,
+    anchors: Tensor,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Tensor:
     """Deltas (dx, dy, dw, dh) [..., 4] that turn anchors into boxes (Girshick et al., R-CNN,
     appendix C).
@@ -65,7 +67,9 @@ def encode(
 
 
 def decode(
-    deltas: Tensor, anchors: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+    deltas: Tensor,
+    anchors: Tensor,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Tensor:
     """Boxes [..., 4] from deltas and anchors, which may broadcast: the inverse of `encode`, with
     dw, dh clamped."""

@@ -144,7 +144,9 @@ def _plain(value: Any) -> Any:
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
     parser = configparser.ConfigParser(
-        interpolation=None, inline_comment_prefixes=("#",), default_section="\0"
+        interpolation=None,
+        inline_comment_prefixes=("#",),
+        default_section="\0",
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys are case-sensitive
     try:
@@ -215,14 +217,24 @@ def find_config(source: str | os.PathLike) -> Path:
     )
 
 
-def _unknown_key(config: Settings, section: str, key: Any, where: str) -> ConfigError:
+def _unknown_key(
+    config: Settings,
+    section: str,
+    key: Any,
+    where: str,
+) -> ConfigError:
     elsewhere = [other for other in config if key in config[other]]
     hint = f"; [{elsewhere[0]}] has that key" if elsewhere else ""
     near = _nearest(key, config[section])
     return ConfigError(f"{where}: unknown key {shown(key)} in [{section}]; {near}{hint}")
 
 
-def _checked(value: Any, section: str, key: str, where: str) -> Any:
+def _checked(
+    value: Any,
+    section: str,
+    key: str,
+    where: str,
+) -> Any:
     """Return a value in the type of its default, if it is one that the schema allows."""
     place = f"{where}: [{section}] {key}"
     default, constraints = _schema()[section][key]
@@ -276,7 +288,11 @@ def _nearest(name: str, valid: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"valid names are {', '.join(names)}"
 
 
-def _convert(value: Any, default: Any, place: str) -> Any:
+def _convert(
+    value: Any,
+    default: Any,
+    place: str,
+) -> Any:
     """Return `value`, a Python value or the text of one, in the type of `default`."""
     if isinstance(default, list):
         return _list(value, default, place)
@@ -287,7 +303,11 @@ def _convert(value: Any, default: Any, place: str) -> Any:
     return _text(value, place)
 
 
-def _list(value: Any, default: list[Any], place: str) -> list[Any]:
+def _list(
+    value: Any,
+    default: list[Any],
+    place: str,
+) -> list[Any]:
     parts = value
     if isinstance(value, str):
         parts = [part.strip() for part in value.split(",") if part.strip()]
@@ -309,7 +329,11 @@ def _flag(value: Any, place: str) -> bool:
     raise ConfigError(f"{place} = {shown(value)} should be yes or no")
 
 
-def _number(value: Any, default: int | float, place: str) -> int | float:
+def _number(
+    value: Any,
+    default: int | float,
+    place: str,
+) -> int | float:
     kind = int if isinstance(default, int) else float
     if not isinstance(value, bool):
         try:

@@ -102,7 +102,12 @@ class Reached:
     weakest: float = 0.0  # score: the highest of the lowest in these images
 
     @classmethod
-    def of(cls, model: Any, least: float = 0.0, evaluated: int = 0) -> "Reached":
+    def of(
+        cls,
+        model: Any,
+        least: float = 0.0,
+        evaluated: int = 0,
+    ) -> "Reached":
         """Return a counter for the detections of a model, of which parts of one's own have limits
         of their own.
 

@@ -49,7 +49,11 @@ class Matcher:
             )
 
     def __call__(
-        self, candidates: Tensor, boxes: Tensor, valid: Tensor, crowd: Tensor | None
+        self,
+        candidates: Tensor,
+        boxes: Tensor,
+        valid: Tensor,
+        crowd: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Match candidates [N, P, 4] or [1, P, 4] with ground truth.
 
@@ -130,7 +134,11 @@ class Sampler:
         return index.gather(1, order), valid.gather(1, order)
 
 
-def _draw(priority: Tensor, eligible: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _draw(
+    priority: Tensor,
+    eligible: Tensor,
+    count: int,
+) -> tuple[Tensor, Tensor]:
     """The `count` eligible slots of highest priority: index [N, count], and valid where fewer are
     eligible."""
     value, index = priority.masked_fill(~eligible, -1).topk(count, dim=1)

@@ -39,7 +39,12 @@ class FrozenBatchNorm(nn.Module):
             eps=self.eps,
         )
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict,
+        prefix: str,
+        *args: object,
+    ) -> None:
         # a counter of nn.BatchNorm2d that has no meaning here
         state_dict.pop(f"{prefix}num_batches_tracked", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -75,7 +80,12 @@ def make_norm(name: str, channels: int) -> nn.Module:
     raise ValueError(f"unknown norm {name!r}; choose frozen, batch, sync, group, layer or none")
 
 
-def conv_norm(in_channels: int, out_channels: int, size: int, norm: str) -> nn.Sequential:
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    norm: str,
+) -> nn.Sequential:
     """A convolution that keeps the resolution, and the norm behind it, in whose place `none` leaves
     a bias.
 
@@ -119,7 +129,12 @@ class _Paused:
             norm.momentum = 0.0
             norm.num_batches_tracked = None
 
-    def after(self, norm: nn.modules.batchnorm._BatchNorm, inputs: Any, output: Any) -> None:
+    def after(
+        self,
+        norm: nn.modules.batchnorm._BatchNorm,
+        inputs: Any,
+        output: Any,
+    ) -> None:
         if norm is self.norm:  # and no view of it, which another thread predicts with meanwhile
             norm.momentum, norm.num_batches_tracked = self.kept
             self.norm = None

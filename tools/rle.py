@@ -177,7 +177,11 @@ def rle_size(segmentation: Mapping[str, Any]) -> tuple[int, int]:
     return height, width
 
 
-def _whole_runs(counts: Sequence[float], height: int, width: int) -> list[int]:
+def _whole_runs(
+    counts: Sequence[float],
+    height: int,
+    width: int,
+) -> list[int]:
     """Return runs as integers; some tools write 12.0 for 12."""
     runs = np.asarray(counts)
     if runs.ndim != 1 or (len(runs) and runs.dtype.kind not in "iuf"):
@@ -192,7 +196,11 @@ def _whole_runs(counts: Sequence[float], height: int, width: int) -> list[int]:
     return runs.astype(np.int64).tolist()
 
 
-def compress_runs(runs: list[int], height: int, width: int) -> bytes:
+def compress_runs(
+    runs: list[int],
+    height: int,
+    width: int,
+) -> bytes:
     """Return the counts of these runs."""
     return coco().frPyObjects({"size": [height, width], "counts": runs}, height, width)["counts"]
 

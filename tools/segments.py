@@ -49,7 +49,11 @@ def from_polygons(segmentation: Sequence[Any]) -> bytes:
     return from_rings(polygons.rings(segmentation).good)
 
 
-def to_rle(code: bytes, height: int, width: int) -> dict[str, Any]:
+def to_rle(
+    code: bytes,
+    height: int,
+    width: int,
+) -> dict[str, Any]:
     """COCO's compressed RLE, {"size": [h, w], "counts": bytes}."""
     if code[:1] == b"R":
         return {"size": [height, width], "counts": code[1:]}
@@ -70,7 +74,11 @@ def _rings_of(code: bytes) -> list[np.ndarray]:
     return np.split(numbers, np.cumsum(lengths)[:-1])
 
 
-def decode(codes: Sequence[bytes], height: int, width: int) -> np.ndarray:
+def decode(
+    codes: Sequence[bytes],
+    height: int,
+    width: int,
+) -> np.ndarray:
     """Masks [M, height, width] of bool."""
     masks = np.zeros((len(codes), height, width), bool)
     for mask, code in zip(masks, codes):
@@ -92,7 +100,11 @@ def piece(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
     return top, left, mask[top:bottom, left:right].copy()
 
 
-def extent(code: bytes, height: int, width: int) -> tuple[int, list[float]]:
+def extent(
+    code: bytes,
+    height: int,
+    width: int,
+) -> tuple[int, list[float]]:
     """Pixels of a mask, and the xyxy around them: [0, 0, 0, 0] for none."""
     encoded = to_rle(code, height, width)
     return int(rle.coco().area(encoded)), _box(encoded)
@@ -103,11 +115,19 @@ def _box(encoded: dict[str, Any]) -> list[float]:
     return [x, y, x + w, y + h]
 
 
-def tight_box(code: bytes, height: int, width: int) -> list[float]:
+def tight_box(
+    code: bytes,
+    height: int,
+    width: int,
+) -> list[float]:
     """xyxy around the pixels of a mask, [0, 0, 0, 0] for an empty one."""
     return _box(to_rle(code, height, width))
 
 
-def area(code: bytes, height: int, width: int) -> int:
+def area(
+    code: bytes,
+    height: int,
+    width: int,
+) -> int:
     """Pixels of a mask."""
     return int(rle.coco().area(to_rle(code, height, width)))

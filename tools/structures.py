@@ -131,7 +131,12 @@ class Proposal(Protocol):
 class Pool(Protocol):
     """Boxes to features of one size."""
 
-    def __call__(self, features: Sequence[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+    def __call__(
+        self,
+        features: Sequence[Tensor],
+        boxes: Tensor,
+        image_index: Tensor,
+    ) -> Tensor:
         """L maps, boxes [R, 4] and the image of each [R] -> [R, C, s, s]."""
         ...
 
@@ -140,13 +145,19 @@ class BoxPart(Protocol):
     """The branch that makes detections of proposals, and samples for the others to learn from."""
 
     def __call__(
-        self, features: Sequence[Tensor], proposals: Proposals, batch: Batch
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        batch: Batch,
     ) -> DetectionBatch:
         """Return the detections of the batch's images."""
         ...
 
     def losses(
-        self, features: Sequence[Tensor], proposals: Proposals, truth: GroundTruth
+        self,
+        features: Sequence[Tensor],
+        proposals: Proposals,
+        truth: GroundTruth,
     ) -> tuple[dict[str, Tensor], Samples]:
         """Return named losses, and the positive samples."""
         ...
@@ -160,7 +171,10 @@ class Branch(Protocol):
         ...
 
     def losses(
-        self, features: Sequence[Tensor], samples: Samples, truth: GroundTruth
+        self,
+        features: Sequence[Tensor],
+        samples: Samples,
+        truth: GroundTruth,
     ) -> dict[str, Tensor]:
         """Return named losses over the positive samples."""
         ...

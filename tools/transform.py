@@ -54,7 +54,12 @@ class Resize:
             return self.min_size[-1]
         return self.min_size[int(torch.randint(len(self.min_size), (), device="cpu"))]
 
-    def size(self, height: int, width: int, min_size: int) -> tuple[int, int]:
+    def size(
+        self,
+        height: int,
+        width: int,
+        min_size: int,
+    ) -> tuple[int, int]:
         """Return height and width after resizing."""
         shorter = self.scale or min_size / min(height, width)
         factor = min(shorter, self.max_size / max(height, width))
@@ -197,7 +202,10 @@ class Transform(nn.Module):
         return masks
 
     def restore(
-        self, detections: DetectionBatch, batch: Batch, branches: Iterable[Branch] = ()
+        self,
+        detections: DetectionBatch,
+        batch: Batch,
+        branches: Iterable[Branch] = (),
     ) -> list[dict[str, Tensor]]:
         """Bring the detections of a batch to original pixels.
 
@@ -293,7 +301,11 @@ def _sizes(images: Iterable[Tensor]) -> list[tuple[int, int]]:
     return [(int(image.shape[1]), int(image.shape[2])) for image in images]
 
 
-def _crowd(targets: Sequence[Target], longest: int, device: torch.device) -> Tensor | None:
+def _crowd(
+    targets: Sequence[Target],
+    longest: int,
+    device: torch.device,
+) -> Tensor | None:
     """Return which objects [N, M] are crowd regions, or None where none is: seen here, where
     targets are still on the CPU, so that matching need not ask a GPU."""
     none = [torch.zeros(len(target["boxes"]), device="cpu") for target in targets]
@@ -343,7 +355,11 @@ def _least_std(image: Tensor) -> Tensor | float:
     return torch.where(of_8_bits, LEAST_STD, LEAST_STD_DEEP).to(image.dtype)
 
 
-def _resample(masks: Tensor, height: int, width: int) -> Tensor:
+def _resample(
+    masks: Tensor,
+    height: int,
+    width: int,
+) -> Tensor:
     """Masks [M, h, w] -> [M, height, width] by nearest neighbour; M may be 0."""
     if len(masks) == 0:
         return masks.new_zeros(0, height, width)

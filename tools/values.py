@@ -17,7 +17,12 @@ FAR = 2**20
 Id = int | str
 
 
-def whole(value: Any, what: str, least: int = 1 - BITS, most: int = BITS - 1) -> int:
+def whole(
+    value: Any,
+    what: str,
+    least: int = 1 - BITS,
+    most: int = BITS - 1,
+) -> int:
     """Return an integer that is written as 3, 3.0 or "3".
 
     Args:

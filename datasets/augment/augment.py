@@ -55,7 +55,12 @@ class Augmentation:
         return self.crop > 0 or self.rotation > 0 or tuple(self.scale) != (1.0, 1.0)
 
 
-def _check(right: bool, key: str, value: Any, what: str) -> None:
+def _check(
+    right: bool,
+    key: str,
+    value: Any,
+    what: str,
+) -> None:
     if not right:
         raise ValueError(f"[augment] {key} = {value} should be {what}")
 
@@ -135,7 +140,12 @@ class Augmented(torch.utils.data.Dataset):
             image, target = mirror(image, target, upside_down=True)
         return image, target
 
-    def _pasted(self, i: int, image: Tensor, target: dict[str, Any]) -> Item:
+    def _pasted(
+        self,
+        i: int,
+        image: Tensor,
+        target: dict[str, Any],
+    ) -> Item:
         """Each object of another image, with a chance of one half, pasted in."""
         others = max(1, len(self) - 1)
         j = (i + 1 + int(torch.randint(others, ()))) % len(self)
@@ -153,7 +163,12 @@ class Augmented(torch.utils.data.Dataset):
         chosen = torch.rand(len(objects["boxes"])) < 0.5
         return paste(image, target, other, objects, chosen=chosen)
 
-    def _colored(self, image: Tensor, i: int, color: Callable[[Tensor], Tensor]) -> Tensor:
+    def _colored(
+        self,
+        image: Tensor,
+        i: int,
+        color: Callable[[Tensor], Tensor],
+    ) -> Tensor:
         """v2.ColorJitter takes images of one or three channels: of others each channel by itself,
         all alike."""
         if image.shape[0] == 3:

@@ -10,7 +10,11 @@ from .target_ops import LEAST_PIXELS, LEAST_SHARE, ROWS, pixels, select, tight_b
 
 
 def paste(
-    image: Tensor, target: dict[str, Any], other: Tensor, objects: dict[str, Any], chosen: Tensor
+    image: Tensor,
+    target: dict[str, Any],
+    other: Tensor,
+    objects: dict[str, Any],
+    chosen: Tensor,
 ) -> Item:
     """The item with the chosen objects, bool [M'], of another one over it, pixel by pixel: the
     paper found that blending their edges makes no difference.

@@ -57,7 +57,11 @@ class Change(NamedTuple):
     columns: Span
 
 
-def mirror(image: Tensor, target: dict[str, Any], upside_down: bool = False) -> Item:
+def mirror(
+    image: Tensor,
+    target: dict[str, Any],
+    upside_down: bool = False,
+) -> Item:
     """Image and target mirrored left to right, or upside down."""
     dim = 1 if upside_down else 2
     low = target["boxes"][:, 2 - dim]
@@ -72,7 +76,11 @@ def mirror(image: Tensor, target: dict[str, Any], upside_down: bool = False) -> 
     return image.flip(dim), changed
 
 
-def draw_span(side: int, factor: float, total: int | None) -> Span:
+def draw_span(
+    side: int,
+    factor: float,
+    total: int | None,
+) -> Span:
     """An axis of `side` pixels scaled by `factor`, then cut or padded to `total` at a random place.
 
     The window is cut first, in whole pixels, so that nothing is resized in vain; the factor is
@@ -80,13 +88,31 @@ def draw_span(side: int, factor: float, total: int | None) -> Span:
     """
     size = max(1, round(side * factor))
     if total is None:
-        return Span(start=0, length=side, size=size, place=0, total=size)
+        return Span(
+            start=0,
+            length=side,
+            size=size,
+            place=0,
+            total=size,
+        )
     if size <= total:
         place = _draw(total - size)
-        return Span(start=0, length=side, size=size, place=place, total=total)
+        return Span(
+            start=0,
+            length=side,
+            size=size,
+            place=place,
+            total=total,
+        )
     length = min(side, max(1, round(total / factor)))
     start = _draw(side - length)
-    return Span(start=start, length=length, size=total, place=0, total=total)
+    return Span(
+        start=start,
+        length=length,
+        size=total,
+        place=0,
+        total=total,
+    )
 
 
 def _draw(most: int) -> int:
@@ -124,7 +150,11 @@ def resample(
     return image, _without_masks(target, moved, change)
 
 
-def _resample_image(image: Tensor, change: Change, fill: Sequence[float]) -> Tensor:
+def _resample_image(
+    image: Tensor,
+    change: Change,
+    fill: Sequence[float],
+) -> Tensor:
     """Return the image [C, h, w] turned, cut, resized and padded."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as F
@@ -147,7 +177,11 @@ def _resample_image(image: Tensor, change: Change, fill: Sequence[float]) -> Ten
     return image.contiguous()
 
 
-def _resize(image: Tensor, rows: Span, columns: Span) -> Tensor:
+def _resize(
+    image: Tensor,
+    rows: Span,
+    columns: Span,
+) -> Tensor:
     """The part of an image [C, h, w] that two spans take, at its new size."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as F
@@ -177,7 +211,12 @@ def _move_boxes(boxes: Tensor, change: Change) -> Tensor:
     return turned * scale.repeat(2) + shift.repeat(2)
 
 
-def _rotate_boxes(boxes: Tensor, degrees: float, height: int, width: int) -> Tensor:
+def _rotate_boxes(
+    boxes: Tensor,
+    degrees: float,
+    height: int,
+    width: int,
+) -> Tensor:
     """The boxes [M, 4] around boxes that are turned counter-clockwise about the centre of their
     image."""
     if not degrees:
@@ -233,7 +272,11 @@ def _clip(moved: Tensor, change: Change) -> tuple[Tensor, Tensor]:
     return clipped, (clipped - moved).abs().amax(1) < 1e-3
 
 
-def _with_masks(target: dict[str, Any], moved: Tensor, change: Change) -> dict[str, Any]:
+def _with_masks(
+    target: dict[str, Any],
+    moved: Tensor,
+    change: Change,
+) -> dict[str, Any]:
     """The target, its masks read through `_sources`; `moved` are its boxes."""
     clipped, whole = _clip(moved, change)
     sides = clipped[:, 2:] - clipped[:, :2]
@@ -255,7 +298,11 @@ def _with_masks(target: dict[str, Any], moved: Tensor, change: Change) -> dict[s
     return select(changed, keep)
 
 
-def _without_masks(target: dict[str, Any], moved: Tensor, change: Change) -> dict[str, Any]:
+def _without_masks(
+    target: dict[str, Any],
+    moved: Tensor,
+    change: Change,
+) -> dict[str, Any]:
     """The target, which has no masks; `moved` are its boxes."""
     clipped, whole = _clip(moved, change)
     before = (moved[:, 2:] - moved[:, :2]).prod(1)

@@ -10,7 +10,10 @@ LEAST = 1e-3  # pixels of a side: less is lost where boxes become float32
 
 
 def box_fault(
-    box: Sequence[float], height: int, width: int, border: float = BORDER
+    box: Sequence[float],
+    height: int,
+    width: int,
+    border: float = BORDER,
 ) -> tuple[str, str] | None:
     """What is wrong with a box of an image of this size: the kind and a message; or None."""
     x1, y1, x2, y2 = box
@@ -28,7 +31,11 @@ def box_fault(
     return "box outside", f"{written} reaches out of the image of {size}"
 
 
-def off_mask(box: Sequence[float], tight: Sequence[float], written: str) -> tuple[str, str] | None:
+def off_mask(
+    box: Sequence[float],
+    tight: Sequence[float],
+    written: str,
+) -> tuple[str, str] | None:
     """What is wrong with a box, of numbers that were read as `written`, of a mask whose pixels
     extend over `tight`: the kind and a message; or None."""
     if agree(box, tight):

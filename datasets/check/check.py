@@ -127,7 +127,11 @@ def _check_images(
         problems.found(Problem("masks off images", message, str(table.root)))
 
 
-def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> Seen:
+def check_image(
+    table: Table,
+    i: int,
+    options: ImageOptions = DEFAULT,
+) -> Seen:
     """What is wrong with image i and its objects, and what the image shows."""
     seen = Seen()
     try:
@@ -143,7 +147,12 @@ def check_image(table: Table, i: int, options: ImageOptions = DEFAULT) -> Seen:
     return seen
 
 
-def _size_mismatch(table: Table, i: int, shape: tuple[int, ...], options: ImageOptions) -> Problem:
+def _size_mismatch(
+    table: Table,
+    i: int,
+    shape: tuple[int, ...],
+    options: ImageOptions,
+) -> Problem:
     """Return the problem of image i, whose file has another height and width than annotated."""
     height, width = table.sizes[i].tolist()
     turned = other_orientation(table.file(i), options.orientation, (height, width))
@@ -170,7 +179,13 @@ def _check_objects(table: Table, i: int) -> list[Problem]:
     return found
 
 
-def _check_object(table: Table, i: int, k: int, code: bytes, box: list[float]) -> list[Problem]:
+def _check_object(
+    table: Table,
+    i: int,
+    k: int,
+    code: bytes,
+    box: list[float],
+) -> list[Problem]:
     """What is wrong with object k, of image i."""
     height, width = table.sizes[i].tolist()
     pixels, tight = segments.extent(code, height, width)
@@ -192,7 +207,11 @@ def _check_object(table: Table, i: int, k: int, code: bytes, box: list[float]) -
     return found
 
 
-def _is_odd(area: float, pixels: int, tight: list[float]) -> bool:
+def _is_odd(
+    area: float,
+    pixels: int,
+    tight: list[float],
+) -> bool:
     """Return True if an annotated area is not that of a mask of these pixels, which `tight` is
     around."""
     x1, y1, x2, y2 = tight

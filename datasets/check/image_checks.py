@@ -50,7 +50,11 @@ class Seen:
     reduced: bool = False
 
 
-def look(table: Table, i: int, options: ImageOptions) -> tuple[Seen, np.ndarray]:
+def look(
+    table: Table,
+    i: int,
+    options: ImageOptions,
+) -> tuple[Seen, np.ndarray]:
     """Return what the pixels of image i show, and their mean over the bands [h, w].
 
     Raises:
@@ -104,7 +108,11 @@ def _share_beyond(values: np.ndarray, limits: tuple[float, float]) -> float:
 
 
 def _compare_orientations(
-    seen: Seen, grey: np.ndarray, table: Table, i: int, orientation: str
+    seen: Seen,
+    grey: np.ndarray,
+    table: Table,
+    i: int,
+    orientation: str,
 ) -> None:
     """Note with which choice of [data] orientation image i has the annotated size, and its objects'
     masks fit."""
@@ -118,7 +126,10 @@ def _compare_orientations(
 
 
 def check_seen(
-    table: Table, options: ImageOptions, seen: Mapping[int, Seen], total: int
+    table: Table,
+    options: ImageOptions,
+    seen: Mapping[int, Seen],
+    total: int,
 ) -> Iterator[Problem]:
     """Yield what is odd about images together, by their places in the table, of a total that was
     looked at."""
@@ -175,7 +186,11 @@ def _range_faults(seen: Mapping[int, Seen], options: ImageOptions) -> Iterator[s
             yield message
 
 
-def _range_fault(kind: str, members: Sequence[Seen], value_range: str) -> str | None:
+def _range_fault(
+    kind: str,
+    members: Sequence[Seen],
+    value_range: str,
+) -> str | None:
     """Return what is odd about the values of images of one type; None where nothing is."""
     low = min(one.values[0] for one in members)
     high = max(one.values[1] for one in members)
@@ -218,7 +233,10 @@ def _is_flat(values: tuple[float, float], limits: tuple[float, float]) -> bool:
 
 
 def _orientation_fault(
-    table: Table, orientation: str, seen: Mapping[int, Seen], total: int
+    table: Table,
+    orientation: str,
+    seen: Mapping[int, Seen],
+    total: int,
 ) -> str | None:
     """Return what is to be said of images with an EXIF orientation; None where they fit as they are
     turned now."""

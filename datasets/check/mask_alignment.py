@@ -25,7 +25,9 @@ def count_shown(image: np.ndarray, masks: Iterable[np.ndarray]) -> tuple[int, in
 
 
 def count_better(
-    image: np.ndarray, other: np.ndarray, masks: Iterable[np.ndarray]
+    image: np.ndarray,
+    other: np.ndarray,
+    masks: Iterable[np.ndarray],
 ) -> tuple[int, int]:
     """Count the masks at whose outline the image changes clearly more than another one does, and
     clearly less.

@@ -9,7 +9,11 @@ from maskrcnn.datasets.table import Table
 from maskrcnn.tools.limits import Limit, as_settings, raised
 
 
-def check_counts(table: Table, split: str, limits: Sequence[Limit]) -> list[Problem]:
+def check_counts(
+    table: Table,
+    split: str,
+    limits: Sequence[Limit],
+) -> list[Problem]:
     """Return a warning where images of a split have more objects than these limits of a
     configuration let through."""
     counts = _counts(table)

@@ -13,7 +13,10 @@ ALIKE = 2.0  # sizes of objects whose smallest and largest group are less than t
 
 
 def propose(
-    images: np.ndarray, objects: np.ndarray, owners: np.ndarray, anchors: int = 5
+    images: np.ndarray,
+    objects: np.ndarray,
+    owners: np.ndarray,
+    anchors: int = 5,
 ) -> dict[str, list[int]]:
     """min_size and max_size of [transform], anchor_sizes of [rpn].
 

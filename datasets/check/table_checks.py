@@ -18,7 +18,11 @@ SHOWN = 10  # numbers in a message
 MUCH = 0.2  # of the objects may be crowd; COCO has 1 %
 
 
-def check_table(table: Table, split: str, lost: int = 0) -> list[Problem]:
+def check_table(
+    table: Table,
+    split: str,
+    lost: int = 0,
+) -> list[Problem]:
     """Return what is wrong with a split as a whole; `lost` objects were left out as broken."""
     if not len(table):
         message = f"no image of the {split} split can be used"
@@ -31,7 +35,11 @@ def check_table(table: Table, split: str, lost: int = 0) -> list[Problem]:
     return found
 
 
-def check_for_training(table: Table, split: str, lost: int = 0) -> list[Problem]:
+def check_for_training(
+    table: Table,
+    split: str,
+    lost: int = 0,
+) -> list[Problem]:
     """Return the part of `check_table` that training reports as well: errors, at which it stops,
     and warnings."""
     found = [
@@ -45,7 +53,11 @@ def check_for_training(table: Table, split: str, lost: int = 0) -> list[Problem]
     return found
 
 
-def check_left_out(table: Table, problems: Sequence[Problem], where: str) -> None:
+def check_left_out(
+    table: Table,
+    problems: Sequence[Problem],
+    where: str,
+) -> None:
     """Raise a ValueError where more than a tenth of a split's objects, or of its images, was left
     out as broken: then something else is wrong than these.
 
@@ -72,14 +84,23 @@ def check_left_out(table: Table, problems: Sequence[Problem], where: str) -> Non
             )
 
 
-def _problem(table: Table, kind: str, message: str, error: bool = False) -> Problem:
+def _problem(
+    table: Table,
+    kind: str,
+    message: str,
+    error: bool = False,
+) -> Problem:
     source = str(table.root)
     if len(table.sources) == 1:
         source = os.fsdecode(table.sources[0])
     return Problem(kind, message, source, error=error)
 
 
-def _nothing_to_learn(table: Table, split: str, lost: int) -> Iterator[Problem]:
+def _nothing_to_learn(
+    table: Table,
+    split: str,
+    lost: int,
+) -> Iterator[Problem]:
     if not table.crowd.all():
         return
     reasons = []

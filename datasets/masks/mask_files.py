@@ -117,7 +117,11 @@ def _one_object(stored: Stored) -> np.ndarray | None:
     return values > full / 2
 
 
-def read_places(path: Path, orientation: str = "exif", colors: bool = True) -> np.ndarray:
+def read_places(
+    path: Path,
+    orientation: str = "exif",
+    colors: bool = True,
+) -> np.ndarray:
     """Read the indices [h, w] of a file as PASCAL VOC has them: of a palette its places, and, if
     `colors`, of colours, which CVAT and Datumaro write, the places that they have in PASCAL VOC's
     palette.
@@ -200,7 +204,11 @@ def _opaque(opacity: np.ndarray) -> np.ndarray:
     return 2 * opacity.astype(int) > int(opacity.max())
 
 
-def _visible(stored: Stored, opacity: np.ndarray, path: Path) -> np.ndarray:
+def _visible(
+    stored: Stored,
+    opacity: np.ndarray,
+    path: Path,
+) -> np.ndarray:
     """Return the opaque pixels of an object's mask, bool [h, w]."""
     visible = _opaque(opacity)
     is_black = (_colors(stored) == 0).all(2)
@@ -290,7 +298,11 @@ def _numbered(keys: np.ndarray, found: np.ndarray) -> np.ndarray:
     return table[keys]
 
 
-def _background(values: np.ndarray, palette: np.ndarray, path: Path) -> int:
+def _background(
+    values: np.ndarray,
+    palette: np.ndarray,
+    path: Path,
+) -> int:
     """Return which index of a palette is background: 0; but where that is no black, and another one
     in use is black, that one, unless 0 is white paper."""
     used = np.unique(values)

@@ -37,7 +37,11 @@ class Look(NamedTuple):
     alone: bool = True  # its image has no other object
 
 
-def look_at(plane: np.ndarray, name: str, void: str = "") -> Look:
+def look_at(
+    plane: np.ndarray,
+    name: str,
+    void: str = "",
+) -> Look:
     """Return what stands out in a mask [h, w] of indices, or of bool."""
     pieces = find_pieces(plane)
     counts = list(parts(pieces).values())

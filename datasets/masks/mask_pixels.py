@@ -94,7 +94,11 @@ def _lossy(image: Image.Image, path: Path) -> str:
     return LOSSY.get(image.format or "", "")
 
 
-def _bands(image: Image.Image, form: str, lossy: bool) -> np.ndarray:
+def _bands(
+    image: Image.Image,
+    form: str,
+    lossy: bool,
+) -> np.ndarray:
     """Return the pixels [h, w, C] of a loaded image; of 2 or 4 bands the last is opacity."""
     if lossy:
         image = image.convert("L")

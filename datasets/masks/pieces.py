@@ -122,7 +122,11 @@ def _neighbours(runs: Runs, width: int) -> tuple[np.ndarray, np.ndarray]:
     return above, low[above] + offsets
 
 
-def _join(count: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _join(
+    count: int,
+    a: np.ndarray,
+    b: np.ndarray,
+) -> np.ndarray:
     """Return the lowest member of each one's group, [count], where a[i] and b[i] are in one
     group."""
     root = np.arange(count)

@@ -154,7 +154,11 @@ def _problems(
         )
 
 
-def _classes(folder: Path, sheets: Sequence[Sheet], problems: Problems) -> list[str]:
+def _classes(
+    folder: Path,
+    sheets: Sequence[Sheet],
+    problems: Problems,
+) -> list[str]:
     """The classes that occur, sorted. One of which no object can be used is none, which is
     reported."""
     names: set[str] = set()
@@ -183,7 +187,11 @@ def _classes(folder: Path, sheets: Sequence[Sheet], problems: Problems) -> list[
     return sorted(names)
 
 
-def _raise_no_class(folder: Path, sheets: Sequence[Sheet], problems: Problems) -> NoReturn:
+def _raise_no_class(
+    folder: Path,
+    sheets: Sequence[Sheet],
+    problems: Problems,
+) -> NoReturn:
     """Report what is broken, and raise the error that no object has a class."""
     regions = 0
     for sheet in sheets:
@@ -275,7 +283,9 @@ def _files(
 
 
 def _look(
-    folder: Path, annotated: tuple[Sheet, str | Fault], options: ReadOptions
+    folder: Path,
+    annotated: tuple[Sheet, str | Fault],
+    options: ReadOptions,
 ) -> Image | Fault:
     """The image of a sheet, or what is wrong with it."""
     sheet, file = annotated
@@ -349,7 +359,11 @@ def _unknown_class(label: str | None, names: Sequence[str]) -> str:
     return f"{said}; expected one of {listed(names)} ([data] classes, or those of training)"
 
 
-def _beyond(drawn: Drawn, height: int, width: int) -> float:
+def _beyond(
+    drawn: Drawn,
+    height: int,
+    width: int,
+) -> float:
     """Return how many pixels the corners of an object lie outside of the image at most."""
     boxes: list[tuple[float, ...]] = []
     for piece in drawn.pieces:
@@ -366,7 +380,11 @@ def _beyond(drawn: Drawn, height: int, width: int) -> float:
     return beyond
 
 
-def _encode(drawn: Drawn, height: int, width: int) -> bytes:
+def _encode(
+    drawn: Drawn,
+    height: int,
+    width: int,
+) -> bytes:
     """The mask of an object: the union of its parts, as far as they are in the image."""
     outline = polygons.Rings([], [], 0.0)
     if drawn.rings:

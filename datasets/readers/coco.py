@@ -221,7 +221,11 @@ def _image(entry: Any) -> Image | Fault:
         return "malformed image", f"{error}; an image needs id, file_name, height and width"
 
 
-def _add_image(image: Image, file: str | Fault, builder: TableBuilder) -> Fault | None:
+def _add_image(
+    image: Image,
+    file: str | Fault,
+    builder: TableBuilder,
+) -> Fault | None:
     """An image into the table, or what is wrong with it."""
     if image.id in builder.rows:
         return TWICE, f"image id {shown(image.id)} is there twice"

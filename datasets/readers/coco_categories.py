@@ -102,7 +102,11 @@ def _parse(entries: Sequence[Any], path: str) -> tuple[dict[Id, Id], dict[Id, st
     return written, {number: named[number] for number in order}
 
 
-def _ids(labels: Mapping[str, int], chosen: Mapping[str, Id], written: Mapping[Id, Id]) -> list[Id]:
+def _ids(
+    labels: Mapping[str, int],
+    chosen: Mapping[str, Id],
+    written: Mapping[Id, Id],
+) -> list[Id]:
     """Return the id of each class as it is written; of a class that the file does not have, one
     that it does not have either."""
     numbers = [number for number in written if isinstance(number, int)]
@@ -164,7 +168,11 @@ def _by_name(
     return in_order, notes
 
 
-def _unused_roots(roots: set[Id], named: Mapping[Id, str], used: Mapping[Id, int]) -> list[Note]:
+def _unused_roots(
+    roots: set[Id],
+    named: Mapping[Id, str],
+    used: Mapping[Id, int],
+) -> list[Note]:
     """Tell of roots that are classes without objects."""
     others = [name for number, name in named.items() if number not in roots]
     unused = []
@@ -182,7 +190,9 @@ def _unused_roots(roots: set[Id], named: Mapping[Id, str], used: Mapping[Id, int
 
 
 def _others(
-    named: Mapping[Id, str], used: Mapping[Id, int], labels: Mapping[str, int]
+    named: Mapping[Id, str],
+    used: Mapping[Id, int],
+    labels: Mapping[str, int],
 ) -> list[Note]:
     """Tell of objects that are none of the classes."""
     counts: Counter[str] = Counter()

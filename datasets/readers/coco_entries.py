@@ -128,7 +128,11 @@ def _around(box: Box) -> list[list[float]]:
     return [rectangle(x, y, x + w, y + h)]
 
 
-def _annotation(entry: dict[str, Any], box: Box, outline: Outline) -> Annotation:
+def _annotation(
+    entry: dict[str, Any],
+    box: Box,
+    outline: Outline,
+) -> Annotation:
     """Return an annotation whose box and mask have been read.
 
     Raises:
@@ -155,7 +159,11 @@ def _annotation(entry: dict[str, Any], box: Box, outline: Outline) -> Annotation
     )
 
 
-def broken(entry: Any, kind: str, message: str) -> Broken:
+def broken(
+    entry: Any,
+    kind: str,
+    message: str,
+) -> Broken:
     """Return an entry that cannot be used, without what takes memory."""
     known = entry if isinstance(entry, dict) else {}
     return Broken(

@@ -172,7 +172,11 @@ def _add_image(
     return None
 
 
-def _add_object(placed: Placed, mask: bytes | Fault, builder: TableBuilder) -> Fault | None:
+def _add_object(
+    placed: Placed,
+    mask: bytes | Fault,
+    builder: TableBuilder,
+) -> Fault | None:
     """Add an object to the table, or return what is wrong with it."""
     if isinstance(mask, tuple):
         return mask
@@ -263,7 +267,9 @@ def _parse(values: dict[str, str], line: int) -> Row | Fault:
 
 
 def _read_mask(
-    folder: Path, annotated: tuple[Placed, str | Fault], orientation: str
+    folder: Path,
+    annotated: tuple[Placed, str | Fault],
+    orientation: str,
 ) -> bytes | Fault:
     """The mask of an object, or what is wrong with it: the kind and a message."""
     placed, file = annotated
@@ -293,5 +299,9 @@ def _read_mask(
     return segments.from_mask(mask)
 
 
-def _other_size(path: Path, shape: tuple[int, ...], size: tuple[int, int]) -> Fault:
+def _other_size(
+    path: Path,
+    shape: tuple[int, ...],
+    size: tuple[int, int],
+) -> Fault:
     return "size mismatch", f"mask {path} has (height, width) {shape}, its image {size}"

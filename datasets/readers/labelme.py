@@ -146,7 +146,11 @@ def _look_at_images(
             )
 
 
-def _look_at_groups(folder: Path, sheets: Sequence[Sheet], problems: Problems) -> None:
+def _look_at_groups(
+    folder: Path,
+    sheets: Sequence[Sheet],
+    problems: Problems,
+) -> None:
     """Report objects of several shapes, where most are that: then a group may be all of an
     image."""
     objects = [drawn for sheet in sheets for drawn in sheet.objects if not drawn.crowd]
@@ -206,7 +210,11 @@ def _size(content: dict[str, Any]) -> tuple[int, int] | None:
     )
 
 
-def _drawn(shape: Any, place: int, size: tuple[int, int]) -> Drawn:
+def _drawn(
+    shape: Any,
+    place: int,
+    size: tuple[int, int],
+) -> Drawn:
     """A shape of an image of this height and width, or what is wrong with it."""
     drawn = Drawn(
         name=f"shape {place}",
@@ -238,7 +246,11 @@ def _drawn(shape: Any, place: int, size: tuple[int, int]) -> Drawn:
     return drawn
 
 
-def _draw(drawn: Drawn, shape: dict[str, Any], size: tuple[int, int]) -> None:
+def _draw(
+    drawn: Drawn,
+    shape: dict[str, Any],
+    size: tuple[int, int],
+) -> None:
     """Give an object its ring, or its pixels.
 
     Raises:
@@ -291,7 +303,11 @@ def _is_upright(points: list[Point]) -> bool:
     return len(xs) == len(ys) == 2
 
 
-def _piece(mask: Any, points: Sequence[Point], most: tuple[int, int]) -> Piece:
+def _piece(
+    mask: Any,
+    points: Sequence[Point],
+    most: tuple[int, int],
+) -> Piece:
     """Of an image file in base64, and its first and last pixel's place; it has `most` pixels,
     height and width."""
     if len(points) != 2:

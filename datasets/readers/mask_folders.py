@@ -170,7 +170,11 @@ def _one_each(folder: Path, problems: Problems) -> list[Item]:
     return items
 
 
-def _item(path: Path, folder: Path, problems: Problems) -> Item | None:
+def _item(
+    path: Path,
+    folder: Path,
+    problems: Problems,
+) -> Item | None:
     """Return an image with the masks in the folder beside its own; None where there is none."""
     inner = path.parent.parent
     masks = inner / "masks"
@@ -200,7 +204,11 @@ def _item(path: Path, folder: Path, problems: Problems) -> Item | None:
     return item
 
 
-def _indexed(folder: Path, images: Path, problems: Problems) -> list[Item]:
+def _indexed(
+    folder: Path,
+    images: Path,
+    problems: Problems,
+) -> list[Item]:
     """Images with one file of indices."""
     beside = _first_folder(folder, MASK_FOLDERS)
     if beside is None:

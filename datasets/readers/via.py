@@ -140,7 +140,11 @@ def _attributes(region: Any) -> dict[str, Any]:
     return {key: value for key, value in attributes.items() if value not in ("", None, {})}
 
 
-def _sheet(entry: Any, path: Path, attribute: str | None) -> Sheet | None:
+def _sheet(
+    entry: Any,
+    path: Path,
+    attribute: str | None,
+) -> Sheet | None:
     """An image with its regions; None where it is malformed."""
     regions = _regions(entry)
     if regions is None or not isinstance(entry.get("filename"), str):
@@ -153,7 +157,11 @@ def _sheet(entry: Any, path: Path, attribute: str | None) -> Sheet | None:
     )
 
 
-def _drawn(region: Any, place: int, attribute: str | None) -> Drawn:
+def _drawn(
+    region: Any,
+    place: int,
+    attribute: str | None,
+) -> Drawn:
     drawn = Drawn(
         name=f"region {place}",
         label=None,

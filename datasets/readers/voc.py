@@ -311,7 +311,11 @@ def _wrong_class(odd: Odd, names: Sequence[str]) -> Problem:
     )
 
 
-def _read(image: Image, labels: dict[str, int], options: ReadOptions) -> Read:
+def _read(
+    image: Image,
+    labels: dict[str, int],
+    options: ReadOptions,
+) -> Read:
     """Read the files of an image, and compare them with each other."""
     fault = _file_fault(image, options)
     if fault is not None:
@@ -389,7 +393,11 @@ def _file_fault(image: Image, options: ReadOptions) -> Fault | None:
     return None
 
 
-def _read_planes(image: Image, size: tuple[int, int], options: ReadOptions) -> Planes:
+def _read_planes(
+    image: Image,
+    size: tuple[int, int],
+    options: ReadOptions,
+) -> Planes:
     """Read the masks of an image.
 
     Raises:

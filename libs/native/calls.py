@@ -5,7 +5,11 @@ from typing import Any
 from torch import Tensor
 
 
-def call(module: Any, name: str, *arguments: object) -> int | None:
+def call(
+    module: Any,
+    name: str,
+    *arguments: object,
+) -> int | None:
     """Call a function of a compiled module. Tensors become pointers to their first number, lists of
     tensors arrays of such pointers, None NULL: they must be contiguous and of the type that the
     function expects."""

@@ -101,7 +101,9 @@ MODULES = {
         options=[[*_OPENMP], ["-DPLAIN", *_OPENMP], ["-DPLAIN"]],
     ),
     "cuda": Module(
-        sources=("launcher.c", "launch.h"), declarations=LAUNCHER_FUNCTIONS, options=[[]]
+        sources=("launcher.c", "launch.h"),
+        declarations=LAUNCHER_FUNCTIONS,
+        options=[[]],
     ),
 }
 
@@ -151,7 +153,12 @@ def _file_name(name: str) -> str:
     return f"_{name}{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
-def _compile(ffi: Any, scratch: Path, name: str, flags: list[str]) -> Path:
+def _compile(
+    ffi: Any,
+    scratch: Path,
+    name: str,
+    flags: list[str],
+) -> Path:
     """One call of the compiler. cffi would do this through setuptools, which newer versions of
     Python no longer bring along; where the compiler is not to be found by its name, on Windows, it
     still does."""
@@ -184,7 +191,12 @@ def _compile(ffi: Any, scratch: Path, name: str, flags: list[str]) -> Path:
         *_LINKED,
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
     except OSError as error:
         raise BuildError(str(error)) from error
     if done.returncode:

@@ -143,7 +143,11 @@ def driver_version() -> int | None:
         return None
 
 
-def choose(architecture: int, compilers: list[Compiler], driver: int | None) -> list[Compiler]:
+def choose(
+    architecture: int,
+    compilers: list[Compiler],
+    driver: int | None,
+) -> list[Compiler]:
     """The compilers that know an architecture, in the order in which to try them: those no newer
     than the driver first, the newest before the others, as a driver may not load what comes from a
     later major version; then newer ones, the oldest before the others. All are newer where the
@@ -286,7 +290,11 @@ def cache_folder() -> Path:
 def write(path: Path, content: bytes) -> Path:
     """Put a file into place whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, part = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f"-{path.name}")
+    descriptor, part = tempfile.mkstemp(
+        dir=path.parent,
+        prefix=".",
+        suffix=f"-{path.name}",
+    )
     try:
         with open(descriptor, "wb") as file:
             file.write(content)

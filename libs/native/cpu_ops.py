@@ -44,7 +44,11 @@ module = _load()
 
 
 def nms(
-    boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    groups: Tensor | None,
+    valid: Tensor | None,
 ) -> Tensor:
     """See `reference.nms`."""
     check_threshold(iou_threshold)
@@ -57,7 +61,11 @@ def nms(
     return out.view(scores.shape)
 
 
-def _runs(scores: Tensor, groups: Tensor | None, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+def _runs(
+    scores: Tensor,
+    groups: Tensor | None,
+    valid: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """The slots of [P] or [N, P] that take part, sorted by image, then group, then falling score,
     and where in them each run of one image and group starts, with the end behind the last."""
     flat = scores.flatten()
@@ -150,7 +158,12 @@ def roi_align_backward(
     return [g.permute(0, 3, 1, 2) for g in grads]
 
 
-def _check(image_index: Tensor, images: int, levels: Tensor | None, maps: int) -> None:
+def _check(
+    image_index: Tensor,
+    images: int,
+    levels: Tensor | None,
+    maps: int,
+) -> None:
     check_index("roi_align: image_index", image_index, images)
     if levels is not None:
         check_index("roi_align: levels", levels, maps)
@@ -262,6 +275,10 @@ def paste_masks(
     return out
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: object) -> None:
+def _call(
+    name: str,
+    dtype: torch.dtype,
+    *arguments: object,
+) -> None:
     if call(module, f"{name}_{SCALARS[dtype]}", *arguments):
         raise MemoryError(f"{name}: out of memory")

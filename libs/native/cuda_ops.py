@@ -104,7 +104,11 @@ def _load(number: int) -> Any:
 
 
 def nms(
-    boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None, valid: Tensor | None
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    groups: Tensor | None,
+    valid: Tensor | None,
 ) -> Tensor:
     """See `reference.nms`."""
     check_threshold(iou_threshold)
@@ -145,7 +149,12 @@ def nms(
     return keep
 
 
-def _ranks(scores: Tensor, valid: Tensor | None, images: int, count: int) -> Tensor:
+def _ranks(
+    scores: Tensor,
+    valid: Tensor | None,
+    images: int,
+    count: int,
+) -> Tensor:
     """[N, P]: the slots by falling score, ties as they come; those without a score or that are not
     valid last."""
     if count <= RANK_LARGEST and scores.dtype != torch.float64:
@@ -155,10 +164,18 @@ def _ranks(scores: Tensor, valid: Tensor | None, images: int, count: int) -> Ten
             "rank", scores.device, scores.float().contiguous(), valid, images, count, room, order
         )
         return order
-    ranking = scores.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    ranking = scores.nan_to_num(
+        nan=-math.inf,
+        posinf=math.inf,
+        neginf=-math.inf,
+    )
     if valid is not None:
         ranking = ranking.masked_fill(~valid, -math.inf)
-    return ranking.argsort(dim=-1, descending=True, stable=True).contiguous()
+    return ranking.argsort(
+        dim=-1,
+        descending=True,
+        stable=True,
+    ).contiguous()
 
 
 def roi_align(
@@ -355,7 +372,11 @@ def paste_masks(
     return out
 
 
-def _launch(name: str, device: torch.device, *arguments: object) -> None:
+def _launch(
+    name: str,
+    device: torch.device,
+    *arguments: object,
+) -> None:
     error = call(launcher(), name, kernels(device), _stream(device), *arguments)
     if error:
         raise RuntimeError(f"{name} on {device}: the CUDA driver answers: {_text(error)}")

@@ -32,7 +32,13 @@ def differences(device_name: str) -> list[str]:
 
     def pool(roi_align: Callable[..., Tensor]) -> tuple[Tensor, ...]:
         pooled = roi_align(
-            maps, boxes, image, 7, scales=[0.25, 0.125], levels=[1000.0], sampling_ratio=2
+            maps,
+            boxes,
+            image,
+            7,
+            scales=[0.25, 0.125],
+            levels=[1000.0],
+            sampling_ratio=2,
         )
         return pooled, *torch.autograd.grad(pooled, maps, gradient)
 

@@ -50,19 +50,39 @@ class Reading(NamedTuple):
     whole: float = 0.0
 
 
-def _corners(x1: float, y1: float, x2: float, y2: float) -> tuple[float, float, float, float]:
+def _corners(
+    x1: float,
+    y1: float,
+    x2: float,
+    y2: float,
+) -> tuple[float, float, float, float]:
     return x1, y1, x2, y2
 
 
-def _swapped(y1: float, x1: float, y2: float, x2: float) -> tuple[float, float, float, float]:
+def _swapped(
+    y1: float,
+    x1: float,
+    y2: float,
+    x2: float,
+) -> tuple[float, float, float, float]:
     return x1, y1, x2, y2
 
 
-def _corner_and_size(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
+def _corner_and_size(
+    x: float,
+    y: float,
+    w: float,
+    h: float,
+) -> tuple[float, float, float, float]:
     return x, y, x + w, y + h
 
 
-def _centre_and_size(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
+def _centre_and_size(
+    x: float,
+    y: float,
+    w: float,
+    h: float,
+) -> tuple[float, float, float, float]:
     return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
@@ -92,7 +112,12 @@ for whole in WHOLES:
     ]
 
 
-def reaches_out(box: Sequence[Number], height: int, width: int, border: float = BORDER) -> Number:
+def reaches_out(
+    box: Sequence[Number],
+    height: int,
+    width: int,
+    border: float = BORDER,
+) -> Number:
     """Return True if a box reaches more than `border` pixels out of its image; or of boxes whose
     x1, y1, x2 and y2 are a tensor [M] each, bool [M]."""
     x1, y1, x2, y2 = box
@@ -121,7 +146,11 @@ def agree(box: Numbers, tight: Numbers) -> bool:
     return iou(box, moved) >= AGREE
 
 
-def misread(box: Numbers, tight: Numbers, written: str) -> bool:
+def misread(
+    box: Numbers,
+    tight: Numbers,
+    written: str,
+) -> bool:
     """Return True if a box, of numbers that were read as `written`, fits its mask when read the
     other way of WRITTEN, and only then."""
     if not all(math.isfinite(number) for number in box):
@@ -187,7 +216,11 @@ def _tells_alone(one: Object, reading: Reading) -> bool:
     return even or _close(other, one.tight, EXACT)
 
 
-def in_first_pixel(boxes: Sequence[Numbers], height: int, width: int) -> bool:
+def in_first_pixel(
+    boxes: Sequence[Numbers],
+    height: int,
+    width: int,
+) -> bool:
     """Return True if all of these boxes lie in the first pixel of an image that has many, as boxes
     in 0..1 do."""
     return min(height, width) >= SMALLEST and all(min(box) >= 0 and max(box) <= 1 for box in boxes)
@@ -203,7 +236,11 @@ def _read(reading: Reading, one: Object) -> Numbers:
     return x1 * width, y1 * height, x2 * width, y2 * height
 
 
-def _close(box: Numbers, tight: Numbers, most: tuple[float, float] = CLOSE) -> bool:
+def _close(
+    box: Numbers,
+    tight: Numbers,
+    most: tuple[float, float] = CLOSE,
+) -> bool:
     across, down = (_tolerance(tight, axis, most) for axis in (0, 1))
     return all(
         abs(here - there) <= by for here, there, by in zip(box, tight, (across, down, across, down))
@@ -219,6 +256,10 @@ def _centred(box: Numbers, tight: Numbers) -> bool:
     )
 
 
-def _tolerance(tight: Numbers, axis: int, most: tuple[float, float] = CLOSE) -> float:
+def _tolerance(
+    tight: Numbers,
+    axis: int,
+    most: tuple[float, float] = CLOSE,
+) -> float:
     pixels, share = most
     return max(pixels, share * (tight[axis + 2] - tight[axis]))

@@ -18,7 +18,11 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def check_images(images: Any, channels: int, first: int = 0) -> None:
+def check_images(
+    images: Any,
+    channels: int,
+    first: int = 0,
+) -> None:
     """Images are a non-empty sequence of [C, h, w] tensors, or one [N, C, H, W] tensor: float in
     0..1 or uint8.
 
@@ -92,7 +96,9 @@ def _check_range(image: Tensor, i: int) -> None:
 
 
 def check_class_names(
-    names: Any, num_classes: int | None = None, where: str = "class_names"
+    names: Any,
+    num_classes: int | None = None,
+    where: str = "class_names",
 ) -> None:
     """Class names are None, or a list of as many different texts as there are classes, which
     pictures, logs and pages can show: of one line, not blank, and without characters that a
@@ -132,7 +138,11 @@ def check_class_names(
         seen.add(name)
 
 
-def check_call(model: Any, images: Any, targets: Any) -> None:
+def check_call(
+    model: Any,
+    images: Any,
+    targets: Any,
+) -> None:
     """Check what a model is called with; see `MaskRCNN.forward`.
 
     Raises:
@@ -213,7 +223,12 @@ def _tensor(value: Any, name: str) -> Tensor:
     return value
 
 
-def _check_boxes(value: Any, i: int, height: int, width: int) -> None:
+def _check_boxes(
+    value: Any,
+    i: int,
+    height: int,
+    width: int,
+) -> None:
     name = f"targets[{i}]['boxes']"
     boxes = _tensor(value, name).detach().cpu()
     if boxes.dim() != 2 or boxes.shape[1] != 4:
@@ -249,12 +264,22 @@ def _check_boxes(value: Any, i: int, height: int, width: int) -> None:
         )
 
 
-def _complain(name: str, boxes: Tensor, broken: Tensor, what: str) -> None:
+def _complain(
+    name: str,
+    boxes: Tensor,
+    broken: Tensor,
+    what: str,
+) -> None:
     k = int(broken.nonzero()[0, 0])
     raise ValueError(f"{name}[{k}] = {[round(v, 2) for v in boxes[k].tolist()]} {what}")
 
 
-def _check_labels(value: Any, i: int, count: int, num_classes: int | None) -> None:
+def _check_labels(
+    value: Any,
+    i: int,
+    count: int,
+    num_classes: int | None,
+) -> None:
     name = f"targets[{i}]['labels']"
     labels = _tensor(value, name).detach().cpu()
     if labels.dim() != 1 or len(labels) != count:
@@ -273,7 +298,14 @@ def _check_labels(value: Any, i: int, count: int, num_classes: int | None) -> No
         )
 
 
-def _check_masks(value: Any, i: int, count: int, *, height: int, width: int) -> None:
+def _check_masks(
+    value: Any,
+    i: int,
+    count: int,
+    *,
+    height: int,
+    width: int,
+) -> None:
     name = f"targets[{i}]['masks']"
     masks = _tensor(value, name)
     if masks.dim() != 3:
@@ -297,7 +329,11 @@ def _check_masks(value: Any, i: int, count: int, *, height: int, width: int) -> 
         )
 
 
-def _check_crowd(value: Any, i: int, count: int) -> None:
+def _check_crowd(
+    value: Any,
+    i: int,
+    count: int,
+) -> None:
     name = f"targets[{i}]['iscrowd']"
     crowd = _tensor(value, name)
     if crowd.dim() != 1 or len(crowd) != count:

@@ -26,7 +26,11 @@ WITHIN = {"box_pool": "box", "box_head": "box"}
 
 
 def check_model(
-    num_classes: Any, class_names: Any, parts: Mapping[str, Any], *, masks: bool
+    num_classes: Any,
+    class_names: Any,
+    parts: Mapping[str, Any],
+    *,
+    masks: bool,
 ) -> list[str]:
     """Check what a model is built of, and return the names of the parts that are given.
 
@@ -75,7 +79,11 @@ def given_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _check_part(name: str, part: Any, num_classes: int) -> None:
+def _check_part(
+    name: str,
+    part: Any,
+    num_classes: int,
+) -> None:
     if inspect.isclass(part):
         raise ValueError(
             f"{name} = {part.__name__} is a class; give a module of it: {name}={part.__name__}(...)"
@@ -102,7 +110,11 @@ def _check_part(name: str, part: Any, num_classes: int) -> None:
         )
 
 
-def check_given(parts: Mapping[str, Any], replaced: Sequence[str], path: Any) -> None:
+def check_given(
+    parts: Mapping[str, Any],
+    replaced: Sequence[str],
+    path: Any,
+) -> None:
     """Check that parts given to load a checkpoint are ones that a model has, and that they are all
     that the model saved in it had `replaced`.
 
@@ -163,7 +175,12 @@ def check_backbone(backbone: Any) -> tuple[int, tuple[int, ...]]:
     return channels[0], strides
 
 
-def check_features(features: Any, backbone: Any, height: int, width: int) -> None:
+def check_features(
+    features: Any,
+    backbone: Any,
+    height: int,
+    width: int,
+) -> None:
     """What a backbone made of images [N, C, height, width] is what it declares; sizes may be
     rounded either way.
 
@@ -195,7 +212,12 @@ def check_features(features: Any, backbone: Any, height: int, width: int) -> Non
             )
 
 
-def check_box_outputs(outputs: Any, head: nn.Module, rois: int, num_classes: int) -> None:
+def check_box_outputs(
+    outputs: Any,
+    head: nn.Module,
+    rois: int,
+    num_classes: int,
+) -> None:
     """What a box head made of pooled features is logits [R, 1 + K] and deltas [R, K, 4].
 
     Raises:
@@ -218,7 +240,11 @@ def check_box_outputs(outputs: Any, head: nn.Module, rois: int, num_classes: int
         )
 
 
-def check_mask_logits(logits: Any, head: nn.Module, rois: int) -> None:
+def check_mask_logits(
+    logits: Any,
+    head: nn.Module,
+    rois: int,
+) -> None:
     """What a mask head made of pooled features and labels is [R, m, m].
 
     Raises:

@@ -48,7 +48,9 @@ def early_of(model: nn.Module | None, targets: Targets) -> Early | None:
 
 
 def check_formats(
-    targets: Targets, images: Sequence[Tensor] | Tensor, early: Early | None = None
+    targets: Targets,
+    images: Sequence[Tensor] | Tensor,
+    early: Early | None = None,
 ) -> None:
     """Raise ValueError for boxes of another format, as far as masks on the CPU, or the numbers,
     tell."""
@@ -67,7 +69,11 @@ def check_formats(
     _check_fractions(targets, sizes, objects, early or Early())
 
 
-def _objects(target: dict[str, Any], image: int, size: tuple[int, int]) -> list[Object]:
+def _objects(
+    target: dict[str, Any],
+    image: int,
+    size: tuple[int, int],
+) -> list[Object]:
     """Return the objects of an image whose masks can be looked at and show anything, without crowd
     regions."""
     if "masks" not in target or target["masks"].device.type != "cpu":
@@ -86,7 +92,10 @@ def _objects(target: dict[str, Any], image: int, size: tuple[int, int]) -> list[
 
 
 def _check_fractions(
-    targets: Targets, sizes: Sequence[tuple[int, int]], objects: Sequence[Object], early: Early
+    targets: Targets,
+    sizes: Sequence[tuple[int, int]],
+    objects: Sequence[Object],
+    early: Early,
 ) -> None:
     """Raise ValueError where all boxes so far are in 0..1: many of them, or one whose mask lies
     elsewhere."""

@@ -49,7 +49,12 @@ def silence_pillow() -> None:
     """Ignore Pillow's warnings of large images, which it opens, and of damaged metadata, which
     nothing here depends on, unless the user's own filters say otherwise."""
     for category in (Image.DecompressionBombWarning, UserWarning):
-        warnings.filterwarnings("ignore", category=category, module=r"PIL\.", append=True)
+        warnings.filterwarnings(
+            "ignore",
+            category=category,
+            module=r"PIL\.",
+            append=True,
+        )
 
 
 silence_pillow()
@@ -241,7 +246,9 @@ def size_of(image: Image.Image, orientation: str) -> tuple[int, int]:
 
 
 def turned(
-    image: Image.Image, orientation: str, convert: Callable[[Image.Image], np.ndarray]
+    image: Image.Image,
+    orientation: str,
+    convert: Callable[[Image.Image], np.ndarray],
 ) -> tuple[np.ndarray, int]:
     """Return the pixels [h, w, ...] that `convert` makes of an open image, turned as [data]
     orientation says, and the EXIF orientation that the file has."""

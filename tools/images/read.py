@@ -99,7 +99,11 @@ def is_ordinary(path: str | os.PathLike) -> bool:
         return not deep and (hidden or exif_orientation(image) == 1)
 
 
-def other_orientation(path: str | os.PathLike, orientation: str, size: tuple[int, int]) -> str:
+def other_orientation(
+    path: str | os.PathLike,
+    orientation: str,
+    size: tuple[int, int],
+) -> str:
     """Return the end of a message about an image file that should have another height and width:
     the choice of [data] orientation with which it has, if there is one."""
     other = "stored" if orientation == "exif" else "exif"
@@ -124,7 +128,9 @@ def image_size(path: str | os.PathLike, orientation: str = "exif") -> tuple[int,
 
 
 def read_plane(
-    path: str | os.PathLike, mode: str | None = None, orientation: str = "exif"
+    path: str | os.PathLike,
+    mode: str | None = None,
+    orientation: str = "exif",
 ) -> np.ndarray:
     """Read the pixels [h, w] of a file of one band: of a palette the indices.
 
@@ -153,7 +159,11 @@ def read_plane(
     return np.ascontiguousarray(plane)
 
 
-def as_image(image: Any, name: str = "image", options: ImageOptions = DEFAULT) -> Tensor:
+def as_image(
+    image: Any,
+    name: str = "image",
+    options: ImageOptions = DEFAULT,
+) -> Tensor:
     """Return a file, PIL image, array [h, w, channels] or [h, w], or tensor [channels, h, w] as a
     tensor that the model takes; see `read_image`. A tensor comes back as it is, in 0..1 or uint8;
     of everything else [data] value_range says which values are 0 and 1. A PIL image of 16 bits a
@@ -223,7 +233,11 @@ def to_tensor(values: np.ndarray, options: ImageOptions) -> Tensor:
     return torch.from_numpy(planes).expand(options.channels, -1, -1).contiguous()
 
 
-def _check_array(array: np.ndarray, name: str, options: ImageOptions) -> None:
+def _check_array(
+    array: np.ndarray,
+    name: str,
+    options: ImageOptions,
+) -> None:
     """Raise a ValueError for an array that is not [h, w, channels], or [h, w] where that is
     grey."""
     channels = options.channels

@@ -36,4 +36,10 @@ def average(image: Tensor, size: Sequence[int]) -> Tensor:
 
 def _interpolate(image: Tensor, size: Sequence[int]) -> Tensor:
     batch = image[None]
-    return F.interpolate(batch, size, mode="bilinear", align_corners=False, antialias=True)[0]
+    return F.interpolate(
+        batch,
+        size,
+        mode="bilinear",
+        align_corners=False,
+        antialias=True,
+    )[0]

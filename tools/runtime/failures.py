@@ -53,7 +53,11 @@ def explained(less_memory: str, workers: int) -> Iterator[None]:
         raise MachineError(reason) from error
 
 
-def _reason(error: Exception, less_memory: str, workers: int) -> str | None:
+def _reason(
+    error: Exception,
+    less_memory: str,
+    workers: int,
+) -> str | None:
     """What a system's error means and what to do, or None for any other error."""
     text = str(error)
     number = getattr(error, "errno", None)

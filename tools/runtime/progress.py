@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def progress_bar(total: int, description: str | None, done: int = 0) -> "tqdm":
+def progress_bar(
+    total: int,
+    description: str | None,
+    done: int = 0,
+) -> "tqdm":
     """A bar over images, of the first process alone: to a terminal or notebook at once, into a log
     file only now and then."""
     interval = 0.2 if os.isatty(2) or in_notebook() else 20

@@ -239,7 +239,9 @@ def leave_to_parent(_: int = 0) -> None:
 
 
 def _parent_may_be_gone(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
 ) -> None:
     """Report an error in a process that loads images, but not that the training process has hung up
     on it."""

@@ -167,7 +167,13 @@ def _formatted(source: str) -> str:
     if ruff is None:
         raise ValueError("generating the settings needs ruff: pip install ruff")
     command = [ruff, "format", "--line-length", "100", "--stdin-filename", "schema.py", "-"]
-    done = subprocess.run(command, input=source, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command,
+        input=source,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout
 
 

@@ -187,20 +187,34 @@ def plot_history(history: Sequence[Mapping[str, Any]], path: str | os.PathLike) 
     ticker = optional("matplotlib.ticker", "a plot of a training")
     figure = figures.Figure(figsize=(11, 4), dpi=110)
     # a layout that is computed takes longer than the picture
-    figure.subplots_adjust(left=0.05, bottom=0.13, right=0.985, top=0.92, wspace=0.13)
+    figure.subplots_adjust(
+        left=0.05,
+        bottom=0.13,
+        right=0.985,
+        top=0.92,
+        wspace=0.13,
+    )
     canvas = agg.FigureCanvasAgg(figure)  # no pyplot: the caller's figures and backend stay
     for axes, (title, keys) in zip(figure.subplots(1, 2, sharex=True), PANELS.items()):
         for key in keys:
             _plot_curve(axes, history, key)
         highest = 1.03 if title == "average precision" else None
-        axes.set(title=title, xlabel="epoch", ylim=(0, highest))
+        axes.set(
+            title=title,
+            xlabel="epoch",
+            ylim=(0, highest),
+        )
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
     with atomic(path) as part:
         canvas.print_png(part)
 
 
-def _plot_curve(axes: "Axes", history: Sequence[Mapping[str, Any]], key: str) -> None:
+def _plot_curve(
+    axes: "Axes",
+    history: Sequence[Mapping[str, Any]],
+    key: str,
+) -> None:
     """Draw the values that a key has in the records of a history, where they are numbers."""
     epochs = []
     values = []
@@ -210,7 +224,13 @@ def _plot_curve(axes: "Axes", history: Sequence[Mapping[str, Any]], key: str) ->
             epochs.append(record.get("epoch", i))
             values.append(value)
     if values:
-        axes.plot(epochs, values, marker="o", markersize=3, label=key)
+        axes.plot(
+            epochs,
+            values,
+            marker="o",
+            markersize=3,
+            label=key,
+        )
         axes.legend(frameon=False)
 
 
@@ -238,7 +258,9 @@ def as_pixels(image: Any) -> Tensor:
 
 
 def _drawable(
-    instances: Mapping[str, Any], class_names: Sequence[str] | None, size: Sequence[int]
+    instances: Mapping[str, Any],
+    class_names: Sequence[str] | None,
+    size: Sequence[int],
 ) -> Drawable:
     """Check instances on an image of this height and width, and prepare them for drawing."""
     keys = ("boxes", "labels", "scores", "masks", "iscrowd")
@@ -291,7 +313,12 @@ def _color(number: int) -> Color:
 
 
 def _tint(
-    canvas: Tensor, mask: Tensor, color: Tensor, alpha: float, factor: int, thickness: int
+    canvas: Tensor,
+    mask: Tensor,
+    color: Tensor,
+    alpha: float,
+    factor: int,
+    thickness: int,
 ) -> None:
     """Paint a mask [h, w] and its outline, within the mask, into canvas [3, h * factor, w * factor]
     (float, 0..255)."""
@@ -349,7 +376,11 @@ def _draw_labels(
                 break
 
 
-def _label_places(box: Rectangle, width: float, height: float) -> list[tuple[float, float]]:
+def _label_places(
+    box: Rectangle,
+    width: float,
+    height: float,
+) -> list[tuple[float, float]]:
     """Return left and top of a label at each place by its box, the best one first."""
     x1, y1, x2, y2 = box
     return [

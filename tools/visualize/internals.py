@@ -40,7 +40,11 @@ TITLE = 0.3
 LINE = 0.17
 
 
-def visible(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def visible(
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
     """Normalised images [..., C, H, W], as `Transform` makes them, back in 0..1. Padding shows as
     `mean`."""
     if images.dim() < 3 or not images.shape[-3] == len(mean) == len(std):
@@ -110,7 +114,12 @@ def panels(
     return figure
 
 
-def moves(picture: Any, before: Tensor, after: Tensor, side: float = 5.0) -> "Figure":
+def moves(
+    picture: Any,
+    before: Tensor,
+    after: Tensor,
+    side: float = 5.0,
+) -> "Figure":
     """Boxes before [B, 4] (dashed) and after [B, 4] a step that moves them, each pair in a colour
     of its own, with an arrow between their centres. `picture` and `side` are those of `panels`.
 
@@ -130,7 +139,12 @@ def moves(picture: Any, before: Tensor, after: Tensor, side: float = 5.0) -> "Fi
         _outline(axis, old[None], color, "--")
         _outline(axis, new[None], color)
         arrow = {"arrowstyle": "->", "color": color, "shrinkA": 0, "shrinkB": 0}
-        axis.annotate("", xy=_center(new), xytext=_center(old), arrowprops=arrow)
+        axis.annotate(
+            "",
+            xy=_center(new),
+            xytext=_center(old),
+            arrowprops=arrow,
+        )
     return figure
 
 
@@ -173,21 +187,39 @@ def _sheet(
     ratio = max(picture.shape[0] / picture.shape[1] for picture in shown)
     width = columns * side
     height = rows * (side * ratio + room)
-    figure = figures.Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = figures.Figure(
+        figsize=(width, height),
+        dpi=DPI,
+        layout="constrained",
+    )
     agg.FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     low, high = limits or (None, None)
     maps = []
     for axis, picture in zip(axes, shown):
-        image = axis.imshow(picture.numpy(), cmap="viridis", vmin=low, vmax=high)
+        image = axis.imshow(
+            picture.numpy(),
+            cmap="viridis",
+            vmin=low,
+            vmax=high,
+        )
         if picture.dim() == 2:
             maps.append(image)
     if limits and maps:
-        scale = figure.colorbar(maps[0], ax=axes, fraction=0.02, pad=0.01)
+        scale = figure.colorbar(
+            maps[0],
+            ax=axes,
+            fraction=0.02,
+            pad=0.01,
+        )
         scale.ax.tick_params(labelsize=8)
     for axis in axes:
         # the view stays on the picture: boxes may reach beyond it
-        axis.set(xticks=[], yticks=[], autoscale_on=False)
+        axis.set(
+            xticks=[],
+            yticks=[],
+            autoscale_on=False,
+        )
         axis.spines[:].set_color("lightgrey")
     for axis in axes[len(shown) :]:
         axis.axis("off")
@@ -207,7 +239,11 @@ def _add_legend(axis: "Axes") -> None:
 
 
 def _outline(
-    axis: "Axes", boxes: Tensor, color: str, style: str = "-", label: str | None = None
+    axis: "Axes",
+    boxes: Tensor,
+    color: str,
+    style: str = "-",
+    label: str | None = None,
 ) -> None:
     """Outlines of boxes [B, 4]. Whole numbers on the axes are centres of pixels, half a pixel off
     their corners."""
@@ -215,4 +251,11 @@ def _outline(
     lift = torch.full_like(x1, torch.nan)  # of the pen, between two boxes
     x = torch.stack((x1, x2, x2, x1, x1, lift), dim=1).flatten()
     y = torch.stack((y1, y1, y2, y2, y1, lift), dim=1).flatten()
-    axis.plot(x.numpy(), y.numpy(), style, color=color, linewidth=1.2, label=label)
+    axis.plot(
+        x.numpy(),
+        y.numpy(),
+        style,
+        color=color,
+        linewidth=1.2,
+        label=label,
+    )

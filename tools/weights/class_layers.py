@@ -69,7 +69,12 @@ def _without_mask_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _load_other_classes(
-    model: Any, state: Mapping[str, Tensor], source: str, theirs: list[str], *, num_classes: int
+    model: Any,
+    state: Mapping[str, Tensor],
+    source: str,
+    theirs: list[str],
+    *,
+    num_classes: int,
 ) -> None:
     """Load weights for `num_classes` other classes, with the names `theirs` where these are known,
     and say what becomes of the layers of classes."""
@@ -107,7 +112,11 @@ def _load_other_classes(
     )
 
 
-def _fresh_layers(model: Any, state: Mapping[str, Tensor], num_classes: int) -> dict[str, Tensor]:
+def _fresh_layers(
+    model: Any,
+    state: Mapping[str, Tensor],
+    num_classes: int,
+) -> dict[str, Tensor]:
     """Return copies of the model's own weights in the layers of classes, where those of `state`
     differ in nothing but the number of classes. Others are left for `load_state` to report."""
     beginnings = class_layers(model)
@@ -160,7 +169,12 @@ def _rows(key: str, classes: int) -> int:
 
 
 def _copy_classes(
-    key: str, source: Tensor, to: Tensor, come_from: list[int], *, go_to: list[int]
+    key: str,
+    source: Tensor,
+    to: Tensor,
+    come_from: list[int],
+    *,
+    go_to: list[int],
 ) -> None:
     """Copy the outputs of classes in a layer's weights or biases, and with them the background's,
     where the layer has one."""

@@ -191,7 +191,9 @@ def to_torchvision(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_detectron2(
-    state_dict: Mapping[str, Any], anchor_ratios: int = 3, channels: str = "bgr"
+    state_dict: Mapping[str, Any],
+    anchor_ratios: int = 3,
+    channels: str = "bgr",
 ) -> dict[str, Tensor]:
     """Weights of detectron2's Mask R-CNN or Faster R-CNN, with ResNet and FPN, C4 or DC5, under the
     names of this library.
@@ -231,7 +233,13 @@ def from_detectron2(
     return converted
 
 
-def _ratios_first(state: dict[str, Tensor], key: str, anchor_ratios: int, *, outputs: int) -> None:
+def _ratios_first(
+    state: dict[str, Tensor],
+    key: str,
+    anchor_ratios: int,
+    *,
+    outputs: int,
+) -> None:
     """Order the outputs of a layer by the ratio and then the size of their anchors, where
     detectron2 orders them by size and then by ratio. Each anchor has so many outputs."""
     if key not in state:
@@ -248,7 +256,9 @@ def _ratios_first(state: dict[str, Tensor], key: str, anchor_ratios: int, *, out
 
 
 def fit_stem(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    prefix: str,
 ) -> Mapping[str, Tensor]:
     """Weights whose first convolution is for images of as many channels as the model's own."""
     stem = _stem(own, prefix)
@@ -296,7 +306,9 @@ def _checked(state: Any, source: str) -> dict[str, Tensor]:
 
 
 def _convert(
-    state: Mapping[str, Tensor], patterns: Sequence[tuple], source: str
+    state: Mapping[str, Tensor],
+    patterns: Sequence[tuple],
+    source: str,
 ) -> dict[str, Tensor]:
     names = {key: _renamed(key, patterns) for key in state}
     unknown = [key for key, name in names.items() if name is None]

@@ -51,7 +51,11 @@ IMAGENET: Settings = {
 
 
 def warn_differences(
-    source: str, wanted: Settings, config: Settings, replaced: list[str], advice: str
+    source: str,
+    wanted: Settings,
+    config: Settings,
+    replaced: list[str],
+    advice: str,
 ) -> None:
     """A warning that lists the settings of `config` that differ from those that the weights of
     `source` are meant for.
@@ -105,7 +109,11 @@ def warn_frozen(backbone: Mapping[str, Any]) -> None:
         )
 
 
-def _same(key: str, wanted: Any, own: Any) -> bool:
+def _same(
+    key: str,
+    wanted: Any,
+    own: Any,
+) -> bool:
     if key == "norm":
         return SAME_NORM.get(wanted, wanted) == SAME_NORM.get(own, own)
     if not isinstance(wanted, (list, tuple)):

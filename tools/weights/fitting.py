@@ -14,7 +14,11 @@ MOST_KEYS = 3  # of a kind that a message names
 COUNTERS = "num_batches_tracked"  # how the names of what batch norms count end
 
 
-def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
+def load_state(
+    model: nn.Module,
+    state: Mapping[str, Any],
+    source: str,
+) -> None:
     """Load all weights of a model; nothing may be missing, left over or of another shape.
 
     Raises:
@@ -39,7 +43,11 @@ def load_state(model: nn.Module, state: Mapping[str, Any], source: str) -> None:
     model.load_state_dict({key: state.get(key, value) for key, value in own.items()})
 
 
-def check_shapes(own: Mapping[str, Tensor], state: Mapping[str, Any], source: str) -> None:
+def check_shapes(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    source: str,
+) -> None:
     """Raise ValueError where names, shapes or kinds of numbers differ from a model's own."""
     state = _without_unused(state)
     missing = []
@@ -103,7 +111,11 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def check_fit(make: Callable[[], nn.Module], state: Mapping[str, Tensor], source: str) -> None:
+def check_fit(
+    make: Callable[[], nn.Module],
+    state: Mapping[str, Tensor],
+    source: str,
+) -> None:
     """Raise ValueError where weights do not fit a model, before it takes memory: made of shapes
     alone.
 

@@ -43,7 +43,11 @@ WORDS = '"imagenet", "coco"'
 UNEXPECTED = (LookupError, TypeError, AttributeError, RuntimeError)
 
 
-def load_pretrained(model: Any, source: str | os.PathLike, trunk: str) -> None:
+def load_pretrained(
+    model: Any,
+    source: str | os.PathLike,
+    trunk: str,
+) -> None:
     """Load `source` into a model: "" for nothing, "imagenet", "coco", or the path of a checkpoint.
 
     `trunk` is the name of the model's trunk, which "imagenet" finds weights by.
@@ -115,7 +119,11 @@ def _load_file(model: Any, path: str) -> None:
         raise unknown(content, path)
 
 
-def _load_checkpoint(model: Any, content: Mapping[str, Any], path: str) -> None:
+def _load_checkpoint(
+    model: Any,
+    content: Mapping[str, Any],
+    path: str,
+) -> None:
     """Load a checkpoint of this library, and warn where its configuration differs."""
     config = saved_config(content, path)
     try:
@@ -161,7 +169,9 @@ def open_weights(path: str | os.PathLike) -> Foreign | dict[str, Any]:
 
 
 def _converted(
-    weights: Foreign, num_classes: int, config: Mapping[str, Any]
+    weights: Foreign,
+    num_classes: int,
+    config: Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], int]:
     """Weights under the names of this library, for a model of so many classes, and the number of
     theirs."""
@@ -175,7 +185,11 @@ def _converted(
     return state, weights.classes
 
 
-def load_detector(make: Callable[..., Any], weights: Foreign, config: Source = None) -> Any:
+def load_detector(
+    make: Callable[..., Any],
+    weights: Foreign,
+    config: Source = None,
+) -> Any:
     """The model of torchvision's or detectron2's that weights are of, with them in it.
 
     `make` takes the number of classes and a configuration; `config` is laid over the one that the
@@ -235,7 +249,14 @@ def load_foreign(model: Any, weights: Foreign) -> None:
         if not _are_coco(model, count):
             names = None
             ids = None
-        load_matching(model, state, source, class_names=names, num_classes=count, category_ids=ids)
+        load_matching(
+            model,
+            state,
+            source,
+            class_names=names,
+            num_classes=count,
+            category_ids=ids,
+        )
     except ValueError as error:
         raise ValueError(f"{error}\nThese are weights for {config}: give that config") from error
     advice = PUBLISHED if weights.published else ADVICE
@@ -341,7 +362,11 @@ def _trunk(model: Any) -> Any:
     return getattr(model.backbone, "trunk", model.backbone)
 
 
-def _load_trunk(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def _load_trunk(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+) -> None:
     """Without the classifier."""
     trunk = _trunk(model)
     kept = {}

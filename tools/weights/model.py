@@ -44,7 +44,10 @@ def checkpoint_of(model: Any) -> dict[str, Any]:
 
 
 def load_model(
-    make: type[Model], path: str | os.PathLike, config: Source, parts: Mapping[str, Any]
+    make: type[Model],
+    path: str | os.PathLike,
+    config: Source,
+    parts: Mapping[str, Any],
 ) -> Model:
     """Return the model that `save` or training wrote, in evaluation mode. Weights of torchvision's
     or detectron2's Mask R-CNN load too, with the configuration under examples/coco/ that their

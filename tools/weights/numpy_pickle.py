@@ -73,7 +73,12 @@ def array_stand_ins(budget: Budget) -> dict[str, Any]:
     def reconstruct(*_: Any) -> Array:
         return Array(budget)
 
-    def recorded(shape: tuple | None, kind: _Type, order: str, data: bytes) -> Array:
+    def recorded(
+        shape: tuple | None,
+        kind: _Type,
+        order: str,
+        data: bytes,
+    ) -> Array:
         array = Array(budget)
         array.state = shape, kind, order, data
         return array
@@ -82,7 +87,11 @@ def array_stand_ins(budget: Budget) -> dict[str, Any]:
         return recorded(None, kind, "C", data)
 
     def from_buffer(
-        data: bytes, kind: _Type, shape: tuple, order: str, axes: tuple | None = None
+        data: bytes,
+        kind: _Type,
+        shape: tuple,
+        order: str,
+        axes: tuple | None = None,
     ) -> Array:
         if order == "K":
             order = "C"

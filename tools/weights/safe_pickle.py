@@ -74,7 +74,10 @@ class _Unpickler(PYTHON_UNPICKLER):
     dispatch: ClassVar[dict] = dict(PYTHON_UNPICKLER.dispatch)
 
     def __init__(
-        self, file: Any, stand_ins: Mapping[str, Any], refer: Callable[[Any], Any] | None
+        self,
+        file: Any,
+        stand_ins: Mapping[str, Any],
+        refer: Callable[[Any], Any] | None,
     ) -> None:
         super().__init__(file, encoding="latin1")
         self.stand_ins = stand_ins
@@ -202,7 +205,9 @@ def ordered(pairs: Any = ()) -> dict[Any, Any]:
 
 
 def unpickle(
-    file: Any, stand_ins: Mapping[str, Any], refer: Callable[[Any], Any] | None = None
+    file: Any,
+    stand_ins: Mapping[str, Any],
+    refer: Callable[[Any], Any] | None = None,
 ) -> Any:
     """The next pickle of a file in memory, with stand-ins where it describes something; `finish`
     makes these.

@@ -58,7 +58,10 @@ class _Storage(StandIn):
     """The numbers of one or several tensors: `read` returns their bytes."""
 
     def __init__(
-        self, dtype: torch.dtype | None, count: int, read: Callable[[int], bytes | memoryview]
+        self,
+        dtype: torch.dtype | None,
+        count: int,
+        read: Callable[[int], bytes | memoryview],
     ) -> None:
         # None: bytes, of whatever dtype the tensor has
         self.dtype = dtype
@@ -145,7 +148,12 @@ def _stand_ins(budget: Budget, nested: bool = True) -> dict[str, Any]:
     themselves."""
     rebuilders = _rebuilders(budget)
 
-    def subclass(function: Any, kind: Any, arguments: tuple, state: Any) -> Any:
+    def subclass(
+        function: Any,
+        kind: Any,
+        arguments: tuple,
+        state: Any,
+    ) -> Any:
         if function not in rebuilders.values() or not isinstance(kind, _Name):
             raise Refused("subclass of torch.Tensor")
         return function(*arguments)
@@ -179,7 +187,13 @@ def _stand_ins(budget: Budget, nested: bool = True) -> dict[str, Any]:
 def _rebuilders(budget: Budget) -> dict[str, Callable[..., Any]]:
     """Return what a pickle calls to rebuild tensors, with the parameters of torch's own."""
 
-    def tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> _Tensor:
+    def tensor(
+        storage: Any,
+        offset: Any,
+        shape: Any,
+        strides: Any,
+        *more: Any,
+    ) -> _Tensor:
         flags = more[2] if len(more) > 2 else None
         return _Tensor(budget, storage, offset, shape, strides=strides, flags=flags)
 
@@ -193,7 +207,15 @@ def _rebuilders(budget: Budget) -> dict[str, Callable[..., Any]]:
         dtype: Any,
         flags: Any = None,
     ) -> _Tensor:
-        return _Tensor(budget, storage, offset, shape, strides=strides, dtype=dtype, flags=flags)
+        return _Tensor(
+            budget,
+            storage,
+            offset,
+            shape,
+            strides=strides,
+            dtype=dtype,
+            flags=flags,
+        )
 
     def parameter(value: Any, *_: Any) -> Any:
         return value
@@ -242,7 +264,9 @@ def _from_zip(path: Path, budget: Budget) -> Any:
 
 
 def _pickle_in(
-    archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], file_size: int
+    archive: zipfile.ZipFile,
+    entries: Mapping[str, zipfile.ZipInfo],
+    file_size: int,
 ) -> str:
     """Return the name of the pickle in an archive of torch.save. Raise ValueError for others."""
     packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values())
@@ -265,7 +289,11 @@ def _pickle_in(
     return pickles[0]
 
 
-def _from_stream(file: io.BytesIO, budget: Budget, nested: bool = True) -> Any:
+def _from_stream(
+    file: io.BytesIO,
+    budget: Budget,
+    nested: bool = True,
+) -> Any:
     """The older format, or a plain pickle. With storages still to be made, where nested."""
     first = unpickle(file, _stand_ins(budget, nested))
     if first != MAGIC or not isinstance(first, int):

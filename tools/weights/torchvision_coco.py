@@ -46,7 +46,9 @@ def is_published(path: str | Path) -> bool:
 
 
 def select_classes(
-    state: Mapping[str, Tensor], rows: list[int], layers: tuple[str, ...]
+    state: Mapping[str, Tensor],
+    rows: list[int],
+    layers: tuple[str, ...],
 ) -> dict[str, Tensor]:
     """Of converted weights the classes of these labels (1 is the first), in this order, and the
     background; `layers` are the beginnings of the names of those that have outputs for each

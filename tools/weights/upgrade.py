@@ -32,7 +32,12 @@ def upgraded_name(key: str) -> str:
     return key
 
 
-def upgrade_hook(_: Any, state: MutableMapping[str, Any], prefix: str, *__: Any) -> None:
+def upgrade_hook(
+    _: Any,
+    state: MutableMapping[str, Any],
+    prefix: str,
+    *__: Any,
+) -> None:
     """Bring the keys of a state dict that a model is about to load up to date.
 
     Weights that a conversion keeps for the way back, and that no model has, are left out.
