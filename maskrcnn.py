@@ -11,7 +11,7 @@ For example:
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 # The folders beside this file (or, installed, in the folder `maskrcnn` beside it) are the
 # subpackages of this module: `maskrcnn.tools` and never `tools`, which is a name that a user's own
@@ -23,21 +23,13 @@ __version__ = "0.1.0"
 from torch import Tensor, nn
 
 from maskrcnn.backbones.build import build_backbone
-from maskrcnn.heads.build import build_box_branch, build_mask_branch
+from maskrcnn.heads.build import build_box_branch, build_branches
 from maskrcnn.pooling.build import PoolBuilder
 from maskrcnn.proposal.build import build_proposal
 from maskrcnn.tools.checks.inputs import check_call
 from maskrcnn.tools.checks.parts import check_backbone, check_features, check_model
 from maskrcnn.tools.config import Source, load_config
-from maskrcnn.tools.structures import (
-    Batch,
-    BoxPart,
-    Branch,
-    DetectionBatch,
-    Proposal,
-    Proposals,
-    Target,
-)
+from maskrcnn.tools.structures import Batch, Branch, DetectionBatch, Parts, Shared, Target
 from maskrcnn.tools.transform import build_transform
 from maskrcnn.tools.weights.checkpoints import save_checkpoint
 from maskrcnn.tools.weights.model import checkpoint_of, load_initial, load_model
@@ -47,21 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["MaskRCNN", "__version__"]
-Shared = tuple[list[Tensor], Proposals]
 Detections = dict[str, Tensor]
-
-
-class Parts(TypedDict, total=False):
-    """The parts that can be given; see `MaskRCNN`."""
-
-    backbone: nn.Module
-    proposal: nn.Module
-    box_pool: nn.Module
-    mask_pool: nn.Module
-    box_head: nn.Module
-    mask_head: nn.Module
-    box: nn.Module
-    branches: Mapping[str, nn.Module]
 
 
 class MaskRCNN(nn.Module):
@@ -73,13 +51,8 @@ class MaskRCNN(nn.Module):
         pretrained: "imagenet", "coco", or the path of a checkpoint, and "" for none; by default
             the configuration's.
         class_names: K names, kept in checkpoints.
-        parts: modules in the place of those that the configuration would build. `backbone` maps
-            [N, 3, H, W] to a list of maps and declares `channels` and `strides`, one of each a map;
-            it may keep a stage for pooled features, as `C4` does. `proposal`, `box_pool`,
-            `mask_pool`, `box_head` and `mask_head` are those of the figure. `box` is the whole box
-            branch, and `branches`, by name, are whole branches: "mask" takes the place of the
-            configured one, others follow it. See `maskrcnn.tools.structures` for what each has to
-            do.
+        parts: modules in the place of those that the configuration would build; see
+            `maskrcnn.tools.structures.Parts`.
 
     Raises:
         ValueError: for arguments, configuration or weights that do not fit.
@@ -99,43 +72,17 @@ class MaskRCNN(nn.Module):
         self.replaced = check_model(num_classes, class_names, parts, masks=cfg.mask.enabled)
         self.num_classes = num_classes
         self.class_names = None if class_names is None else list(class_names)
-        # The numbers of the classes in the data set that the model was trained on, where they are
-        # not 1..K.
+        # Of the classes in the data set that the model was trained on, where they are not 1..K.
         self.category_ids: list[int | str] | None = None
 
         self.transform = build_transform(cfg.transform)
-        self.backbone = parts.get("backbone") or build_backbone(
-            cfg.backbone,
-            in_channels=self.transform.channels,
-            pyramid_channels=cfg.fpn.channels,
-            pyramid_norm=cfg.fpn.norm,
-        )
-        channels, strides = check_backbone(self.backbone)
-        self.proposal = cast(
-            Proposal,
-            parts.get("proposal") or build_proposal(cfg.rpn, channels=channels, strides=strides),
-        )
+        channels = self.transform.channels
+        self.backbone = parts.get("backbone") or build_backbone(cfg.backbone, cfg.fpn, channels)
+        check_backbone(self.backbone)
+        self.proposal = parts.get("proposal") or build_proposal(cfg.rpn, self.backbone)
         pools = PoolBuilder(cfg.pooling, self.backbone)
-        box = parts.get("box") or build_box_branch(
-            cfg.box,
-            num_classes,
-            pool=parts.get("box_pool") or pools(cfg.box.pool_size),
-            channels=pools.channels,
-            size=pools.size(cfg.box.pool_size),
-            head=parts.get("box_head"),
-        )
-        self.box = cast(BoxPart, box)
-        branches = dict(parts.get("branches") or {})
-        if cfg.mask.enabled and "mask" not in branches:
-            mask = build_mask_branch(
-                cfg.mask,
-                num_classes,
-                pool=parts.get("mask_pool") or pools(cfg.mask.pool_size),
-                channels=pools.channels,
-                aligned=cfg.pooling.aligned,
-                head=parts.get("mask_head"),
-            )
-            branches = {"mask": mask, **branches}
+        self.box = parts.get("box") or build_box_branch(cfg.box, num_classes, pools, parts)
+        branches = build_branches(cfg.mask, num_classes, pools, parts)
         self.branches = cast(Mapping[str, Branch], nn.ModuleDict(branches))
         self.register_load_state_dict_pre_hook(upgrade_hook)
         load_initial(self, pretrained)

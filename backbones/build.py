@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from maskrcnn.tools.settings.schema import BackboneSettings
+from maskrcnn.tools.settings.schema import BackboneSettings, FpnSettings
 from maskrcnn.tools.text import shown
 
 from .c4_dc5 import C4, DC5
@@ -16,18 +16,15 @@ from .vgg import VGG16
 
 def build_backbone(
     settings: BackboneSettings,
-    *,
+    pyramid: FpnSettings,
     in_channels: int,
-    pyramid_channels: int,
-    pyramid_norm: str,
 ) -> nn.Module:
     """Build the trunk of this name and put this neck on it.
 
     Args:
-        settings: what to build.
+        settings: what to build, [backbone].
+        pyramid: [fpn], where the neck is a pyramid.
         in_channels: of the images.
-        pyramid_channels: of every level, where the neck is a pyramid.
-        pyramid_norm: of the neck `fpn`; none for the others.
 
     Raises:
         ValueError: names that are not known, or a neck or setting that the trunk cannot have.
@@ -37,14 +34,14 @@ def build_backbone(
     neck = settings.neck
     plain_transformer = len(trunk.strides) == 1
     if neck == "fpn" and not plain_transformer:
-        return FPN(trunk, channels=pyramid_channels, norm=pyramid_norm)
-    if pyramid_norm != "none":
+        return FPN(trunk, channels=pyramid.channels, norm=pyramid.norm)
+    if pyramid.norm != "none":
         what = f"neck = {neck} has no pyramid"
         if plain_transformer:
             what = "the pyramid of a plain transformer has layer norms"
-        raise ValueError(f"[fpn] norm = {pyramid_norm}: {what}; leave it at none")
+        raise ValueError(f"[fpn] norm = {pyramid.norm}: {what}; leave it at none")
     if plain_transformer:
-        return SimplePyramid(trunk, channels=pyramid_channels)
+        return SimplePyramid(trunk, channels=pyramid.channels)
     if neck == "c4":
         assert isinstance(trunk, ResNet)  # no other has a last stage that can be set apart
         return C4(trunk)
@@ -55,8 +52,6 @@ def _check(settings: BackboneSettings) -> None:
     """Raise ValueError for a neck or a setting that the trunk cannot have."""
     name = settings.name
     neck = settings.neck
-    if neck not in ("fpn", "c4", "dc5"):
-        raise ValueError(f"[backbone] neck = {shown(neck)}; choose fpn, c4 or dc5")
     if neck != "fpn" and name not in VARIANTS:
         raise ValueError(
             f"[backbone] neck = {neck} needs a trunk whose last stage can be set apart, "

@@ -1,9 +1,14 @@
 """The branches by their settings."""
 
+from collections.abc import Mapping
+from typing import cast
+
 from torch import nn
 
+from maskrcnn.pooling.build import PoolBuilder
 from maskrcnn.tools.matching import Matcher, Sampler
 from maskrcnn.tools.settings.schema import BoxSettings, MaskSettings
+from maskrcnn.tools.structures import Parts
 
 from .box import BoxHead
 from .box_branch import BoxBranch
@@ -17,20 +22,15 @@ from .sampling import RoISampler
 def build_box_branch(
     settings: BoxSettings,
     num_classes: int,
-    *,
-    pool: nn.Module,
-    channels: int,
-    size: int,
-    head: nn.Module | None = None,
+    pools: PoolBuilder,
+    parts: Parts,
 ) -> BoxBranch:
     """Build the box branch of [box].
 
     Args:
         num_classes: K, foreground classes.
-        pool: of its features.
-        channels: C of pooled features [R, C, s, s].
-        size: s of them.
-        head: takes the place of the one that the settings name.
+        pools: makes its pool.
+        parts: of which box_pool and box_head take the places of those that the settings name.
     """
     weights = tuple(settings.delta_weights)
     matcher = Matcher(
@@ -40,10 +40,11 @@ def build_box_branch(
         name="box head",
     )
     sampler = Sampler(settings.samples, settings.positive_fraction)
+    head = parts.get("box_head")
     if head is None:
         head = BoxHead(
-            channels,
-            size,
+            pools.channels,
+            pools.size(settings.pool_size),
             num_classes,
             layers=[settings.hidden] * settings.layers,
             convs=[settings.conv_channels] * settings.convs,
@@ -52,7 +53,7 @@ def build_box_branch(
         )
     return BoxBranch(
         num_classes,
-        pool=pool,
+        pool=parts.get("box_pool") or pools(settings.pool_size),
         head=head,
         sampler=RoISampler(matcher, sampler),
         loss=BoxLoss(weights, settings.smooth_l1_beta, settings.loss),
@@ -67,37 +68,39 @@ def build_box_branch(
     )
 
 
-def build_mask_branch(
+def build_branches(
     settings: MaskSettings,
     num_classes: int,
-    *,
-    pool: nn.Module,
-    channels: int,
-    aligned: bool,
-    head: nn.Module | None = None,
-) -> MaskBranch:
-    """Build the mask branch of [mask].
+    pools: PoolBuilder,
+    parts: Parts,
+) -> dict[str, nn.Module]:
+    """Build the branches that follow the box branch: that of [mask], where it is enabled, and those
+    given.
 
     Args:
         num_classes: K, foreground classes.
-        pool: of its features.
-        channels: C of pooled features [R, C, s, s].
-        aligned: whether cell centres are at half pixels, in the targets as in the features.
-        head: takes the place of the one that the settings name.
+        pools: makes the mask branch's pool.
+        parts: of which mask_pool and mask_head take the places of those that the settings name, and
+            branches["mask"] that of the whole branch.
     """
+    given = cast(Mapping[str, nn.Module], parts.get("branches") or {})
+    if not settings.enabled or "mask" in given:
+        return dict(given)
+    head = parts.get("mask_head")
     if head is None:
         head = MaskHead(
-            channels,
+            pools.channels,
             num_classes,
             convs=settings.convs,
             channels=settings.channels,
             norm=settings.norm,
         )
-    return MaskBranch(
-        pool=pool,
+    mask = MaskBranch(
+        pool=parts.get("mask_pool") or pools(settings.pool_size),
         head=head,
         threshold=settings.threshold,
         whole_pixel_paste=settings.whole_pixel_paste,
         target_sampling_ratio=settings.target_sampling_ratio,
-        aligned=aligned,
+        aligned=pools.settings.aligned,
     )
+    return {"mask": mask, **given}

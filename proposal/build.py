@@ -1,30 +1,23 @@
 """The proposal module by its settings."""
 
-from collections.abc import Sequence
-
 from maskrcnn.tools.matching import Matcher, Sampler
 from maskrcnn.tools.settings.schema import RpnSettings
+from maskrcnn.tools.structures import Backbone
 
 from .anchors import Anchors
 from .rpn import RPN, ProposalSelector
 
 
-def build_proposal(
-    settings: RpnSettings,
-    *,
-    channels: int,
-    strides: Sequence[int],
-) -> RPN:
+def build_proposal(settings: RpnSettings, backbone: Backbone) -> RPN:
     """Build the region proposal network of [rpn].
 
     Args:
-        channels: C, of every map of the backbone.
-        strides: of each map, input pixels a cell.
+        backbone: declares the channels, equal on all levels, and the strides of its maps.
     """
     anchors = Anchors(
         settings.anchor_sizes,
         settings.anchor_ratios,
-        strides,
+        backbone.strides,
         centered=settings.anchor_centered,
         rounded=settings.anchor_rounded,
         stride_measured=settings.anchor_stride_measured,
@@ -43,7 +36,7 @@ def build_proposal(
         min_size=settings.min_size,
     )
     return RPN(
-        channels,
+        backbone.channels[0],
         anchors,
         convs=settings.convs,
         matcher=matcher,

@@ -6,9 +6,9 @@ x2, y2, in input pixels (after resizing) unless said otherwise.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Target = Mapping[str, Any]  # boxes [M, 4], labels [M], masks [M, h, w] and what else belongs to it
 
@@ -186,3 +186,25 @@ class Branch(Protocol):
         returns takes the place of `found`.
         """
         ...
+
+
+Shared = tuple[list[Tensor], Proposals]  # what detections and losses begin with
+
+
+class Parts(TypedDict, total=False):
+    """The parts of a model that can be given to it.
+
+    A backbone maps images to feature maps and declares `channels` and `strides`, one of each a map;
+    it may keep a stage for pooled features, as `maskrcnn.backbones.c4_dc5.C4` does. `box` is the
+    whole box branch, with a pool and a head of its own. `branches` are whole branches by name:
+    "mask" takes the place of the configured one, others follow it.
+    """
+
+    backbone: nn.Module
+    proposal: Proposal
+    box_pool: nn.Module
+    mask_pool: nn.Module
+    box_head: nn.Module
+    mask_head: nn.Module
+    box: BoxPart
+    branches: Mapping[str, Branch]
