@@ -47,10 +47,11 @@ class BuildPy(build_py):
         target = Path(self.build_lib) / "maskrcnn"
         for name in ("config.ini", "py.typed"):
             self.copy_file(here / name, target / name)
-        # The configurations of published weights, which are found by what a file holds.
-        self.mkpath(str(target / "examples" / "coco"))
-        for path in (here / "examples" / "coco").glob("*.ini"):
-            self.copy_file(path, target / "examples" / "coco" / path.name)
+        # The example configurations, which are found by name, or by what a file of weights holds.
+        for path in (here / "examples").glob("*/*.ini"):
+            copy = target / path.relative_to(here)
+            self.mkpath(str(copy.parent))
+            self.copy_file(path, copy)
         compile_operators(target / "libs" / "native")
 
 

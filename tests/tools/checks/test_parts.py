@@ -126,7 +126,7 @@ def test_loading_with_parts_that_there_are_none_of(tmp_path):
         ValueError,
         match="there is no part head; parts are backbone, proposal, box_pool, mask_pool, ",
     ):
-        MaskRCNN.load(tmp_path / "a.pt", head=model.mask_head)
+        MaskRCNN.load(tmp_path / "a.pt", head=model.branches["mask"].head)
     with pytest.raises(ValueError, match=r"parts of its own: give mask_head=\.\.\."):
         MaskRCNN.load(tmp_path / "a.pt", mask_head=None)
     for path in (5, None):
