@@ -268,7 +268,8 @@ def _keys(stored: Stored) -> np.ndarray:
 
 def _keys_of(colors: np.ndarray) -> np.ndarray:
     """[..., 3] of 0 to 255 -> [...]: one whole number each."""
-    return colors.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+    weights = np.array([1 << 16, 1 << 8, 1])
+    return colors.astype(np.int64) @ weights
 
 
 def _void(found: np.ndarray, stored: Stored) -> int | None:

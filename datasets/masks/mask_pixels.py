@@ -34,7 +34,9 @@ def read_stored(path: Path, orientation: str = "exif") -> Stored:
     with opened(path, "{name} cannot be decoded ({reason})") as image:
         lossy = _lossy(image, path)
         tiles = getattr(image, "tile", None)
-        form = str(tiles[0][3]) if tiles else ""  # how pixels are stored
+        form = ""  # how pixels are stored
+        if tiles:
+            form = str(tiles[0][3])
         if ";16" in form and not image.mode.startswith("I"):
             raise ValueError(
                 "it has several bands of 16 bits, of which only 8 can be read; save indices as "

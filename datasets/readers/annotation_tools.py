@@ -196,7 +196,8 @@ def _raise_no_class(
     regions = 0
     for sheet in sheets:
         for drawn in sheet.objects:
-            regions += drawn.crowd
+            if drawn.crowd:
+                regions += 1
             if drawn.fault is not None:
                 problems.found(
                     Problem(

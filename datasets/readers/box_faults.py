@@ -23,11 +23,13 @@ def annotated_box_fault(
         written: how the numbers were read: xyxy or xywh.
         border: see `box_fault`.
     """
-    fault = box_fault(box, *size, border=border)
+    height, width = size
+    fault = box_fault(box, height, width, border)
     if fault is None:
         return None
-    if not misread(box, segments.tight_box(mask, *size), written):
+    if not misread(box, segments.tight_box(mask, height, width), written):
         return fault
     other = "xyxy" if written == "xywh" else "xywh"
-    message = f"{fault[1]}; it fits its mask when {WRITTEN[other]} is read for {WRITTEN[written]}"
+    _, said = fault
+    message = f"{said}; it fits its mask when {WRITTEN[other]} is read for {WRITTEN[written]}"
     return "box format", message

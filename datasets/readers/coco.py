@@ -137,13 +137,8 @@ def _parse(path: Path, masks: bool) -> dict[str, list]:
 
 def _used(entries: Sequence[Any]) -> Counter[Id]:
     """How many annotations each category has, whether or not they are of use."""
-    used: Counter[Id] = Counter()
-    for entry in entries:
-        if isinstance(entry, (Annotation, Broken)):
-            category = _id(entry.category_id)
-            if category is not None:
-                used[category] += 1
-    return used
+    ids = (_id(entry.category_id) for entry in entries if isinstance(entry, (Annotation, Broken)))
+    return Counter(number for number in ids if number is not None)
 
 
 def _id(value: Any) -> Id | None:
@@ -254,11 +249,14 @@ def _add_annotations(
     seen: set[Id] = set()
     worded = any(isinstance(entry, Annotation) and isinstance(entry.id, str) for entry in entries)
     for place, entry in enumerate(entries):
-        if not isinstance(entry, (Annotation, Broken)):
-            entry = broken(entry, "malformed annotation", NEEDED)
-        if isinstance(entry, Annotation) and entry.image_id in useless:
-            continue
-        category = _id(entry.category_id)
+        if isinstance(entry, Annotation):
+            if entry.image_id in useless:
+                continue
+            category = entry.category_id
+        else:
+            if not isinstance(entry, Broken):
+                entry = broken(entry, "malformed annotation", NEEDED)
+            category = _id(entry.category_id)
         if category is not None and labels.get(category) == 0:
             builder.others += 1
             continue
@@ -267,20 +265,16 @@ def _add_annotations(
             error = True
         else:
             crowd = ignore_crowd and entry.crowd
-            fault = _add_object(
-                entry,
-                builder,
-                labels=labels,
-                seen=seen,
-                crowd=crowd,
-                named=worded,
-            )
+            fault = _add_object(entry, builder, labels, seen, crowd=crowd, named=worded)
             error = fault is not None
             if fault is None and entry.dropped:
                 fault = "degenerate ring", f"its mask is used without {entry.dropped}"
         if fault is not None:
             image = _image_name(entry, builder)
-            name = f"number {place}, from 0" if entry.id is None else _said(entry.id)
+            if entry.id is None:
+                name = f"number {place}, from 0"
+            else:
+                name = _said(entry.id)
             problems.found(
                 Problem(
                     *fault,
@@ -328,12 +322,7 @@ def _add_object(
     width = builder.sizes[2 * row + 1]
     x, y, w, h = entry.bbox
     box = (x, y, x + w, y + h)
-    fault = _shape_fault(
-        entry,
-        box,
-        size=(height, width),
-        crowd=crowd,
-    )
+    fault = _shape_fault(entry, box, (height, width), crowd)
     if fault is not None:
         return fault
     area = entry.area
@@ -366,12 +355,7 @@ def _shape_fault(
             "malformed mask",
             f"its RLE is for {h} x {w} pixels, the image has {size[0]} x {size[1]}",
         )
-    fault = annotated_box_fault(
-        box,
-        entry.mask,
-        size=size,
-        written="xywh",
-    )
+    fault = annotated_box_fault(box, entry.mask, size, "xywh")
     if fault is not None:
         return fault
     fits = crowd or entry.fits

@@ -201,9 +201,9 @@ def _others(
             counts[name] += used[number]
     if not counts:
         return []
-    which = listed(f"{name} ({count})" for name, count in counts.items())
+    which = [f"{name} ({count})" for name, count in counts.items()]
     message = (
         f"{sum(counts.values())} objects are left out, whose categories are none of the "
-        f"model's classes: {which}"
+        f"model's classes: {listed(which)}"
     )
     return [("other classes", message)]

@@ -18,20 +18,13 @@ NEEDED = "it needs id, image_id, category_id, bbox [x, y, width, height] and seg
 NO_MASK = "its segmentation is no polygons and no RLE"
 
 Box = tuple[float, float, float, float]  # x, y, width, height
+# The mask of an annotation, encoded; xyxy around it, or None where it is so small that it may have
+# no pixel; the size of an RLE; and the rings that were dropped. It is a plain tuple for speed.
+Outline = tuple[bytes, Sequence[float] | None, tuple[int, int] | None, str]
 
 
 class NoSize(ValueError):
     """A box of no pixel, which cannot serve as a mask."""
-
-
-class Outline(NamedTuple):
-    """The mask of an annotation, encoded."""
-
-    mask: bytes
-    box: Sequence[float]  # xyxy around it, wherever the image ends
-    size: tuple[int, int] | None = None  # of an RLE
-    small: bool = False  # it may have no pixel
-    dropped: str = ""  # see `Annotation`
 
 
 class Annotation(NamedTuple):
@@ -98,22 +91,16 @@ def _of_rle(segmentation: dict[str, Any]) -> Outline:
     """Encode a segmentation that is run-length codes."""
     size = rle.rle_size(segmentation)
     mask = segments.from_rle(segmentation)
-    return Outline(
-        mask=mask,
-        box=segments.tight_box(mask, *size),
-        size=size,
-    )
+    return mask, segments.tight_box(mask, *size), size, ""
 
 
 def _of_rings(segmentation: Any) -> Outline:
     """Encode a segmentation that is polygons."""
     rings = polygons.rings(segmentation)
-    return Outline(
-        mask=segments.from_rings(rings.good),
-        box=rings.box,
-        small=rings.area < SMALL,
-        dropped=", ".join(rings.dropped[:3]),
-    )
+    mask = segments.from_rings(rings.good)
+    box = rings.box if rings.area >= SMALL else None
+    dropped = ", ".join(rings.dropped[:3]) if rings.dropped else ""
+    return mask, box, None, dropped
 
 
 def _around(box: Box) -> list[list[float]]:
@@ -143,8 +130,11 @@ def _annotation(
         area = number(area, "area")
         if area < 0:
             raise ValueError(f"area {area:g} is below 0")
-    x, y, w, h = box
-    corners = (x, y, x + w, y + h)
+    mask, around, size, dropped = outline
+    fits = False
+    if around is not None:
+        x, y, w, h = box
+        fits = agree((x, y, x + w, y + h), around)
     return Annotation(
         id=identity(entry.get("id", 0)),
         image_id=identity(entry["image_id"], "image_id"),
@@ -152,10 +142,10 @@ def _annotation(
         bbox=box,
         area=area,
         crowd=flag(entry.get("iscrowd", 0), "iscrowd"),
-        mask=outline.mask,
-        size=outline.size,
-        fits=not outline.small and agree(corners, outline.box),
-        dropped=outline.dropped,
+        mask=mask,
+        size=size,
+        fits=fits,
+        dropped=dropped,
     )
 
 

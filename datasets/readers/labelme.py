@@ -153,7 +153,9 @@ def _look_at_groups(
 ) -> None:
     """Report objects of several shapes, where most are that: then a group may be all of an
     image."""
-    objects = [drawn for sheet in sheets for drawn in sheet.objects if not drawn.crowd]
+    objects: list[Drawn] = []
+    for sheet in sheets:
+        objects += [drawn for drawn in sheet.objects if not drawn.crowd]
     joined = [drawn for drawn in objects if drawn.parts > 1]
     if len(joined) < FEWEST or len(joined) <= IN_PARTS * len(objects):
         return

@@ -33,10 +33,10 @@ def other_classes(counts: Counter[str], source: Path | str) -> list[Problem]:
     were asked for."""
     if not counts:
         return []
-    which = listed(f"{name} ({count})" for name, count in counts.most_common())
+    which = [f"{name} ({count})" for name, count in counts.most_common()]
     message = (
         f"{sum(counts.values())} objects are left out, whose classes are none of the "
-        f"model's classes: {which}"
+        f"model's classes: {listed(which)}"
     )
     return [
         Problem(

@@ -265,7 +265,8 @@ def _ambiguous(
 ) -> str:
     """Return the message that several images or masks have one name."""
     several = [*images, *masks]
-    those = ", ".join(str(path.relative_to(folder)) for path in several[:6])
+    names = [str(path.relative_to(folder)) for path in several[:6]]
+    those = ", ".join(names)
     return (
         f"{len(images)} images and {len(masks)} masks are called {name}: {those}; give each image "
         "and its mask a name of their own"

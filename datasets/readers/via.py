@@ -225,8 +225,7 @@ def _corners(shape: dict[str, Any]) -> list[Point]:
             return corners(shape[key])
     xs = shape["all_points_x"]
     ys = shape.get("all_points_y")
-    are_pairs = isinstance(xs, list) and bool(xs) and isinstance(xs[0], list)
-    if ys is None and are_pairs:
+    if ys is None and isinstance(xs, list) and xs and isinstance(xs[0], list):
         return corners(xs)
     if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
         raise ValueError(

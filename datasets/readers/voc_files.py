@@ -136,7 +136,10 @@ def find_image(
 def find_flat(images: list[Image]) -> None:
     """Let images in sub-folders whose annotations are in none have them, where no two images share
     their last name."""
-    flat_images = [replace(image, name=os.path.basename(image.name)) for image in images]
+    flat_images = []
+    for image in images:
+        last = os.path.basename(image.name)
+        flat_images.append(replace(image, name=last))
     counts = Counter((flat.folder, flat.name) for flat in flat_images)
     for image, flat in zip(images, flat_images):
         if counts[flat.folder, flat.name] > 1 or image.annotation.is_file():
