@@ -192,7 +192,7 @@ def test_the_setting_of_channels_is_told(tmp_path, caplog):
     MaskRCNN(80, pretrained=tmp_path / "a.pth")
     assert "set [model] weights_channels" in caplog.text
     with pytest.raises(
-        ValueError, match=r"\[model\] weights_channels = 'gbr'; choose auto, bgr or rgb"
+        ValueError, match=r"\[model\] weights_channels = gbr: choose auto, bgr or rgb"
     ):
         MaskRCNN(80, {"model": {"weights_channels": "gbr"}}, tmp_path / "a.pth")
 

@@ -295,7 +295,7 @@ def test_narrow_networks_stay_within_their_memory():
     """PyTorch's backward pass of strided 1x1 convolutions with few channels does not: the process
     died."""
     code = (
-        "from small import *\nfor width in (2, 4, 8, 12):\n    model = "
+        "from helpers.small import *\nfor width in (2, 4, 8, 12):\n    model = "
         "small_model(changes={'transform': {'min_size': 512, 'max_size': 512}, 'backbone': "
         "{'width': width}}).train()\n    for _ in range(3): sum(model(*small_data((1, 1), "
         "((512, 512),) * 2)).values()).backward()"

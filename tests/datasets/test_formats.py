@@ -36,7 +36,7 @@ def test_coco_and_voc(tmp_path):
         (
             {"format": "yolo"},
             "train",
-            r"\[data\] format = 'yolo'; choose cst, coco, voc, masks, via, labelme",
+            r"\[data\] format = yolo: choose cst, coco, voc, masks, via or labelme",
         ),
         ({}, "dev", "unknown split 'dev'; choose train, val, test"),
         (
@@ -51,7 +51,7 @@ def test_coco_and_voc(tmp_path):
         ),
         ({"root": "nowhere"}, "train", r"no folder nowhere \(\[data\] root\)"),
         ({"classes": ["a", "a"]}, "train", r"\[data\] classes has 'a' more than once"),
-        ({"broken": "maybe"}, "train", r"\[data\] broken = 'maybe'; choose error or skip"),
+        ({"broken": "maybe"}, "train", r"\[data\] broken = maybe: choose error or skip"),
     ],
 )
 def test_settings_that_do_not_fit(tmp_path, changes, split, message):

@@ -82,7 +82,7 @@ EVALUATE = ["evaluate", "my.ini", "--weights", "model.pt"]
             "unknown section [weights]",
         ),
         (["train", "my.ini", "--set", "train.epochs=" + "9" * 10**5], "[train] epochs"),
-        (["train", "my.ini", "--set", "mask.norm=cuda"], "[mask] norm = 'cuda': unknown norm"),
+        (["train", "my.ini", "--set", "mask.norm=cuda"], "[mask] norm = cuda: choose none"),
         (
             ["train", "my.ini", "--set", "train.output=\udcff"],
             "[train] output = '\\udcff' cannot be written",

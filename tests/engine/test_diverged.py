@@ -16,6 +16,7 @@ from maskrcnn.engine.train import TrainingError, train
 from maskrcnn.engine.train_state import not_finite
 from maskrcnn.evaluation.evaluate import check_found
 from maskrcnn.tools.config import dump_config, load_config
+from maskrcnn.tools.transform import Transform
 
 
 def finite(run):
@@ -162,14 +163,14 @@ def test_a_validation_loss(data, whole, tmp_path, monkeypatch, value):
 
 
 def test_detections(data, tmp_path, monkeypatch):
-    original = MaskRCNN.detect
+    original = Transform.restore
 
-    def detect(self, *arguments):
+    def restore(self, *arguments):
         found = original(self, *arguments)
         found[0]["scores"][:] = math.nan
         return found
 
-    monkeypatch.setattr(MaskRCNN, "detect", detect)
+    monkeypatch.setattr(Transform, "restore", restore)
     with pytest.raises(
         TrainingError, match=r"the scores of what was detected in .*cst-\d\.jpg are not finite"
     ):

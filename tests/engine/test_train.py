@@ -306,7 +306,7 @@ def test_names_of_pictures():
         (["train", "my.ini", "--set", "train.optimizer=adam"], "choose sgd or adamw"),
         (["train", "my.ini", "--set", "train.schedule=linear"], "choose step or cosine"),
         (["train", "my.ini", "--set", "train.device=gpu"], "choose auto, cpu"),
-        (["train", "my.ini", "--set", "evaluate.best_metric=AP"], "choose one of"),
+        (["train", "my.ini", "--set", "evaluate.best_metric=AP"], "choose last, box_AP"),
         (["train", "my.ini", "--set", "data.format=kitti"], "choose cst"),
         (["train", "my.ini", "--set", "train.batch_size=0"], "batch_size"),
         (["train", "my.ini", "--set", "train.epochs=0"], "epochs"),

@@ -388,4 +388,4 @@ def test_orientations_that_do_not_exist(tmp_path):
         )
         outcome = command(verb, tmp_path / "a.ini", "--set", "data.orientation=upright")
         assert outcome.status == 1
-        assert "[data] orientation = 'upright'; choose exif or stored" in outcome.text
+        assert "[data] orientation = upright: choose exif or stored" in outcome.text

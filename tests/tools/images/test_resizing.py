@@ -140,7 +140,7 @@ def test_enlarged_images_are_what_they_are_without_antialiasing():
 
 
 def test_checkpoints_from_before_keep_what_they_had(tmp_path):
-    assert make_transform([32], 64, MEAN, STD).antialias
+    assert make_transform([32], 64, MEAN, STD).resize.antialias
     model = small_model()
     assert model.transform.resize.antialias
     model.save(tmp_path / "new.pt")
