@@ -78,6 +78,7 @@ def _check(settings: BackboneSettings) -> None:
 
 
 def _build_trunk(settings: BackboneSettings, in_channels: int) -> Trunk:
+    """Build the trunk of this name. Raise ValueError for a name that is not known."""
     name = settings.name
     if name.startswith("timm/"):
         return Timm(

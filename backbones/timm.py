@@ -189,6 +189,7 @@ class Timm(Trunk):
         return model.state_dict(prefix="model.")
 
     def _set_checkpointing(self) -> None:
+        """Let the model compute activations anew. Raise ValueError where it cannot."""
         try:
             getattr(self.model, "model", self.model).set_grad_checkpointing(True)
         except (AssertionError, AttributeError) as error:

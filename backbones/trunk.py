@@ -12,12 +12,12 @@ class FeatureMaps(Protocol):
 
     @property
     def channels(self) -> Sequence[int]:
-        """Of each map."""
+        """Return the channels of each map."""
         ...
 
     @property
     def strides(self) -> Sequence[int]:
-        """Of each map."""
+        """Return the stride of each map."""
         ...
 
     def __call__(self, images: Tensor) -> list[Tensor]:

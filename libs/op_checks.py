@@ -93,6 +93,7 @@ def check_roi_align(
 
 
 def _check_maps(maps: Sequence[Tensor], scales: Sequence[float]) -> None:
+    """Raise ValueError unless the maps are alike, and each has a scale and a cell."""
     shapes = [list(m.shape) for m in maps]
     alike = all(m.dim() == 4 and m.shape[:2] == maps[0].shape[:2] for m in maps)
     if not maps or len(maps) != len(scales) or not alike:
@@ -105,6 +106,7 @@ def _check_maps(maps: Sequence[Tensor], scales: Sequence[float]) -> None:
 
 
 def _check_level_index(levels: Tensor, image_index: Tensor) -> None:
+    """Raise ValueError unless each RoI has the index of a level."""
     _integers("roi_align", levels=levels)
     if levels.shape != image_index.shape:
         raise ValueError(
@@ -114,6 +116,7 @@ def _check_level_index(levels: Tensor, image_index: Tensor) -> None:
 
 
 def _check_level_areas(level_areas: Sequence[float] | None, count: int) -> None:
+    """Raise ValueError unless so many levels are told apart by rising areas."""
     if level_areas is None:
         if count > 1:
             raise ValueError(

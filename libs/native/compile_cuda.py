@@ -335,6 +335,7 @@ def _candidates() -> list[str]:
 
 
 def _advice(architecture: int, compilers: list[Compiler]) -> str:
+    """Return what the compilers here know, and which package knows the architecture."""
     known = []
     for compiler in compilers:
         major, minor = compiler.version

@@ -174,6 +174,7 @@ def _wrong_state(state: Any) -> str:
 
 
 def _are_ids(ids: Any, count: int) -> bool:
+    """Return True for a list of so many different category ids."""
     if not isinstance(ids, list) or len(ids) != count:
         return False
     return all(map(_is_id, ids)) and len(set(ids)) == count
@@ -186,6 +187,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_config(config: Any) -> bool:
+    """Return True for sections of settings."""
     if not isinstance(config, dict):
         return False
     return all(_is_section(name, keys) for name, keys in config.items())

@@ -61,6 +61,7 @@ def load_matching(
 
 
 def _without_mask_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of all but the mask head."""
     kept = {}
     for key, value in state.items():
         if not key.removeprefix(UNUSED).startswith("branches.mask."):

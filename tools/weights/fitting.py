@@ -98,6 +98,7 @@ def _raise_differences(found: Mapping[str, list[str]], source: str) -> None:
 
 
 def _without_unused(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights that loading does not pass over."""
     return {key: value for key, value in state.items() if not key.startswith(UNUSED)}
 
 

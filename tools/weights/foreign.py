@@ -141,6 +141,7 @@ def _entries_with_state(value: Any) -> list[str]:
 
 
 def _has_numbers(state: Mapping[Any, Any]) -> bool:
+    """Return True if any value is a tensor or an array."""
     return any(isinstance(value, (Tensor, np.ndarray)) for value in state.values())
 
 
@@ -333,13 +334,13 @@ class Foreign:
 
     @property
     def _is_deep(self) -> bool:
-        """Whether a trunk of detectron2's has the blocks of a ResNet-101."""
+        """Return True if a trunk of detectron2's has the blocks of a ResNet-101."""
         pattern = r"backbone\.(bottom_up\.)?res4\.6\.conv1\.weight"
         return any(re.fullmatch(pattern, key) for key in self.state)
 
     @property
     def _has_groups(self) -> bool:
-        """Whether a trunk of detectron2's is a ResNeXt."""
+        """Return True if a trunk of detectron2's is a ResNeXt."""
         for key, value in self.state.items():
             if key.endswith("res2.0.conv2.weight"):
                 return value.dim() == 4 and value.shape[1] < value.shape[0]

@@ -292,8 +292,8 @@ def _warn_eps(weights: Foreign, state: Mapping[str, Tensor]) -> None:
 
 
 def _are_coco(model: Any, count: int) -> bool:
-    """Whether weights of so many classes are for COCO's. They are of another data set for a model
-    of as many classes that are none of COCO's."""
+    """Return True if weights of so many classes are for COCO's. For a model of as many classes that
+    are none of COCO's they are of another data set."""
     from .torchvision_coco import COCO_NAMES
 
     if count != len(COCO_NAMES):

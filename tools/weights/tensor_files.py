@@ -126,6 +126,7 @@ class _Tensor(StandIn):
 
 
 def _is_count(number: Any) -> bool:
+    """Return True for an integer that can be a size, an offset or a stride."""
     return isinstance(number, int) and 0 <= number < 2**62
 
 
