@@ -238,8 +238,8 @@ def test_installs(tmp_path, how):
         import torch
         print(ops.compiled(torch.zeros(1)))
         load_config("coco/torchvision", {"model": {"pretrained": ""}})
-            load_config("cst-dataset")
-            print(maskrcnn.__file__, CONFIG, load_config().rpn.nms_iou)
+        load_config("cst-dataset")
+        print(maskrcnn.__file__, CONFIG, load_config().rpn.nms_iou)
         """,
         tmp_path,
         SITE=str(folder),

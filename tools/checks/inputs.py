@@ -193,8 +193,8 @@ def check_targets(
         if missing:
             raise ValueError(f"targets[{i}] lacks {' and '.join(missing)}; it has {listed(target)}")
         height, width = image.shape[1:]
-        count = len(target["boxes"])
         _check_boxes(target["boxes"], i, height, width)
+        count = len(target["boxes"])
         _check_labels(target["labels"], i, count, num_classes)
         if "masks" in target:
             _check_masks(target["masks"], i, count, height=height, width=width)
